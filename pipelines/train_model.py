@@ -1,0 +1,61 @@
+"""train_model: the facade with the signature of the single OSFT component."""
+
+from typing import Any, Optional
+
+from kfp import dsl
+from kfp.dsl import pipeline_context
+
+from kfp_osft.pipelines.osft import osft_pipeline
+from kfp_osft.pipelines.osft_task import OsftTask
+from kfp_osft.pipelines.signature import contract_parameters
+from kfp_osft.pipelines.wiring import add_stages
+from kfp_osft.shared.errors import InputError
+
+
+@contract_parameters
+def train_model(
+    pvc_path: str,
+    dataset: Optional[dsl.Input[dsl.Dataset]] = None,
+    kubernetes_config: Optional[dsl.TaskConfig] = None,
+    **training: Any,
+) -> dsl.PipelineTask:
+    """Fine-tunes a language model with OSFT; callable where the single OSFT component was.
+
+    Inside a pipeline it adds the six stages to that pipeline and returns one task that stands for them. Outside it
+    runs them at once with kfp.local (call kfp.local.init first) and returns the finished task.
+
+    Args:
+        pvc_path: Workspace PVC root path (use dsl.WORKSPACE_PATH_PLACEHOLDER), or a folder of this computer.
+        dataset: Input training dataset artifact: its data, or what its metadata pvc_path, pvc_dir or artifact_path
+            names.
+        training parameters:
+        kubernetes_config: Filled in by KFP for the training stage; leave it out, and set volumes, environment,
+            resources and placement on the returned task.
+
+    Returns:
+        A task whose outputs are output_model, output_metrics, output_loss_chart and Output ("training completed").
+
+    Raises:
+        TypeError: unknown, missing or positional arguments.
+        InputError: kubernetes_config given; outside a pipeline, a dataset that is missing or is not an artifact.
+    """
+    if kubernetes_config is not None:
+        raise InputError("kubernetes_config is filled in by KFP and cannot be given; set volumes, environment, "
+                         "resources and placement on the task that train_model returns")
+    # None means: not passed, the default of the library holds.
+    training = {name: value for name, value in training.items() if value is not None}
+    if pipeline_context.Pipeline.get_default_pipeline() is not None:
+        return OsftTask(add_stages(pvc_path, training, dataset=dataset))
+    return osft_pipeline(pvc_path=pvc_path, dataset_uri=_location(dataset), **training)
+
+
+def _location(dataset: Any) -> str:
+    """Where the rows of an artifact object lie, for a local run: kfp.local takes no artifact as an argument."""
+    if dataset is None:
+        raise InputError("dataset is missing; outside a pipeline give a dsl.Dataset with the path of the rows as uri")
+    if not isinstance(dataset, dsl.Artifact):
+        raise InputError(f"dataset is a {type(dataset).__name__}; outside a pipeline give a dsl.Dataset")
+    metadata = dataset.metadata or {}
+    return next((str(location) for location in
+                 (dataset.uri, *(metadata.get(key) for key in ("pvc_path", "pvc_dir", "artifact_path"))) if location),
+                "")

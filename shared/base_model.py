@@ -1,0 +1,147 @@
+"""The base model before the training: is it there, is it one, and do the parameters fit it."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from kfp_osft.shared.errors import InputError
+from kfp_osft.shared.publish import file_digest
+from kfp_osft.shared.train_script import hide_broken_torchvision
+
+_PARAMETER = "training_base_model"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+                "special_tokens_map.json", "chat_template.jinja", "vocab.json", "merges.txt")
+
+
+def model_folder(base_model: str) -> Path | None:
+    """The folder of a model that lies on this computer or the PVC; None for a Hugging Face model id."""
+    path = Path(base_model).expanduser()
+    return path if base_model.startswith(("/", "./", "../", "~")) or path.exists() else None
+
+
+def check_base_model(base_model: str) -> dict[str, Any]:
+    """Sees that the base model is a language model that can be loaded, without loading its weights.
+
+    Returns:
+        What identifies it: digests of its small files with size and time of its weights, or the Hub's revision.
+
+    Raises:
+        InputError: an oci:// model, a folder that is missing or no model, an id that the Hub does not give.
+    """
+    if base_model.startswith("oci://"):
+        raise InputError(f"{_PARAMETER}={base_model}: oci:// models are not supported yet; "
+                         "allowed: a Hugging Face model id or the path of a model folder")
+    folder = model_folder(base_model)
+    if folder is not None:
+        _check_folder(folder)
+    config = _from_pretrained("AutoConfig", base_model)
+    if folder is None:
+        return {"id": base_model, "revision": getattr(config, "_commit_hash", None)}
+    return {
+        "files": {name: file_digest(folder / name) for name in _SMALL_FILES if (folder / name).is_file()},
+        "weights": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in _weight_files(folder)},
+    }
+
+
+def load_tokenizer(base_model: str) -> Any:
+    """The model's transformers tokenizer.
+
+    Raises:
+        InputError: there is none, or it cannot be loaded.
+    """
+    return _from_pretrained("AutoTokenizer", base_model)
+
+
+def check_target_patterns(base_model: str, patterns: list[str]) -> None:
+    """Sees that each pattern is part of a weight matrix's name, as mini-trainer matches them.
+
+    Only for a model folder in safetensors: a Hub model's weights are not fetched for it.
+
+    Raises:
+        InputError: naming the patterns that match nothing.
+    """
+    folder = model_folder(base_model)
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    if not files:
+        return
+    matrices = [name for file in files for name, tensor in safetensors_header(file).items()
+                if len(tensor["shape"]) == 2]
+    unmatched = [pattern for pattern in patterns if not any(pattern in name for name in matrices)]
+    if unmatched:
+        raise InputError(f"training_target_patterns: {', '.join(unmatched)} matches no weight matrix of {base_model}; "
+                         f"its matrices are named as {matrices[0]}")
+
+
+def check_lr_scheduler(osft: dict[str, Any]) -> None:
+    """Builds the learning rate scheduler on a dummy optimizer, as the training will on the real one.
+
+    Raises:
+        InputError: the scheduler does not take its arguments, or misses one.
+    """
+    if "lr_scheduler" not in osft and "lr_scheduler_kwargs" not in osft:
+        return
+    hide_broken_torchvision()
+    import torch
+    from transformers import get_scheduler
+
+    name = osft.get("lr_scheduler", "cosine")
+    kwargs = osft.get("lr_scheduler_kwargs")
+    optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=osft["learning_rate"])
+    try:
+        get_scheduler(name, optimizer, num_warmup_steps=osft.get("warmup_steps", 0), num_training_steps=10,
+                      scheduler_specific_kwargs=kwargs)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"training_lr_scheduler_kwargs={kwargs or ''}: the scheduler {name} says: {error}") from None
+
+
+def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Names of the tensors in a safetensors file, with dtype, shape and data_offsets (the format's own fields).
+
+    Raises:
+        InputError: the file is no safetensors file, or its size is not what its header says (a cut one).
+    """
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header = json.loads(opened.read(length))
+        header.pop("__metadata__", None)
+        end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
+        raise InputError(f"{file} is not a safetensors file") from None
+    if end != file.stat().st_size:
+        raise InputError(f"{file} has {file.stat().st_size} bytes where its header says {end}: it was cut off")
+    return header
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{_PARAMETER}={folder}: no such folder")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{_PARAMETER}={folder}: is no model folder, it has no config.json")
+    files = _weight_files(folder)
+    if not files:
+        raise InputError(f"{_PARAMETER}={folder}: has no weights ({' or '.join(_WEIGHTS)})")
+    for file in files:
+        if file.suffix == ".safetensors":
+            safetensors_header(file)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+
+
+def _from_pretrained(auto_class: str, base_model: str) -> Any:
+    hide_broken_torchvision()
+    import transformers
+
+    folder = model_folder(base_model)
+    try:
+        return getattr(transformers, auto_class).from_pretrained(str(folder or base_model))
+    # transformers raises what its parts raise: OSError, ValueError, KeyError, a tokenizers Exception, ...
+    except Exception as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        where = "its folder" if folder else "the Hugging Face Hub (is the id right, is HF_TOKEN needed?)"
+        raise InputError(f"{_PARAMETER}={base_model}: {auto_class} cannot be loaded from {where}: "
+                         f"{first_line}") from None

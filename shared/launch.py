@@ -1,0 +1,93 @@
+"""launch_trainjob: runs the training, as a TrainJob on a cluster or in a process of this computer."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kfp_osft.shared.errors import InputError
+from kfp_osft.shared.local_engine import train_locally
+from kfp_osft.shared.log import log
+from kfp_osft.shared.publish import read_manifest, writable_folder, write_manifest
+from kfp_osft.shared.run_file import RUN_FILE
+from kfp_osft.shared.training_config import TrainingConfig
+
+TRAINING_LOG = "training.log"
+
+_LOCAL = "local"
+_TWO_WAYS = ("on a cluster, give the stage KUBERNETES_SERVER_URL and KUBERNETES_AUTH_TOKEN, or a service account that "
+             "may create TrainJobs; on this computer, set the environment variable OSFT_LAUNCHER=local")
+_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+
+class Launched(NamedTuple):
+    """Where the checkpoints are, and what the job is called."""
+
+    checkpoint_dir: str
+    trainjob_name: str
+
+
+def launch(training_config: str, pvc_path: str, task_config: Any) -> Launched:
+    """Trains and returns when the training is complete; a training that is complete already is not repeated.
+
+    Args:
+        training_config: what preprocess returned.
+        pvc_path: the workspace that preprocess wrote to.
+        task_config: KFP's TaskConfig of this task, for the pods of the TrainJob.
+
+    Raises:
+        InputError: a configuration that is not preprocess's, data that is gone, neither a cluster nor
+            OSFT_LAUNCHER=local, both.
+        TrainingError: the training failed; with its last lines.
+    """
+    config = TrainingConfig.from_json(training_config)
+    launcher = os.environ.get("OSFT_LAUNCHER", "")
+    if launcher not in ("", _LOCAL):
+        raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or not set for a cluster")
+    writable_folder("pvc_path", pvc_path)
+    checkpoint_dir = Path(config.osft["ckpt_output_dir"])
+    if not Path(config.osft["data_path"]).is_file():
+        raise InputError(f"the data that preprocess wrote is not at {config.osft['data_path']}; "
+                         "this stage must see the same workspace")
+    run_file = checkpoint_dir / RUN_FILE
+    earlier = read_manifest(run_file, config.fingerprint)
+    if earlier:
+        log(f"This training is complete in {checkpoint_dir}: used again")
+        return Launched(str(checkpoint_dir), earlier["trainjob_name"])
+    if launcher != _LOCAL:
+        _refuse_cluster()
+
+    name = f"{_LOCAL}-{checkpoint_dir.name}"
+    _clear_unfinished(checkpoint_dir)
+    started = time.monotonic()
+    if config.trainjob["num_workers"] > 1:
+        log(f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this computer: "
+            "one worker trains")
+    log(f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on this computer; "
+        f"full log in {checkpoint_dir / TRAINING_LOG}")
+    train_locally(
+        {"osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]}, "device": "auto"},
+        config.env, checkpoint_dir / TRAINING_LOG)
+    seconds = round(time.monotonic() - started, 1)
+    write_manifest(run_file, config.fingerprint, trainjob_name=name, seconds=seconds, osft=config.osft,
+                   about=config.about)
+    log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
+    return Launched(str(checkpoint_dir), name)
+
+
+def _refuse_cluster() -> None:
+    if os.environ.get("KUBERNETES_SERVER_URL") or _SERVICE_ACCOUNT_TOKEN.exists():
+        raise InputError("there is a cluster, but this version cannot create TrainJobs yet; "
+                         "set OSFT_LAUNCHER=local to train in this pod")
+    raise InputError(f"there is no cluster to train on, and OSFT_LAUNCHER is not set. Two ways: {_TWO_WAYS}")
+
+
+def _clear_unfinished(checkpoint_dir: Path) -> None:
+    """Takes away what an interrupted attempt left: mini-trainer would append to its metrics, and nothing may take
+    its checkpoints for those of this training. The data of preprocess stays."""
+    for leftover in (*checkpoint_dir.glob("training_*"), checkpoint_dir / "hf_format"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)

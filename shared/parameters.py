@@ -1,0 +1,349 @@
+"""The training parameters, declared once: name, type, default, what is allowed, what it means, where it goes.
+
+The stages, the sub-pipeline, the facade, the command line, the form in the compiled YAML and the README's table
+come from here or are tested against it. Names, types and defaults are the contract's.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kfp_osft.shared.errors import InputError
+from kfp_osft.shared.key_values import as_number_or_bool, parse_key_values
+from kfp_osft.shared.kubernetes_syntax import (
+    is_env_name,
+    is_label_key,
+    is_label_value,
+    is_name,
+    is_positive_quantity,
+)
+
+#: An optional int that is not given, in a KFP component: kfp.local cannot leave out an int without a default (it
+#: calls int(None)).
+UNSET_INT = -1
+
+# Schedulers that mini-trainer can drive: transformers.get_scheduler's names, less those that want a metric at
+# every step (reduce_lr_on_plateau, greedy), which it does not give them.
+LR_SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+)
+# torch.distributed.fsdp.ShardingStrategy
+FSDP_SHARDING_STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
+
+# The runtime gives a worker its place among the others in these; training_hub reads them.
+_RUNTIME_ENV = re.compile(
+    r"PET_.*|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|OSFT_TRAIN_ARGS")
+_SECRET_ENV = re.compile(
+    r"(.*_)?(TOKEN|PASSWORD|PASSWD|SECRET|API_KEY|SECRET_ACCESS_KEY|ACCESS_KEY_ID|PULL_SECRET.*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One training parameter.
+
+    Attributes:
+        name: as in the contract.
+        type: str, int, float or bool.
+        default: as in the contract; None means: not passed on, the library's default holds.
+        doc: one sentence.
+        allowed: the allowed values, in words.
+        goes_to: "osft.KEY" (keyword KEY of training_hub.osft), "trainjob.KEY" (the TrainJob), "env" (environment
+            of the training) or "" (checked, and goes nowhere: see doc).
+        is_allowed: says whether a typed value is allowed.
+        when_left_out: for a default of None, what the library then uses; the sub-pipeline shows it as its default,
+            because a pipeline parameter cannot be None.
+        always_passed: when_left_out is the contract's and is passed, whatever the library's default.
+        read: turns the checked value into what its place takes (for strings that hold lists and maps).
+    """
+
+    name: str
+    type: type
+    default: Any
+    doc: str
+    allowed: str
+    goes_to: str
+    is_allowed: Callable[[Any], bool] = lambda value: True
+    when_left_out: Any = None
+    always_passed: bool = False
+    read: Callable[[str, Any], Any] = lambda name, value: value
+
+    @property
+    def optional(self) -> bool:
+        """Whether None may be given."""
+        return self.default is None
+
+    @property
+    def pipeline_default(self) -> Any:
+        """The default where None is not possible."""
+        return self.when_left_out if self.default is None else self.default
+
+    @property
+    def component_default(self) -> Any:
+        """The default in a KFP component."""
+        if self.always_passed:
+            return self.when_left_out
+        return UNSET_INT if self.optional and self.type is int else self.default
+
+    @property
+    def description(self) -> str:
+        """One or two sentences for forms and docstrings."""
+        return f"{self.doc} Allowed: {self.allowed}."
+
+
+def _positive(value: int | float) -> bool:
+    return 0 < value < float("inf")
+
+
+def _not_negative(value: int) -> bool:
+    return value >= 0
+
+
+def _not_blank(value: str) -> bool:
+    return bool(value.strip())
+
+
+def _procs_per_worker(name: str, value: str) -> str | int:
+    return value if value == "auto" else int(value)
+
+
+def _patterns(name: str, value: str) -> list[str] | None:
+    patterns = [pattern.strip() for pattern in value.split(",") if pattern.strip()]
+    return patterns or None
+
+
+def _environment(name: str, value: str) -> dict[str, str]:
+    pairs = parse_key_values(name, value)
+    for key in pairs:
+        if not is_env_name(key):
+            raise InputError(f"{name}: '{key}' is no environment variable name; "
+                             "allowed are letters, digits and '_', not starting with a digit")
+        if _RUNTIME_ENV.fullmatch(key):
+            raise InputError(f"{name}: '{key}' is set by the training runtime and cannot be given")
+        if _SECRET_ENV.fullmatch(key):
+            raise InputError(f"{name}: '{key}' looks like a secret, which an argument would show to everybody; "
+                             "give it as a Kubernetes Secret (kfp.kubernetes.use_secret_as_env), or in the "
+                             "environment of a local run")
+    return pairs
+
+
+def _labels(name: str, value: str) -> dict[str, str]:
+    pairs = parse_key_values(name, value)
+    for key, text in pairs.items():
+        if not is_label_key(key) or not is_label_value(text):
+            raise InputError(f"{name}: '{key}={text}' is no Kubernetes label; keys and values have at most 63 letters, "
+                             "digits, '-', '_', '.', the key perhaps a DNS prefix and '/'")
+    return pairs
+
+
+def _annotations(name: str, value: str) -> dict[str, str]:
+    pairs = parse_key_values(name, value)
+    for key in pairs:
+        if not is_label_key(key):
+            raise InputError(f"{name}: '{key}' is no Kubernetes annotation key; it has at most 63 letters, digits, "
+                             "'-', '_', '.', and perhaps a DNS prefix and '/'")
+    return pairs
+
+
+def _scheduler_kwargs(name: str, value: str) -> dict[str, Any] | None:
+    return {key: as_number_or_bool(text) for key, text in parse_key_values(name, value).items()} or None
+
+
+TRAINING_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter("training_base_model", str, "Qwen/Qwen2.5-1.5B-Instruct",
+              "Base model to fine-tune.", "a Hugging Face model id or the path of a model folder",
+              "osft.model_path", _not_blank),
+    Parameter("training_effective_batch_size", int, 128,
+              "Samples per optimizer step, over all GPUs and workers.", "an integer of at least 1",
+              "osft.effective_batch_size", _positive),
+    Parameter("training_max_tokens_per_gpu", int, 64000,
+              "Tokens put on one GPU at a time (memory cap); lower it when a GPU runs out of memory.",
+              "an integer of at least 1", "osft.max_tokens_per_gpu", _positive),
+    Parameter("training_max_seq_len", int, 8192,
+              "Length limit of a sample in tokens; a sample that reaches it is dropped.",
+              "an integer of at least 21 (shorter samples than 20 tokens are not trained on)",
+              "osft.max_seq_len", lambda value: value >= 21),
+    Parameter("training_learning_rate", float, None,
+              "Peak learning rate.", "a number above 0",
+              "osft.learning_rate", _positive, when_left_out=5e-6, always_passed=True),
+    Parameter("training_lr_warmup_steps", int, None,
+              "Optimizer steps over which the learning rate rises to its peak.", "an integer of at least 0",
+              "osft.warmup_steps", _not_negative, when_left_out=0),
+    Parameter("training_checkpoint_at_epoch", bool, None,
+              "Save a checkpoint after each epoch.", "true or false",
+              "osft.checkpoint_at_epoch", when_left_out=False),
+    Parameter("training_num_epochs", int, None,
+              "Passes over the data.", "an integer of at least 1",
+              "osft.num_epochs", _positive, when_left_out=1, always_passed=True),
+    Parameter("training_data_output_dir", str, None,
+              "Folder for the tokenized data; a folder below the checkpoints when left out.",
+              "a path that the stages and the training can write", "osft.data_output_dir", when_left_out=""),
+    Parameter("training_envs", str, "",
+              "Environment variables of the training; no secrets (they would show in the run's arguments).",
+              "KEY=VAL,KEY=VAL", "env", read=_environment),
+    Parameter("training_resource_cpu_per_worker", str, "8",
+              "CPU cores of a training pod.", "a Kubernetes quantity above 0, as 8 or 500m",
+              "trainjob.cpu_per_worker", is_positive_quantity),
+    Parameter("training_resource_gpu_per_worker", int, 1,
+              "GPUs of a training pod; 0 trains on CPU.", "an integer of at least 0",
+              "trainjob.gpu_per_worker", _not_negative),
+    Parameter("training_resource_memory_per_worker", str, "32Gi",
+              "Memory of a training pod.", "a Kubernetes quantity above 0, as 32Gi",
+              "trainjob.memory_per_worker", is_positive_quantity),
+    Parameter("training_resource_num_procs_per_worker", str, "auto",
+              "Training processes in a pod; auto is one a GPU.", "auto, or an integer of at least 1",
+              "trainjob.procs_per_worker", lambda value: value == "auto" or (value.isdecimal() and int(value) >= 1),
+              read=_procs_per_worker),
+    Parameter("training_resource_num_workers", int, 1,
+              "Training pods.", "an integer of at least 1", "trainjob.num_workers", _positive),
+    Parameter("training_metadata_labels", str, "",
+              "Labels of the training pods.", "key=value,key=value", "trainjob.labels", read=_labels),
+    Parameter("training_metadata_annotations", str, "",
+              "Annotations of the training pods.", "key=value,key=value",
+              "trainjob.annotations", read=_annotations),
+    Parameter("training_unfreeze_rank_ratio", float, 0.25,
+              "Share of each weight matrix's singular directions that may change, the least important ones.",
+              "a number from 0 (nothing) to 1 (everything)", "osft.unfreeze_rank_ratio", lambda value: 0 <= value <= 1),
+    Parameter("training_osft_memory_efficient_init", bool, True,
+              "Kept for compatibility: current mini-trainer always initializes memory-efficiently.",
+              "true; false only warns", ""),
+    Parameter("training_target_patterns", str, "",
+              "Which weight matrices to train, by parts of their names; the model family's own when empty.",
+              "names separated by commas, as self_attn.q_proj,mlp.up_proj", "osft.target_patterns", read=_patterns),
+    Parameter("training_seed", int, None,
+              "Random seed.", "an integer from 0 to 4294967295",
+              "osft.seed", lambda value: 0 <= value < 2**32, when_left_out=42),
+    Parameter("training_use_liger", bool, None,
+              "Use Liger kernels (GPU only).", "true or false", "osft.use_liger", when_left_out=False),
+    Parameter("training_use_processed_dataset", bool, None,
+              "The dataset holds input_ids and labels already.", "true or false",
+              "osft.use_processed_dataset", when_left_out=False),
+    Parameter("training_unmask_messages", bool, None,
+              "Learn from all turns except the system's, not from the assistant's only.", "true or false",
+              "osft.unmask_messages", when_left_out=False),
+    Parameter("training_lr_scheduler", str, None,
+              "How the learning rate goes down.", "one of " + ", ".join(LR_SCHEDULERS),
+              "osft.lr_scheduler", lambda value: value in LR_SCHEDULERS, when_left_out="cosine"),
+    Parameter("training_lr_scheduler_kwargs", str, "",
+              "Further arguments of the scheduler; numbers and booleans become such.", "key=val,key=val",
+              "osft.lr_scheduler_kwargs", read=_scheduler_kwargs),
+    Parameter("training_save_final_checkpoint", bool, None,
+              "Save a checkpoint at the end; without it and without one per epoch there is no model to export.",
+              "true or false", "osft.save_final_checkpoint", when_left_out=True),
+    Parameter("training_fsdp_sharding_strategy", str, None,
+              "Kept for compatibility: mini-trainer always shards fully.",
+              "FULL_SHARD; " + ", ".join(FSDP_SHARDING_STRATEGIES[1:]) + " only warn",
+              "", lambda value: value in FSDP_SHARDING_STRATEGIES, when_left_out="FULL_SHARD"),
+)
+
+TRAINING_RUNTIME = Parameter(
+    "training_runtime", str, "training-hub",
+    "Name of the TrainingRuntime or ClusterTrainingRuntime that the TrainJob uses.", "a Kubernetes object name",
+    "trainjob.runtime", is_name)
+
+ALL_PARAMETERS = (*TRAINING_PARAMETERS, TRAINING_RUNTIME)
+_BY_NAME = {parameter.name: parameter for parameter in ALL_PARAMETERS}
+
+
+@dataclass(frozen=True)
+class CheckedParameters:
+    """Checked and typed parameters, by the place they go to.
+
+    Attributes:
+        osft: keyword arguments of training_hub.osft; one that is not here is not passed.
+        trainjob: what the TrainJob is made of.
+        env: environment of the training.
+        warnings: sentences about values that will not run as given.
+    """
+
+    osft: dict[str, Any]
+    trainjob: dict[str, Any]
+    env: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def check_parameters(given: Mapping[str, Any]) -> CheckedParameters:
+    """Checks all parameters at once and sorts them by where they go.
+
+    Args:
+        given: values by name. One that is missing takes its default. None, for those whose default is None, means
+            not passed.
+
+    Raises:
+        InputError: unknown names, wrong types, values that are not allowed; all of them in one message, a line each.
+    """
+    problems = [f"{name} is no training parameter" for name in given if name not in _BY_NAME]
+    places: dict[str, dict[str, Any]] = {"osft": {}, "trainjob": {}}
+    env: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for parameter in ALL_PARAMETERS:
+        try:
+            value = checked_value(parameter, given.get(parameter.name, parameter.default))
+            if value is None and parameter.always_passed:
+                value = parameter.when_left_out
+            if value is None:
+                continue
+            values[parameter.name] = value
+            value = parameter.read(parameter.name, value)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if parameter.goes_to == "env":
+            env = value
+        elif parameter.goes_to and value is not None:
+            place, _, key = parameter.goes_to.partition(".")
+            places[place][key] = value
+    if problems:
+        raise InputError("\n".join(problems))
+    return CheckedParameters(places["osft"], places["trainjob"], env, _warnings(values))
+
+
+def checked_value(parameter: Parameter, value: Any) -> Any:
+    """Gives the value in the parameter's type, or None where it is not passed.
+
+    An integer is taken for a float and a whole float for an integer (KFP's numbers are doubles); a bool is never
+    taken for a number.
+
+    Raises:
+        InputError: naming the parameter, the value and what is allowed.
+    """
+    if value is None and parameter.optional:
+        return None
+    typed = value
+    if parameter.type is float and type(value) is int:
+        typed = float(value)
+    elif parameter.type is int and type(value) is float and value.is_integer():
+        typed = int(value)
+    if type(typed) is not parameter.type:
+        raise InputError(f"{parameter.name}={value!r} is not of type {parameter.type.__name__}; "
+                         f"allowed: {parameter.allowed}")
+    # How pipelines, forms and components say: not given.
+    if parameter.optional and (typed == "" or typed == UNSET_INT == parameter.component_default):
+        return None
+    if not parameter.is_allowed(typed):
+        raise InputError(f"{parameter.name}={value!r} is not allowed; allowed: {parameter.allowed}")
+    return typed
+
+
+def _warnings(values: Mapping[str, Any]) -> tuple[str, ...]:
+    warnings = []
+    if values["training_osft_memory_efficient_init"] is False:
+        warnings.append("training_osft_memory_efficient_init=False has no effect: mini-trainer always initializes "
+                        "memory-efficiently")
+    strategy = values.get("training_fsdp_sharding_strategy", "FULL_SHARD")
+    if strategy != "FULL_SHARD":
+        warnings.append(f"training_fsdp_sharding_strategy={strategy} has no effect: mini-trainer always shards fully "
+                        "(FULL_SHARD)")
+    if values.get("training_save_final_checkpoint") is False and not values.get("training_checkpoint_at_epoch"):
+        warnings.append("training_save_final_checkpoint=False without training_checkpoint_at_epoch: the training "
+                        "saves no checkpoint, so there will be no model to export")
+    return tuple(warnings)

@@ -1,0 +1,26 @@
+"""Stage 6: the model."""
+
+from kfp import dsl
+
+from kfp_osft.stages.embedding import stage
+
+
+@stage()
+def export_model(
+    checkpoint_dir: str,
+    pvc_path: str,
+    output_model: dsl.Output[dsl.Model],
+) -> str:
+    """Publishes the trained model as pvc_path/final_model and as an artifact, whole or not at all.
+
+    Args:
+        checkpoint_dir: What launch_trainjob returned.
+        pvc_path: Workspace folder.
+        output_model: The model's folder, as transformers loads it.
+
+    Returns:
+        "training completed".
+    """
+    from kfp_osft.shared.model_export import export_model
+
+    return export_model(checkpoint_dir, pvc_path, output_model)

@@ -1,0 +1,31 @@
+"""Stage 1: brings the dataset into the workspace."""
+
+from typing import NamedTuple, Optional
+
+from kfp import dsl
+
+from kfp_osft.stages.embedding import stage
+
+
+@stage()
+def resolve_dataset(
+    pvc_path: str,
+    dataset_uri: str = "",
+    dataset_split: str = "train",
+    dataset: Optional[dsl.Input[dsl.Dataset]] = None,
+) -> NamedTuple("Outputs", [("dataset_path", str), ("num_rows", int)]):
+    """Brings the dataset into the workspace and counts its rows.
+
+    Args:
+        pvc_path: Workspace folder: the mounted PVC, or a folder of this computer.
+        dataset_uri: A path, pvc://path (below pvc_path), org/name or hf://org/name[@revision][/config] of a Hugging
+            Face dataset. JSON Lines, JSON or Parquet, a file or a folder. Empty with an upstream dataset.
+        dataset_split: Split of a Hugging Face dataset.
+        dataset: Upstream dataset artifact, instead of dataset_uri.
+
+    Returns:
+        dataset_path: File or folder of the rows. num_rows: How many there are.
+    """
+    from kfp_osft.shared.dataset_source import resolve
+
+    return resolve(dataset_uri, dataset_split, pvc_path, dataset)

@@ -74,6 +74,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         artifact_path=output_model.path,
         pvc_model_dir=str(final_model),
         base_model=base_model,
+        checkpoint_dir=checkpoint_dir,
         checkpoint=checkpoint.name,
     )
     return COMPLETED

@@ -33,6 +33,8 @@ _embedded = _tempfile.TemporaryDirectory(prefix='kfp_osft_')
 with _tarfile.open(fileobj=_io.BytesIO(_base64.b64decode('{archive}')), mode='r:bz2') as _archive:
     _archive.extractall(_embedded.name, filter='data')
 _sys.path.insert(0, _embedded.name)
+from kfp_osft.shared.errors import tell_briefly as _tell_briefly
+_tell_briefly()
 """
 
 
@@ -76,7 +78,7 @@ def _module_file(name: str) -> Path:
 def _archive(modules: list[str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in ["__init__", *modules]:
+        for name in sorted({"__init__", "errors", *modules}):
             content = _module_file(name).read_bytes()
             member = tarfile.TarInfo(f"kfp_osft/shared/{name}.py")
             member.size = len(content)

@@ -1,0 +1,51 @@
+"""kfp-osft demo: the whole fine-tuning on a built-in example."""
+
+from pathlib import Path
+
+from kfp_osft.pipelines.answers import answers, mean_loss
+from kfp_osft.pipelines.example import (
+    BASE_ABILITY_PROMPT,
+    EXAMPLE_QUESTIONS,
+    EXAMPLE_TRAINING,
+    GENERAL_TEXT,
+    cache_dir,
+    example_dataset,
+    example_model,
+)
+from kfp_osft.pipelines.local_run import LocalRun, run_locally
+from kfp_osft.pipelines.summary import show_run
+from kfp_osft.shared.log import log
+from kfp_osft.shared.training_metrics import read_table
+
+
+def run_demo(output_dir: Path) -> LocalRun:
+    """Fine-tunes SmolLM2-135M-Instruct on real questions and answers, and shows what it learnt and what it kept.
+
+    Raises:
+        InputError: the example cannot be fetched, or output_dir cannot be written.
+        TrainingError: the training failed.
+    """
+    log("OSFT of SmolLM2-135M-Instruct on questions and answers of chatterbot-corpus: about five minutes on two CPU "
+        "cores")
+    model = example_model(cache_dir())
+    output_dir.mkdir(parents=True, exist_ok=True)
+    dataset, _ = example_dataset(cache_dir(), output_dir / "dataset.jsonl")
+    run = run_locally(output_dir, str(dataset), "train", {"training_base_model": str(model), **EXAMPLE_TRAINING})
+
+    log("\nAsking both models ...")
+    questions = [*EXAMPLE_QUESTIONS, BASE_ABILITY_PROMPT]
+    before, after = answers(model, questions), answers(run.model, questions)
+    log("\nWhat it learnt (questions of the training data)")
+    for question, base, tuned in list(zip(questions, before, after, strict=True))[:-1]:
+        log(f"  {question}\n    before  {_one_line(base)}\n    after   {_one_line(tuned)}")
+    log("What it kept (not in the training data)")
+    log(f"  {BASE_ABILITY_PROMPT}\n    before  {_one_line(before[-1])}\n    after   {_one_line(after[-1])}")
+    log(f"  loss on a general text: {mean_loss(model, [GENERAL_TEXT]):.2f} before, "
+        f"{mean_loss(run.model, [GENERAL_TEXT]):.2f} after")
+    show_run(run, read_table(run.steps))
+    return run
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else f"{text[:157]}..."

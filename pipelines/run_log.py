@@ -1,0 +1,100 @@
+"""What a person sees of a local run: the stages and what they say, without KFP's own bookkeeping.
+
+kfp.local prints all to stdout: its own lines, and a stage's indented by four spaces. Everything is kept in a file.
+"""
+
+import io
+import re
+import time
+from pathlib import Path
+from typing import TextIO
+
+from kfp_osft.shared.errors import INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_BEGINS = re.compile(r"Executing task '([\w-]+)'")
+_ENDS = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
+_INDENT = " " * 4
+_TITLES = {
+    "resolve-dataset": "Resolve dataset",
+    "preprocess": "Preprocess",
+    "launch-trainjob": "Train with OSFT",
+    "collect-metrics": "Collect metrics",
+    "render-loss-chart": "Render loss chart",
+    "export-model": "Export model",
+}
+
+
+class RunLog(io.TextIOBase):
+    """A stdout for kfp.local: writes everything to a file, and to `terminal` what a person wants to follow.
+
+    Args:
+        file: the full log; overwritten.
+        terminal: where people look.
+
+    Attributes:
+        stage_errors: what the stages said when they failed, without their prefix.
+        is_input_error: whether that was bad input (and not a failed training).
+    """
+
+    def __init__(self, file: Path, terminal: TextIO) -> None:
+        self.path = file
+        self.stage_errors: list[str] = []
+        self.is_input_error = False
+        self._file = file.open("w", encoding="utf-8")
+        self._terminal = terminal
+        self._line = ""
+        self._begun = 0
+        self._started = 0.0
+        self._in_stage = False
+        self._in_arguments = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        self._file.flush()
+        self._line += text
+        *lines, self._line = self._line.split("\n")
+        for line in lines:
+            self._show(_COLOR.sub("", line).rstrip())
+        return len(text)
+
+    def flush(self) -> None:
+        self._terminal.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def _show(self, line: str) -> None:
+        if begins := _BEGINS.search(line):
+            self._begun += 1
+            self._started = time.monotonic()
+            self._tell(f"[{self._begun}/{len(_TITLES)}] {_TITLES.get(begins[1], begins[1])}")
+            self._in_stage = True
+        elif ends := _ENDS.search(line):
+            self._in_stage = False
+            seconds = time.monotonic() - self._started
+            self._tell(f"      {'done' if ends[2] == 'SUCCESS' else ends[2]} after {seconds:.0f} s")
+        elif self._in_stage and line.startswith(_INDENT):
+            self._show_stage(line.removeprefix(_INDENT))
+
+    def _show_stage(self, line: str) -> None:
+        # KFP's executor tells its arguments as JSON, over many lines that end with a brace at the margin.
+        if self._in_arguments:
+            self._in_arguments = line != "}"
+        elif line.startswith("[KFP Executor"):
+            self._in_arguments = line.endswith("Got executor_input:")
+        elif line:
+            self._tell(f"      {line}")
+            for prefix in (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX):
+                if line.startswith(prefix):
+                    self.stage_errors.append(line.removeprefix(prefix))
+                    self.is_input_error = prefix == INPUT_ERROR_PREFIX
+
+    def _tell(self, line: str) -> None:
+        # Not print: kfp.local replaces it by one that indents, while a stage runs.
+        self._terminal.write(f"{line}\n")
+        self._terminal.flush()

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,7 +80,7 @@ def _run(output_dir: Path, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(output_dir / _ARTIFACTS))
     run_log = RunLog(output_dir / _LOG, sys.stdout)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(run_log):
+        with _temporary_folder(), warnings.catch_warnings(), contextlib.redirect_stdout(run_log):
             # That resources, display names and the image are for clusters only.
             warnings.filterwarnings("ignore", module=r"kfp\.local")
             return osft_pipeline(**arguments).outputs, run_log.path
@@ -88,3 +89,17 @@ def _run(output_dir: Path, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
         raise (InputError if run_log.is_input_error else TrainingError)(message) from error
     finally:
         run_log.close()
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[None]:
+    """A folder for temporary files that goes with the run: KFP leaves each stage's program behind."""
+    earlier = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="kfp-osft-") as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("TMPDIR")
+            if earlier is not None:
+                os.environ["TMPDIR"] = earlier

@@ -51,8 +51,10 @@ def osft_pipeline(
         training parameters:
 
     Returns:
-        output_model: The model as transformers loads it. output_metrics: Loss, steps, tokens, speed.
-        output_loss_chart: The loss chart. Output: "training completed".
+        output_model: The model as transformers loads it.
+        output_metrics: Loss, steps, tokens, speed.
+        output_loss_chart: The loss chart.
+        Output: "training completed".
     """
     tasks = add_stages(pvc_path, training, dataset_uri=dataset_uri, dataset_split=dataset_split)
     task = OsftTask(tasks)

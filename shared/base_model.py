@@ -1,6 +1,7 @@
 """The base model before the training: is it there, is it one, and do the parameters fit it."""
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ _SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "toke
 
 def model_folder(base_model: str) -> Path | None:
     """The folder of a model that lies on this computer or the PVC; None for a Hugging Face model id."""
-    path = Path(base_model).expanduser()
+    path = Path(os.path.expanduser(base_model))
     return path if base_model.startswith(("/", "./", "../", "~")) or path.exists() else None
 
 
@@ -88,11 +89,18 @@ def check_lr_scheduler(osft: dict[str, Any]) -> None:
 
     name = osft.get("lr_scheduler", "cosine")
     kwargs = osft.get("lr_scheduler_kwargs")
+    warmup = osft.get("warmup_steps", 0)
+    # transformers drops them without a word.
+    if kwargs and name in ("constant", "constant_with_warmup"):
+        raise InputError(f"training_lr_scheduler_kwargs={kwargs}: the scheduler {name} takes no arguments")
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=osft["learning_rate"])
     try:
-        get_scheduler(name, optimizer, num_warmup_steps=osft.get("warmup_steps", 0), num_training_steps=10,
-                      scheduler_specific_kwargs=kwargs)
-    except (TypeError, ValueError) as error:
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=warmup + 10,
+                                  scheduler_specific_kwargs=kwargs)
+        # Some arguments are looked at only after the warmup.
+        for step in range(warmup, warmup + 11):
+            scheduler.lr_lambdas[0](step)
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"training_lr_scheduler_kwargs={kwargs or ''}: the scheduler {name} says: {error}") from None
 
 
@@ -108,7 +116,7 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
             header = json.loads(opened.read(length))
         header.pop("__metadata__", None)
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError):
+    except (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError):
         raise InputError(f"{file} is not a safetensors file") from None
     if end != file.stat().st_size:
         raise InputError(f"{file} has {file.stat().st_size} bytes where its header says {end}: it was cut off")
@@ -126,6 +134,14 @@ def _check_folder(folder: Path) -> None:
     for file in files:
         if file.suffix == ".safetensors":
             safetensors_header(file)
+    for index in folder.glob("*.index.json"):
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise InputError(f"{index} is not an index of weight files") from None
+        missing = sorted(shards - {file.name for file in files})
+        if missing:
+            raise InputError(f"{_PARAMETER}={folder}: {', '.join(missing)} is missing, which {index.name} names")
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -94,7 +94,12 @@ class ChatTokenizer:
         import jinja2
 
         try:
-            return self._tokenizer.apply_chat_template(messages, tokenize=False)
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False)
+            # JSON can spell half of a surrogate pair ("\\ud83d"), which no tokenizer takes.
+            text.encode()
+            return text
+        except UnicodeEncodeError as error:
+            raise InputError(f"{place}: is no text: {error}") from None
         # Templates refuse roles and orders that they do not know, each in a way of its own.
         except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
             raise InputError(f"{place}: the model's chat template does not take this conversation: {error}") from None

@@ -1,6 +1,7 @@
 """Rows of a dataset on disk: which files it has, what is in them, and whether a conversation can be trained on."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,11 @@ CONTENT_BEGIN, CONTENT_END = "<|UNMASK_BEGIN|>", "<|UNMASK_END|>"
 REASONING_BEGIN, REASONING_END = "<|UNMASK_REASONING_BEGIN|>", "<|UNMASK_REASONING_END|>"
 MASK = "<|MASK|>"
 MARKERS = (CONTENT_BEGIN, CONTENT_END, REASONING_BEGIN, REASONING_END, MASK)
+
+#: instructlab's legacy role: one message whose text holds a whole conversation, in either of two forms.
+PRETRAINING_ROLE = "pretraining"
+_LEGACY_TURN = re.compile(r"<\|(user|assistant)\|>\n([^<]+)")
+_GRANITE_TURN = re.compile(r"<\|start_of_role\|>(user|assistant)<\|end_of_role\|>\n([^<]+)")
 
 _MOST_PROBLEMS_SHOWN = 10
 
@@ -108,6 +114,22 @@ def is_unmasked(row: Row, unmask_messages: bool) -> bool:
     return unmask_messages or bool(row.values.get("unmask"))
 
 
+def without_pretraining_role(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with the turns inside those of the role "pretraining" in their place.
+
+    The rule is instructlab-training's (data_process.extract_messages_from_pretraining_text): a turn ends at "<".
+    """
+    unrolled: list[dict[str, Any]] = []
+    for message in messages:
+        if message["role"] != PRETRAINING_ROLE:
+            unrolled.append(message)
+            continue
+        text = message["content"]
+        turn = _LEGACY_TURN if "<|user|>" in text or "<|assistant|>" in text else _GRANITE_TURN
+        unrolled += [{"role": role, "content": content} for role, content in turn.findall(text)]
+    return unrolled
+
+
 class Problems:
     """Gathers what is wrong with rows, to tell the first ones and the count at once."""
 
@@ -134,12 +156,9 @@ def _check_message(place: str, message: Any) -> None:
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise InputError(f"{place}: 'role' is {_kind(role)}, expected a string as 'user' or 'assistant'")
-    content = message.get("content")
-    if content is None and role == "assistant" and message.get("tool_calls"):
-        return
     for field in ("content", "reasoning_content", "thinking"):
         text = message.get(field)
-        if text is None and field != "content":
+        if text is None and (field != "content" or role == "assistant" and message.get("tool_calls")):
             continue
         if not isinstance(text, str):
             raise InputError(f"{place}: '{field}' is {_kind(text)}, expected a string")
@@ -172,25 +191,26 @@ def _first_character(file: Path) -> bytes:
 
 
 def _read_jsonl(file: Path) -> Iterator[Any]:
+    hint = "; a .json file holds an array of rows, or a row a line" if file.suffix.lower() == ".json" else ""
     with file.open("rb") as opened:
         for number, line in enumerate(opened, start=1):
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not line.strip():
                 continue
-            yield _loads(f"{file.name}, line {number}", line)
+            yield _loads(f"{file.name}, line {number}", line, hint)
 
 
 def _read_json(file: Path) -> Iterator[Any]:
     yield from _loads(file.name, file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
 
 
-def _loads(place: str, text: bytes) -> Any:
+def _loads(place: str, text: bytes, hint: str = "") -> Any:
     try:
         return json.loads(text)
     except UnicodeDecodeError:
         raise InputError(f"{place}: is not UTF-8") from None
     except ValueError as error:
-        raise InputError(f"{place}: is not JSON: {error}") from None
+        raise InputError(f"{place}: is not JSON: {error}{hint}") from None
 
 
 def _read_parquet(file: Path) -> Iterator[Any]:

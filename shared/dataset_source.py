@@ -1,9 +1,11 @@
 """resolve_dataset: where a dataset comes from, and bringing it into the workspace."""
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.dataset_rows import FORMATS, count_rows, dataset_files
@@ -107,19 +109,21 @@ def _from_uri(uri: str, split: str, workspace: Path) -> Path:
     if scheme == "pvc":
         return _existing(workspace / rest.lstrip("/"), uri)
     if scheme == "file" or uri.startswith(("/", "./", "../", "~")):
-        return _existing(Path(rest).expanduser(), uri)
+        return _existing(Path(os.path.expanduser(rest)), uri)
     if scheme not in ("", "hf"):
         raise InputError(f"dataset_uri={uri}: unknown scheme '{scheme}://'; allowed: {_SUPPORTED}")
-    if not scheme and Path(uri).suffix.lower() in FORMATS:
-        # Somebody's relative path: no Hub dataset is named so.
-        return _existing(next((path for path in (workspace / uri, Path(uri)) if path.exists()), Path(uri)), uri)
+    if not scheme:
+        # Somebody's relative path: it is there, or no Hub dataset is named so.
+        relative = next((path for path in (workspace / uri, Path(uri)) if path.exists()), None)
+        if relative or Path(uri).suffix.lower() in FORMATS:
+            return _existing(relative or Path(uri), uri)
     return _from_hub(rest, split, workspace)
 
 
 def _existing(path: Path, uri: str) -> Path:
     if not path.exists():
         raise InputError(f"dataset_uri={uri}: there is nothing at {path}")
-    return path
+    return path.absolute()
 
 
 def _from_hub(address: str, split: str, workspace: Path) -> Path:
@@ -127,9 +131,12 @@ def _from_hub(address: str, split: str, workspace: Path) -> Path:
     name, revision, config = _hub_address(address)
     import datasets
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     uri = f"dataset_uri={address}"
+    if Path(name).is_dir():
+        raise InputError(f"{uri}: `datasets` would take the folder {Path(name).absolute()} for it; "
+                         "give the folder's whole path if it is meant, else start in another folder")
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha
     except RepositoryNotFoundError:
@@ -137,20 +144,28 @@ def _from_hub(address: str, split: str, workspace: Path) -> Path:
                          "or may not read it") from None
     except RevisionNotFoundError:
         raise InputError(f"{uri}: the dataset has no revision {revision}") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {_first_line(error)}") from None
+    except HFValidationError as error:
+        raise InputError(f"{uri}: is no Hugging Face dataset id: {_first_lines(error)}") from None
+    # What the HTTP client raises where there is no Hub, which is another client in other versions.
+    except Exception as error:
+        raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {_first_lines(error)}") from None
     made_from = {"hub": name, "commit": commit, "config": config, "split": split}
     folder = workspace / "datasets" / f"{name.replace('/', '--')}-{fingerprint(made_from)[:12]}"
     if read_manifest(folder / ".manifest.json", made_from):
         log(f"{name} at revision {commit} is in the workspace already")
         return folder / "data.jsonl"
-    try:
-        rows = datasets.load_dataset(name, config, split=split, revision=commit)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{uri}, split {split}: cannot be loaded: {_first_line(error)}") from None
-    with replacing_folder(folder) as unfinished:
-        rows.to_json(unfinished / "data.jsonl", force_ascii=False)
-        write_manifest(unfinished / ".manifest.json", made_from)
+    os.makedirs(datasets.config.HF_DATASETS_CACHE, exist_ok=True)
+    # A cache of its own: from the common one `datasets` takes another revision without a word when the Hub fails.
+    with TemporaryDirectory(dir=datasets.config.HF_DATASETS_CACHE, ignore_cleanup_errors=True) as cache:
+        try:
+            rows = datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=cache)
+        # datasets raises what its parts raise: OSError, ValueError, RuntimeError, errors of its own and of the client.
+        except Exception as error:
+            hint = " (HF_TOKEN is missing, or may not read it)" if "gated" in str(error) else ""
+            raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: {_first_lines(error)}{hint}") from None
+        with replacing_folder(folder) as unfinished:
+            rows.to_json(unfinished / "data.jsonl", force_ascii=False)
+            write_manifest(unfinished / ".manifest.json", made_from)
     return folder / "data.jsonl"
 
 
@@ -169,6 +184,7 @@ def _hub_address(address: str) -> tuple[str, str | None, str | None]:
     return head, revision or None, config or None
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _first_lines(error: Exception) -> str:
+    """Two of them: the second tells what there is ("Please pick one among the available configs: ...")."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

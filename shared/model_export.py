@@ -126,6 +126,8 @@ def _link_files(source: Path, target: Path) -> None:
         except OSError:
             # Another file system, or one without hard links.
             shutil.copyfile(file, place)
+        # safetensors saves for the owner alone; a pod that serves the model is somebody else.
+        place.chmod(place.stat().st_mode | 0o044)
 
 
 def _add_generation_config(base_model: str, folder: Path) -> None:

@@ -94,7 +94,8 @@ def writable_folder(parameter: str, folder: str) -> Path:
     """
     if not folder.strip():
         raise InputError(f"{parameter} is empty; give the folder of the workspace PVC, or one of this computer")
-    path = Path(folder)
+    # The training runs in other processes: their working directory may be another.
+    path = Path(folder).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = _beside(path / "write-probe")

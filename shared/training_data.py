@@ -12,9 +12,19 @@ from kfp_osft.shared.base_model import (
     check_lr_scheduler,
     check_target_patterns,
     load_tokenizer,
+    model_folder,
 )
 from kfp_osft.shared.chat_tokens import NO_LOSS, ChatTokenizer, Conversation, Sample
-from kfp_osft.shared.dataset_rows import Problems, Row, dataset_files, is_unmasked, messages_of, read_rows
+from kfp_osft.shared.dataset_rows import (
+    PRETRAINING_ROLE,
+    Problems,
+    Row,
+    dataset_files,
+    is_unmasked,
+    messages_of,
+    read_rows,
+    without_pretraining_role,
+)
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
 from kfp_osft.shared.parameters import CheckedParameters, check_parameters
@@ -65,6 +75,9 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     osft = dict(checked.osft)
     workspace = writable_folder("pvc_path", pvc_path)
     model = check_base_model(osft["model_path"])
+    folder_of_model = model_folder(osft["model_path"])
+    if folder_of_model is not None:
+        osft["model_path"] = str(folder_of_model.absolute())
     check_target_patterns(osft["model_path"], osft.get("target_patterns", []))
     check_lr_scheduler(osft)
 
@@ -83,9 +96,12 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     folder = writable_folder("training_data_output_dir",
                              data_output_dir or str(checkpoint_dir / "_internal_data_processing"))
     data_path, manifest_path = folder / "data.jsonl", folder / "manifest.json"
-    if data_path.resolve() in [file.resolve() for file in files]:
-        raise InputError(f"training_data_output_dir={folder}: its data.jsonl is the dataset itself, "
+    if {data_path.resolve(), manifest_path.resolve()} & {file.resolve() for file in files}:
+        raise InputError(f"training_data_output_dir={folder}: its data.jsonl or manifest.json is the dataset itself, "
                          "which would be overwritten; give another folder")
+    if folder.resolve().is_relative_to(Path(dataset_path).resolve()):
+        raise InputError(f"training_data_output_dir={folder}: lies in the dataset folder {dataset_path}, so that the "
+                         "next run would read its data.jsonl as rows; give another folder")
 
     manifest = read_manifest(manifest_path, data_made_from)
     if manifest and data_path.is_file():
@@ -164,8 +180,12 @@ def _tokenized_samples(dataset: Path, tokenizer: ChatTokenizer, unmask_messages:
     while batch := list(islice(conversations, _ROWS_AT_ONCE)):
         try:
             samples = tokenizer.samples(batch)
-        except InputError as error:
-            problems.add(str(error))
+        except InputError:
+            for conversation in batch:
+                try:
+                    tokenizer.samples([conversation])
+                except InputError as error:
+                    problems.add(str(error))
             continue
         done += len(batch)
         yield from zip((conversation.place for conversation in batch), samples, strict=True)
@@ -182,11 +202,14 @@ def _conversations(dataset: Path, unmask_messages: bool, problems: Problems) -> 
         try:
             messages = messages_of(row)
             roles = {message["role"] for message in messages}
-            # instructlab-training: `unmask` opens all roles but the system's.
-            learnt = roles - {"system"} if is_unmasked(row, unmask_messages) else roles & {"assistant"}
+            # instructlab-training: `unmask` opens all roles but the system's, and so does the pretraining role.
+            unmask = PRETRAINING_ROLE in roles or is_unmasked(row, unmask_messages)
+            messages = without_pretraining_role(messages)
+            roles = {message["role"] for message in messages}
+            learnt = roles - {"system"} if unmask else roles & {"assistant"}
             if not learnt:
                 raise InputError(f"{row.place}: has no assistant turn to learn from; its roles are "
-                                 f"{', '.join(sorted(roles))}")
+                                 f"{', '.join(sorted(roles)) or 'none'}")
         except InputError as error:
             problems.add(str(error))
             continue

@@ -63,12 +63,20 @@ def imported_modules(source: str) -> list[str]:
     waiting = [source]
     while waiting:
         for node in ast.walk(ast.parse(waiting.pop())):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{_SHARED}."):
-                name = node.module.removeprefix(f"{_SHARED}.")
+            for name in _shared_modules(node):
                 if name not in found:
                     found.add(name)
                     waiting.append(_module_file(name).read_text(encoding="utf-8"))
     return sorted(found)
+
+
+def _shared_modules(node: ast.AST) -> list[str]:
+    """Modules of kfp_osft.shared that one import names, in any of Python's absolute forms."""
+    if isinstance(node, ast.ImportFrom) and node.module == _SHARED:
+        return [alias.name for alias in node.names]
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else (
+        [alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+    return [name.removeprefix(f"{_SHARED}.") for name in names if name.startswith(f"{_SHARED}.")]
 
 
 def _module_file(name: str) -> Path:

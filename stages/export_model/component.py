@@ -19,7 +19,7 @@ def export_model(
         output_model: The model's folder, as transformers loads it.
 
     Returns:
-        "training completed".
+        Output: "training completed".
     """
     from kfp_osft.shared.model_export import export_model
 

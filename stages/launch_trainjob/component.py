@@ -34,7 +34,8 @@ def launch_trainjob(
         kubernetes_config: Filled in by KFP: volumes, environment, resources and placement for the training pods.
 
     Returns:
-        checkpoint_dir: Folder of the checkpoints and of the trainer's log. trainjob_name: Name of the TrainJob.
+        checkpoint_dir: Folder of the checkpoints and of the trainer's log.
+        trainjob_name: Name of the TrainJob.
     """
     from kfp_osft.shared.launch import launch
 

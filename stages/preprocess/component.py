@@ -51,8 +51,9 @@ def preprocess(
         training parameters:
 
     Returns:
-        data_path: The tokenized samples, JSON Lines. num_samples: How many there are. training_config: The checked
-            parameters, for launch_trainjob.
+        data_path: The tokenized samples, JSON Lines.
+        num_samples: How many there are.
+        training_config: The checked parameters, for launch_trainjob.
     """
     training = {name: value for name, value in locals().items() if name.startswith("training_")}
     from kfp_osft.shared.training_data import preprocess_dataset

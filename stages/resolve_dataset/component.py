@@ -24,7 +24,8 @@ def resolve_dataset(
         dataset: Upstream dataset artifact, instead of dataset_uri.
 
     Returns:
-        dataset_path: File or folder of the rows. num_rows: How many there are.
+        dataset_path: File or folder of the rows.
+        num_rows: How many there are.
     """
     from kfp_osft.shared.dataset_source import resolve
 

@@ -1,0 +1,61 @@
+"""Fixtures of all tests, from bare to full: a tiny model, rows, kfp.local in a folder of the test's."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_model import make_tiny_model, write_chat_rows
+
+#: A training of the tiny model in seconds, by the contract's names.
+TINY_TRAINING = {
+    "training_effective_batch_size": 8,
+    "training_max_tokens_per_gpu": 1024,
+    "training_max_seq_len": 256,
+    "training_learning_rate": 1e-3,
+    "training_num_epochs": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Qwen2 with tied embeddings and a ChatML tokenizer."""
+    from kfp_osft.shared.train_script import hide_broken_torchvision
+
+    hide_broken_torchvision()
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def chat_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JSON Lines file of 32 conversations."""
+    return write_chat_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture
+def kfp_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """kfp.local's subprocess runner in this environment; returns the folder of its artifacts."""
+    from kfp import local
+
+    monkeypatch.setenv("OSFT_LAUNCHER", "local")
+    # KFP leaves its stages' programs in the temporary folder.
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    warnings.filterwarnings("ignore", module=r"kfp\.local")
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "artifacts"))
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def failing_stage(kfp_local: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Runs a stage that must fail, and returns the lines of its error as a person reads them."""
+
+    def run(stage: Callable, **arguments: object) -> list[str]:
+        with pytest.raises(RuntimeError, match="FAILURE"):
+            stage(**arguments)
+        output = capfd.readouterr().out
+        assert "Traceback" not in output
+        return [line.strip().removeprefix("Error: ") for line in output.splitlines()
+                if line.strip().startswith("Error: ")]
+
+    return run

@@ -1,0 +1,464 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from kfp_osft.shared import local_engine, train_script
+from kfp_osft.shared.errors import TrainingError
+from kfp_osft.shared.kept_subspace import leaked_shares
+from kfp_osft.shared.local_engine import TrainerOutput, end_processes, living_processes, train_locally
+from kfp_osft.shared.train_script import hide_broken_torchvision
+from tests.tiny_model import make_tiny_model, write_chat_rows
+
+RATIO = 0.5
+ARGS = {"osft": {"num_epochs": 2}, "device": "cpu"}
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What train_locally logs."""
+    logged = []
+    monkeypatch.setattr(local_engine, "log", logged.append)
+    return logged
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    """Puts a short script in the place of the training script."""
+
+    def put(source: str) -> Path:
+        path = tmp_path / "stand_in.py"
+        path.write_text(source)
+        monkeypatch.setattr(train_script, "__file__", str(path))
+        return path
+
+    return put
+
+
+# What mini-trainer and torchrun print, shortened.
+CONSOLE = """\
+kfp-osft: training on the CPU, processes: 1, threads of each: 2
+2026-11-22 19:23:33,677 - mini_trainer.api_train - INFO - Starting training setup...
+Command: torchrun --nnodes=1 train.py --osft
+Training with parameters: {
+    "max_epochs":2,
+    "seed":1
+}
+\x1b[33m!!!! Calling from_pretrained !!!!\x1b[0m
+📥 Loading base model to CPU in torch.float32...
+\rLoading weights:   0%|    | 0/26 [00:00<?, ?it/s]\rLoading weights: 100%|██| 26/26 [00:00<00:00, 9919it/s]
+Generating train split: 0 examples [00:00, ? examples/s]
+[transformers] `torch_dtype` is deprecated! Use `dtype` instead!
+Dataset split: 32 train
+EPOCH training mode: 4 batches/epoch * 2 epochs = 8 steps
+================================================================================
+🔄 [Phase 2] Starting FSDP2 wrapping
+   ✓ Wrapped 2 blocks with FSDP2
+\x1b[38;5;196mremoved 3 samples from batch because they are longer than the max tokens per gpu\x1b[0m
+\x1b[1m{\x1b[0m
+  \x1b[1;34m"step"\x1b[0m: \x1b[1;36m1\x1b[0m,
+  \x1b[1;34m"epoch"\x1b[0m: \x1b[1;36m0\x1b[0m,
+  \x1b[1;34m"steps_per_epoch"\x1b[0m: \x1b[1;36m4\x1b[0m,
+  \x1b[1;34m"lr"\x1b[0m: \x1b[1;36m9.5e-05\x1b[0m,
+  \x1b[1;34m"loss"\x1b[0m: \x1b[1;36m2.10312\x1b[0m,
+  \x1b[1;34m"time_per_batch"\x1b[0m: \x1b[1;36m60.0\x1b[0m,
+  \x1b[1;34m"tokens_per_second"\x1b[0m: \x1b[1;36m312.4\x1b[0m,
+  \x1b[1;34m"val_loss"\x1b[0m: \x1b[3;35mnull\x1b[0m,
+  \x1b[1;34m"timestamp"\x1b[0m: \x1b[32m"2026-11-22T19:23:49.724415"\x1b[0m
+\x1b[1m}\x1b[0m
+\x1b[1;34mEpoch 1:\x1b[0m ━━ \x1b[33m 25%\x1b[0m │ 1/4 │ loss: 2.1031 │ lr: 9.50e-05 │ 312 \x1b[2mtok/s\x1b[0m
+{
+  "step": 2,
+  "epoch": 0,
+  "steps_per_epoch": 4,
+  "lr": 9e-05,
+  "loss": NaN,
+  "time_per_batch": 20.5,
+  "tokens_per_second": 300.0
+}
+⚠️  Warning: Found tensor lm_head.weight with dtype torch.float32, casting to torch.bfloat16
+✅ Saved model at 128.0 samples in 0.03 seconds
+Training complete 😀, tearing down distributed environment
+"""
+FAILURE = """\
+[rank1]: Traceback (most recent call last):
+[rank1]:   File "mini_trainer/sampler.py", line 205, in load_and_split
+[rank0]: Traceback (most recent call last):
+[rank1]:     hf_dataset = load_dataset(data_path, split="train")
+[rank1]:                  ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+[rank0]:   File "mini_trainer/sampler.py", line 205, in load_and_split
+[rank1]: FileNotFoundError: Couldn't find any data file at /nope.jsonl.
+[rank0]: FileNotFoundError: Couldn't find any data file at /nope.jsonl, said rank 0.
+E1122 19:25:34.309000 8413 torch/distributed/elastic/multiprocessing/api.py:1] failed (exitcode: 1) local_rank
+Traceback (most recent call last):
+  File "bin/torchrun", line 8, in <module>
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+RuntimeError: Training failed. Please check the logs at training_log_node0.log for details.
+"""
+
+
+def test_of_the_console_one_line_a_step_and_what_matters_is_left():
+    output = TrainerOutput(num_epochs=2)
+    assert [line for raw in CONSOLE.splitlines(True) if (line := output.read(raw)) is not None] == [
+        "training on the CPU, processes: 1, threads of each: 2",
+        "Loading base model to CPU in torch.float32...",
+        "Dataset split: 32 train",
+        "EPOCH training mode: 4 batches/epoch * 2 epochs = 8 steps",
+        "removed 3 samples from batch because they are longer than the max tokens per gpu",
+        "step 1/8 | epoch 1 | loss 2.1031 | lr 9.5e-05 | 312 tokens/s | 7m 00s left",
+        "step 2/8 | epoch 1 | loss nan | lr 9e-05 | 300 tokens/s | 2m 03s left",
+        "Warning: Found tensor lm_head.weight with dtype torch.float32, casting to torch.bfloat16",
+        "Saved model at 128.0 samples in 0.03 seconds",
+    ]
+
+
+def test_of_a_failure_the_first_workers_traceback_is_left_without_torchruns_report():
+    output = TrainerOutput(num_epochs=2)
+    live = [line for raw in FAILURE.splitlines(True) if (line := output.read(raw)) is not None]
+    assert live[-1] == "FileNotFoundError: Couldn't find any data file at /nope.jsonl, said rank 0."
+    assert output.last_words() == [
+        "Traceback (most recent call last):",
+        '  File "mini_trainer/sampler.py", line 205, in load_and_split',
+        '    hf_dataset = load_dataset(data_path, split="train")',
+        "FileNotFoundError: Couldn't find any data file at /nope.jsonl.",
+    ]
+
+
+def test_a_worker_that_was_killed_is_said_to_want_memory():
+    output = TrainerOutput(num_epochs=1)
+    output.read("E1122 1 torch/distributed/elastic/multiprocessing/api.py:1] failed (exitcode: -9)")
+    text = output.describe_failure(1, Path("run.log"))
+    assert "ended with signal SIGKILL" in text and "too much memory" in text
+
+
+def test_a_training_that_succeeds_returns_and_adds_its_whole_output_to_the_log(script, lines, tmp_path):
+    script("print('kfp-osft: hello'); print('chatter')")
+    log_path = tmp_path / "logs" / "run.log"
+    for _ in range(2):
+        train_locally(ARGS, {}, log_path)
+    assert lines == ["hello"] * 2
+    assert log_path.read_text() == "kfp-osft: hello\nchatter\n" * 2
+
+
+def test_the_script_gets_its_arguments_and_the_environment(script, lines, tmp_path):
+    script(
+        "import base64, os\n"
+        "print('kfp-osft: ' + base64.b64decode(os.environ['OSFT_TRAIN_ARGS']).decode())\n"
+        "print('kfp-osft: ' + os.environ['EXTRA'])"
+    )
+    train_locally(ARGS, {"EXTRA": "given"}, tmp_path / "run.log")
+    assert [json.loads(lines[0]), lines[1]] == [ARGS, "given"]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("import sys; sys.exit('kfp-osft: no checkpoint')", ["exit code 1", "  no checkpoint"]),
+        ("raise TypeError('no such parameter')", ["exit code 1", "  TypeError: no such parameter"]),
+        ("import os; print('last', flush=True); os.kill(os.getpid(), 9)", ["SIGKILL", "memory", "  last"]),
+    ],
+)
+def test_a_failed_training_raises_with_its_exit_code_and_last_lines(script, lines, tmp_path, source, told):
+    script(source)
+    with pytest.raises(TrainingError) as error:
+        train_locally(ARGS, {}, tmp_path / "run.log")
+    assert all(part in str(error.value) for part in [*told, str(tmp_path / "run.log")])
+
+
+def test_secrets_are_blotted_out_everywhere(script, lines, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "key-of-this-process")
+    script("import os; print('kfp-osft:', dict(os.environ)); raise ValueError(os.environ['HF_TOKEN'])")
+    with pytest.raises(TrainingError) as error:
+        train_locally(ARGS, {"HF_TOKEN": "hf_very_secret", "HF_HOME": "/somewhere"}, tmp_path / "run.log")
+    everything = "\n".join([*lines, str(error.value), (tmp_path / "run.log").read_text()])
+    assert "/somewhere" in everything and "ValueError: ***" in everything
+    assert "hf_very_secret" not in everything and "key-of-this-process" not in everything
+
+
+# As torchrun does: a child in a session of its own, which outlives its parent; and one that hears no SIGTERM.
+STARTS_CHILDREN = """
+import os, pathlib, subprocess, sys, time
+sleep = "import time; time.sleep(120)"
+deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + sleep
+children = [subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True)]
+if {deaf}:
+    children.append(subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE))
+    children[1].stdout.readline()
+pids = [os.getpid(), *(child.pid for child in children)]
+pathlib.Path({pids!r} + ".part").write_text(" ".join(map(str, pids)))
+os.rename({pids!r} + ".part", {pids!r})
+print("kfp-osft: started", flush=True)
+time.sleep(120)
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from kfp_osft.shared import local_engine, train_script
+train_script.__file__ = sys.argv[1]
+local_engine.train_locally({"osft": {}, "device": "cpu"}, {}, Path(sys.argv[1] + ".log"))
+"""
+
+
+def alive(pids) -> set[int]:
+    table = local_engine.process_table()
+    return {pid for pid, state, *_ in table if pid in pids and not state.startswith("Z")}
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def pids_file(tmp_path):
+    """Where the script writes its processes; ends them if the test fails."""
+    path = tmp_path / "pids"
+    yield path
+    for pid in alive({int(pid) for pid in path.read_text().split()} if path.exists() else ()):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_when_this_process_is_ended_no_process_of_the_training_is_left(script, tmp_path, pids_file, kind):
+    path = script(STARTS_CHILDREN.format(pids=str(pids_file), deaf=False))
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(path)], stderr=subprocess.DEVNULL)
+    wait_until(pids_file.exists)
+    pids = {int(pid) for pid in pids_file.read_text().split()} | living_processes(parent.pid, set())
+    assert len(pids) == 4 and alive(pids) == pids  # this process, the watchdog, the script, its child
+    parent.send_signal(kind)
+    parent.wait()
+    wait_until(lambda: not alive(pids))
+
+
+def test_when_following_it_fails_no_process_of_the_training_is_left(script, tmp_path, pids_file, monkeypatch):
+    script(STARTS_CHILDREN.format(pids=str(pids_file), deaf=False))
+    monkeypatch.setattr(local_engine, "log", mock.Mock(side_effect=BrokenPipeError))
+    started = time.monotonic()
+    with pytest.raises(BrokenPipeError):
+        train_locally(ARGS, {}, tmp_path / "run.log")
+    assert time.monotonic() - started < 60  # the children sleep longer
+    assert not alive({int(pid) for pid in pids_file.read_text().split()})
+
+
+def test_when_the_script_alone_is_killed_its_children_are_ended_and_it_counts_as_failed(
+    script, tmp_path, pids_file, monkeypatch
+):
+    def kill_script(line):
+        time.sleep(2)
+        os.kill(int(pids_file.read_text().split()[0]), signal.SIGKILL)
+
+    script(STARTS_CHILDREN.format(pids=str(pids_file), deaf=False))
+    monkeypatch.setattr(local_engine, "log", kill_script)
+    started = time.monotonic()
+    with pytest.raises(TrainingError, match="SIGKILL"):
+        train_locally(ARGS, {}, tmp_path / "run.log")
+    assert time.monotonic() - started < 60  # the children sleep longer
+    assert not alive({int(pid) for pid in pids_file.read_text().split()})
+
+
+def test_a_process_that_hears_no_sigterm_is_killed(tmp_path, pids_file):
+    source = STARTS_CHILDREN.format(pids=str(pids_file), deaf=True)
+    root = subprocess.Popen([sys.executable, "-c", source], start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_until(pids_file.exists)
+    end_processes(root.pid, grace=1)
+    root.wait()
+    assert not alive({int(pid) for pid in pids_file.read_text().split()})
+
+
+# From here on mini-trainer trains, on the CPU.
+
+
+class Trained:
+    """A training that has ended: the model before and after, what was logged, the metrics of its steps."""
+
+    def __init__(self, base: Path, folder: Path, **osft) -> None:
+        self.base, self.data, self.lines = base, folder / "data" / "data.jsonl", []
+        self.args = {
+            "model_path": str(base),
+            "data_output_dir": str(folder / "data"),
+            "ckpt_output_dir": str(folder / "checkpoints"),
+            "unfreeze_rank_ratio": RATIO,
+            "effective_batch_size": 8,
+            "max_tokens_per_gpu": 300,
+            "max_seq_len": 128,
+            "learning_rate": 5e-3,
+            "lr_scheduler": "cosine",
+            "num_epochs": 4,
+            "seed": 1,
+            **osft,
+        }
+        with mock.patch.object(local_engine, "log", self.lines.append):
+            train_locally({"osft": self.args, "device": "cpu"}, {}, folder / "run.log")
+        (self.checkpoint,) = (folder / "checkpoints" / "hf_format").iterdir()
+        metrics = (folder / "checkpoints" / "training_metrics_0.jsonl").read_text().splitlines()
+        self.steps = [json.loads(line) for line in metrics]
+
+    def leaks(self) -> dict[str, float]:
+        return leaked_shares(self.base, self.checkpoint, RATIO)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Tied embeddings, rows of messages, one process."""
+    folder = tmp_path_factory.mktemp("trained")
+    base = make_tiny_model(folder / "base")
+    return Trained(base, folder, data_path=str(write_chat_rows(folder / "rows.jsonl")), use_liger=True)
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(trained, tmp_path_factory):
+    """Untied embeddings, tokenized rows, two processes; every step takes all rows."""
+    folder = tmp_path_factory.mktemp("two")
+    base = make_tiny_model(folder / "base", tied=False)
+    model = load_model(base)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            # A fresh model's attention is flat: rows that saw each other would not show in its loss.
+            parameter.data.mul_(5)
+    model.save_pretrained(base)
+    processed = {"data_path": str(trained.data), "use_processed_dataset": True, "effective_batch_size": 32}
+    return Trained(base, folder, nproc_per_node=2, **processed)
+
+
+def load_model(folder: Path):
+    hide_broken_torchvision()
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def generate(folder: Path) -> str:
+    """The model's answer to the first question of the data."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = load_model(folder), AutoTokenizer.from_pretrained(folder)
+    question = [{"role": "user", "content": "What is the capital of Japan?"}]
+    inputs = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    tokens = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0]
+    return tokenizer.decode(tokens[inputs["input_ids"].shape[1] :])
+
+
+def loss_of_each_row_alone(model_folder: Path, data: Path) -> float:
+    import torch
+
+    model, total, count = load_model(model_folder), 0.0, 0
+    for row in map(json.loads, data.read_text().splitlines()):
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"][1:])
+        total += torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").item()
+        count += int((labels != -100).sum())
+    return total / count
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trained", "trained_by_two"])
+def test_the_loss_falls(name, request):
+    losses = [step["loss"] for step in request.getfixturevalue(name).steps]
+    assert losses[-1] < losses[0] - 0.5
+
+
+@pytest.mark.slow
+def test_a_person_reads_one_line_a_step_and_few_others(trained):
+    steps = [line for line in trained.lines if line.startswith("step ")]
+    assert [line.split(" | ")[0] for line in steps] == [f"step {step}/16" for step in range(1, 17)]
+    assert [float(line.split("loss ")[1].split(" ")[0]) for line in steps] == [
+        pytest.approx(step["loss"], abs=1e-4) for step in trained.steps
+    ]
+    assert any(line.startswith("training on the CPU, processes: 1") for line in trained.lines)
+    assert any(line.startswith("Liger kernels need a GPU") for line in trained.lines)
+    assert len(trained.lines) - len(steps) < 15
+
+
+@pytest.mark.slow
+def test_packed_rows_and_two_processes_give_the_loss_that_each_row_has_alone(trained_by_two, trained):
+    # Rows are packed into sequences and split among the processes. bfloat16 moves the loss by less than 0.01;
+    # rows that see their neighbours move it by 0.1.
+    expected = loss_of_each_row_alone(trained_by_two.base, trained.data)
+    assert trained_by_two.steps[0]["loss"] == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trained", "trained_by_two"])
+def test_all_projections_change_and_none_inside_the_kept_subspace(name, request):
+    leaks = request.getfixturevalue(name).leaks()
+    assert len(leaks) == 14
+    assert all(0 < leak < 0.01 for leak in leaks.values()), leaks
+
+
+@pytest.mark.slow
+def test_plain_fine_tuning_changes_the_kept_subspace(trained, tmp_path, monkeypatch):
+    """What the test above would see if OSFT did not work: the same training with osft=False."""
+    source = Path(train_script.__file__).read_text()
+    call = "    check_keywords(training_hub.osft, osft_args)\n"
+    assert call in source
+    script = tmp_path / "train_script.py"
+    script.write_text(source.replace(call, ""))
+    monkeypatch.setattr(train_script, "__file__", str(script))
+    processed = {"data_path": str(trained.data), "use_processed_dataset": True}
+    plain = Trained(trained.base, tmp_path, osft=False, **processed)
+    assert min(plain.leaks().values()) > 0.3
+
+
+@pytest.mark.slow
+def test_tied_embeddings_are_tied_in_the_saved_model(trained):
+    model = load_model(trained.checkpoint)
+    assert model.config.tie_word_embeddings
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not model.lm_head.weight.equal(load_model(trained.base).lm_head.weight)
+
+
+@pytest.mark.slow
+def test_untied_embeddings_are_two_in_the_saved_model(trained_by_two):
+    model, base = load_model(trained_by_two.checkpoint), load_model(trained_by_two.base)
+    assert not model.config.tie_word_embeddings
+    for after, before in ((model.lm_head, base.lm_head), (model.model.embed_tokens, base.model.embed_tokens)):
+        assert not after.weight.equal(before.weight)
+    assert not model.lm_head.weight.equal(model.model.embed_tokens.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["trained", "trained_by_two"])
+def test_the_saved_model_answers_otherwise_than_before(name, request):
+    training = request.getfixturevalue(name)
+    assert generate(training.checkpoint) != generate(training.base)
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_in_a_worker_tells_the_workers_exception(trained, tmp_path):
+    with pytest.raises(TrainingError) as error:
+        Trained(trained.base, tmp_path, data_path=str(tmp_path / "nowhere.jsonl"), use_processed_dataset=True)
+    *_, last_words, log_place = str(error.value).splitlines()
+    assert last_words.strip().startswith("FileNotFoundError") and "nowhere.jsonl" in last_words
+    assert log_place == f"The whole output: {tmp_path / 'run.log'}"
+
+
+@pytest.mark.slow
+def test_when_this_process_is_killed_torchrun_and_its_workers_end(trained, tmp_path):
+    args = {**trained.args, "ckpt_output_dir": str(tmp_path / "checkpoints"), "num_epochs": 1000}
+    args.update(data_path=str(trained.data), use_processed_dataset=True)
+    code = (
+        "import json, pathlib, sys\n"
+        "from kfp_osft.shared.local_engine import train_locally\n"
+        "train_locally({'osft': json.loads(sys.argv[1]), 'device': 'cpu'}, {}, pathlib.Path(sys.argv[2]))\n"
+    )
+    log_path = tmp_path / "run.log"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(args), str(log_path)], stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: log_path.exists() and '"step"' in log_path.read_text(), seconds=120)
+        pids = living_processes(parent.pid, set())
+        assert len(pids) >= 5  # this process, the watchdog, the script, torchrun, the worker
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: not alive(pids))

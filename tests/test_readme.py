@@ -1,0 +1,154 @@
+"""The README and the stages' READMEs hold what the code declares, and all they show runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kfp_osft import stages
+from kfp_osft.shared.parameters import ALL_PARAMETERS, Parameter
+
+_ROOT = Path(__file__).parent.parent
+_README = (_ROOT / "README.md").read_text(encoding="utf-8")
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def _blocks(text: str, language: str) -> list[str]:
+    return [code for found, code in _BLOCK.findall(text) if found == language]
+
+
+def _stage_readme(name: str) -> str:
+    return (_ROOT / "stages" / name / "README.md").read_text(encoding="utf-8")
+
+
+def parameter_table() -> str:
+    """The README's table; `python tests/test_readme.py` writes it there."""
+
+    def default(parameter: Parameter) -> str:
+        if parameter.always_passed or not parameter.optional:
+            return f"`{parameter.pipeline_default!r}`".replace("'", '"')
+        return f"*`{parameter.when_left_out!r}`*".replace("'", '"')
+
+    rows = [f"| `{parameter.name}` | {parameter.type.__name__} | {default(parameter)} | {parameter.doc} | "
+            f"{parameter.allowed} |" for parameter in ALL_PARAMETERS]
+    return "\n".join(["| parameter | type | default | what | allowed |", "|---|---|---|---|---|", *rows])
+
+
+def test_the_parameter_table_is_the_declaration():
+    assert parameter_table() in _README, "write it with: python tests/test_readme.py"
+
+
+@pytest.mark.parametrize("name", stages.__all__)
+def test_a_stages_readme_names_all_its_inputs_and_outputs(name: str):
+    text = _stage_readme(name)
+    spec = getattr(stages, name).component_spec
+    outputs = [output for output in spec.outputs if output != "Output" or name == "export_model"]
+    inputs = [name for name in spec.inputs if not name.startswith("training_") or name == "training_config"]
+
+    for parameter in [*inputs, *outputs]:
+        assert f"| `{parameter}` |" in text
+    assert "**Errors**" in text
+
+
+def test_the_links_lead_somewhere():
+    for source in (_ROOT / "README.md", *_ROOT.glob("stages/*/README.md")):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", source.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (source.parent / link).exists(), f"{source}: {link}"
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    """The shell finds the same block as this test, and it runs the whole suite in a new environment."""
+    (command,) = _blocks(_README.split("## Run the tests")[1].split("\n## ")[0], "sh")
+    awk = re.search(r"^command=\$\((.*)\)$", (_ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    found = subprocess.run(["bash", "-c", awk], cwd=_ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert found == command
+    assert command.endswith("python -m pytest\n") and "python3 -m venv" in command
+
+
+def test_the_commands_install_extras_that_are_declared():
+    import tomllib
+
+    extras = set(tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    for command in _blocks(_README, "sh"):
+        for named in re.findall(r"\[([\w,]+)\]", command):
+            assert set(named.split(",")) <= extras
+
+
+def test_the_pipeline_of_the_readme_compiles(tmp_path: Path):
+    (code,) = [code for code in _blocks(_README, "python") if "train_model" in code]
+
+    _run([sys.executable, "-c", "import sys; exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'))",
+          _written(tmp_path / "example.py", code)], tmp_path)
+
+    assert "export-model" in (tmp_path / "my_pipeline.yaml").read_text()
+
+
+def test_the_compile_command_of_the_readme_writes_the_files(tmp_path: Path):
+    (command,) = [command for command in _blocks(_README, "sh") if "kfp-osft compile" in command]
+
+    _run_command(command, tmp_path)
+
+    assert {file.name for file in (tmp_path / "compiled").iterdir()} == {
+        "osft_pipeline.yaml", *(f"{name}.yaml" for name in stages.__all__)}
+
+
+@pytest.mark.slow
+def test_the_run_command_of_the_readme_trains(tmp_path: Path, tiny_model: Path, chat_rows: Path):
+    (command,) = [command for command in _blocks(_README, "sh") if "kfp-osft run" in command]
+    _set_the_scene(tmp_path, tiny_model, chat_rows)
+
+    output = _run_command(command, tmp_path)
+
+    assert (tmp_path / "out/final_model/model.safetensors").is_file()
+    assert (tmp_path / "out/loss_chart.html").is_file()
+    for words in ("[3/6] Train with OSFT", "step 8/8", "Loss  ", "Model  ", "Chart  "):
+        assert words in output
+    for noise in ("KFP Executor", "executor_input", "\x1b["):
+        assert noise not in output
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_stages_run_one_after_the_other(tmp_path: Path, tiny_model: Path, chat_rows: Path):
+    _set_the_scene(tmp_path, tiny_model, chat_rows)
+    examples = [code for name in stages.__all__ for code in _blocks(_stage_readme(name), "python")]
+    examples += [code for code in _blocks(_README, "python") if "local.init" in code]
+    assert len(examples) == len(stages.__all__) + 1
+
+    for number, code in enumerate(examples):
+        _run([sys.executable, _written(tmp_path / f"example_{number}.py", code)], tmp_path)
+
+    assert (tmp_path / "workspace/final_model/model.safetensors").is_file()
+
+
+def _set_the_scene(folder: Path, model: Path, rows: Path) -> None:
+    (folder / "model").symlink_to(model)
+    (folder / "rows.jsonl").symlink_to(rows)
+
+
+def _written(file: Path, code: str) -> str:
+    file.write_text(code, encoding="utf-8")
+    return str(file)
+
+
+def _run_command(command: str, folder: Path) -> str:
+    """Runs a line that begins with kfp-osft, with the one of this environment."""
+    program, *arguments = shlex.split(command)
+    return _run([str(Path(sys.executable).parent / program), *arguments], folder)
+
+
+def _run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+if __name__ == "__main__":
+    marks = ("<!-- parameters: made from kfp_osft.shared.parameters, checked by tests/test_readme.py -->\n",
+             "\n<!-- end of parameters -->")
+    before, rest = _README.split(marks[0])
+    (_ROOT / "README.md").write_text(before + marks[0] + parameter_table() + marks[1] + rest.split(marks[1])[1],
+                                     encoding="utf-8")

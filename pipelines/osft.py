@@ -1,63 +1,103 @@
 """osft_pipeline: the OSFT fine-tuning as one pipeline, to upload, to run locally, to nest in others."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from kfp import dsl, kubernetes
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
+from kfp_osft import stages
 from kfp_osft.pipelines.osft_task import OsftTask
 from kfp_osft.pipelines.signature import pipeline_parameters
 from kfp_osft.pipelines.wiring import OsftOutputs, add_stages
 
-#: Secrets of the RHOAI project, by the names that users of the present pipelines have, all optional: name of the
-#: Secret -> its keys, which are the environment variables' names too.
-SECRETS = {
-    "kubernetes-credentials": ("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"),
-    "hf-token": ("HF_TOKEN",),
-    "oci-pull-secret-model-download": ("OCI_PULL_SECRET_MODEL_DOWNLOAD",),
-    "s3-secret": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION",
-                  "AWS_S3_BUCKET"),
+#: What a Secret is for -> its keys, which are the environment variables' names too. All Secrets are optional.
+SECRET_KEYS = {
+    "kubernetes": ("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"),
+    "hugging_face": ("HF_TOKEN",),
+    "oci": ("OCI_PULL_SECRET_MODEL_DOWNLOAD",),
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION", "AWS_S3_BUCKET"),
 }
 
-# Access mode and size must be given; several training pods need the same volume at once.
-_WORKSPACE = dsl.WorkspaceConfig(
-    size="100Gi",
-    kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch={"accessModes": ["ReadWriteMany"]}),
-)
 
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What is fixed when the pipeline is compiled.
 
-@dsl.pipeline(
-    name="osft-pipeline",
-    display_name="OSFT fine-tuning",
-    pipeline_config=dsl.PipelineConfig(workspace=_WORKSPACE),
-)
-@pipeline_parameters
-def osft_pipeline(
-    pvc_path: str = WORKSPACE_MOUNT_PATH,
-    dataset_uri: str = "",
-    dataset_split: str = "train",
-    **training: Any,
-) -> OsftOutputs:
-    """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
-
-    It teaches the model something new and changes its weights only in the directions that matter least to what it
-    knows.
-
-    Args:
-        pvc_path: Workspace folder; the run's own workspace volume unless given. The model ends up in its final_model.
-        dataset_uri: A path, pvc://path (below pvc_path), org/name or hf://org/name[@revision][/config] of a Hugging
-            Face dataset. JSON Lines, JSON or Parquet, a file or a folder, with conversations in `messages`.
-        dataset_split: Split of a Hugging Face dataset.
-        training parameters:
-
-    Returns:
-        output_model: The model as transformers loads it.
-        output_metrics: Loss, steps, tokens, speed.
-        output_loss_chart: The loss chart.
-        Output: "training completed".
+    Attributes:
+        workspace_size: of the run's workspace volume, a Kubernetes quantity.
+        storage_class: of that volume; empty is the cluster's default, which KFP 2.15 and 2.16 do not fill in.
+        access_modes: of that volume. ReadWriteMany, because training pods on several nodes share it.
+        secret_names: what a Secret is for (a key of SECRET_KEYS) -> its name in the project.
+        components: the stages by name, with the image and the pip commands they are to have.
     """
-    tasks = add_stages(pvc_path, training, dataset_uri=dataset_uri, dataset_split=dataset_split)
-    task = OsftTask(tasks)
-    for secret, names in SECRETS.items():
-        kubernetes.use_secret_as_env(task, secret, {name: name for name in names}, optional=True)
-    return OsftOutputs(**tasks.outputs())
+
+    workspace_size: str = "100Gi"
+    storage_class: str = ""
+    access_modes: tuple[str, ...] = ("ReadWriteMany",)
+    # The names that users of the present pipelines have.
+    secret_names: Mapping[str, str] = field(default_factory=lambda: {
+        "kubernetes": "kubernetes-credentials",
+        "hugging_face": "hf-token",
+        "oci": "oci-pull-secret-model-download",
+        "s3": "s3-secret",
+    })
+    components: Mapping[str, Any] = field(default_factory=lambda: {
+        name: getattr(stages, name) for name in stages.__all__})
+
+    def workspace(self) -> dsl.WorkspaceConfig:
+        """The workspace as KFP takes it."""
+        patch: dict[str, Any] = {"accessModes": list(self.access_modes)}
+        if self.storage_class:
+            patch["storageClassName"] = self.storage_class
+        return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
+
+
+def build_osft_pipeline(settings: PipelineSettings) -> Any:
+    """Makes the pipeline; osft_pipeline below is the one with all defaults."""
+
+    @dsl.pipeline(
+        name="osft-pipeline",
+        display_name="OSFT fine-tuning",
+        pipeline_config=dsl.PipelineConfig(workspace=settings.workspace()),
+    )
+    @pipeline_parameters
+    def osft_pipeline(
+        pvc_path: str = WORKSPACE_MOUNT_PATH,
+        dataset_uri: str = "",
+        dataset_split: str = "train",
+        **training: Any,
+    ) -> OsftOutputs:
+        """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
+
+        It teaches the model something new and changes its weights only in the directions that matter least to what it
+        knows.
+
+        Args:
+            pvc_path: Workspace folder; the run's own workspace volume unless given. The model ends up in its
+                final_model.
+            dataset_uri: A path, pvc://path (below pvc_path), org/name or hf://org/name[@revision][/config] of a
+                Hugging Face dataset. JSON Lines, JSON or Parquet, a file or a folder, with conversations in
+                `messages`.
+            dataset_split: Split of a Hugging Face dataset.
+            training parameters:
+
+        Returns:
+            output_model: The model as transformers loads it.
+            output_metrics: Loss, steps, tokens, speed.
+            output_loss_chart: The loss chart.
+            Output: "training completed".
+        """
+        tasks = add_stages(pvc_path, training, dataset_uri=dataset_uri, dataset_split=dataset_split,
+                           components=settings.components)
+        task = OsftTask(tasks)
+        for purpose, keys in SECRET_KEYS.items():
+            kubernetes.use_secret_as_env(task, settings.secret_names[purpose], {key: key for key in keys},
+                                         optional=True)
+        return OsftOutputs(**tasks.outputs())
+
+    return osft_pipeline
+
+
+osft_pipeline = build_osft_pipeline(PipelineSettings())

@@ -76,7 +76,15 @@ class OsftTask(dsl.PipelineTask):
         return self
 
     def ignore_upstream_failure(self) -> "OsftTask":
-        self.tasks.resolve_dataset.ignore_upstream_failure()
+        first = self.tasks.resolve_dataset
+        # KFP looks up every input, and so fails (KeyError) on those that were left out.
+        left_out = first.component_spec.inputs.keys() - first.inputs.keys()
+        first.inputs.update(dict.fromkeys(left_out))
+        try:
+            first.ignore_upstream_failure()
+        finally:
+            for name in left_out:
+                del first.inputs[name]
         return self
 
     # To all stages.

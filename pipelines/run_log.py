@@ -25,6 +25,11 @@ _TITLES = {
 }
 
 
+def without_colors(text: str) -> str:
+    """KFP's text without the terminal's color codes, which it writes to files and into messages too."""
+    return _COLOR.sub("", text)
+
+
 class RunLog(io.TextIOBase):
     """A stdout for kfp.local: writes everything to a file, and to `terminal` what a person wants to follow.
 
@@ -58,7 +63,7 @@ class RunLog(io.TextIOBase):
         self._line += text
         *lines, self._line = self._line.split("\n")
         for line in lines:
-            self._show(_COLOR.sub("", line).rstrip())
+            self._show(without_colors(line).rstrip())
         return len(text)
 
     def flush(self) -> None:

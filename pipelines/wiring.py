@@ -1,6 +1,7 @@
 """How the six stages hang together; osft_pipeline and train_model are both made from this."""
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Optional
 
 from kfp import dsl
@@ -62,22 +63,25 @@ def add_stages(
     dataset_uri: Any = "",
     dataset_split: Any = "train",
     dataset: Optional[Any] = None,
+    components: Optional[Mapping[str, Any]] = None,
 ) -> StageTasks:
     """Adds the six stages to the pipeline that is being defined.
 
     Args:
         pvc_path, dataset_uri, dataset_split, dataset: as resolve_dataset takes them; dataset may be left out.
         training: the training parameters by name; one that is left out takes preprocess' default.
+        components: the stages by name, where they are not those of kfp_osft.stages.
     """
+    stage = SimpleNamespace(**components) if components else stages
     source = {"dataset": dataset} if dataset is not None else {"dataset_uri": dataset_uri,
                                                                "dataset_split": dataset_split}
-    resolved = stages.resolve_dataset(pvc_path=pvc_path, **source)
-    prepared = stages.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
-    launched = stages.launch_trainjob(training_config=prepared.outputs["training_config"], pvc_path=pvc_path)
+    resolved = stage.resolve_dataset(pvc_path=pvc_path, **source)
+    prepared = stage.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
+    launched = stage.launch_trainjob(training_config=prepared.outputs["training_config"], pvc_path=pvc_path)
     checkpoint_dir = launched.outputs["checkpoint_dir"]
-    collected = stages.collect_metrics(checkpoint_dir=checkpoint_dir)
-    chart = stages.render_loss_chart(metrics_path=collected.outputs["metrics_path"])
-    exported = stages.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path)
+    collected = stage.collect_metrics(checkpoint_dir=checkpoint_dir)
+    chart = stage.render_loss_chart(metrics_path=collected.outputs["metrics_path"])
+    exported = stage.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path)
 
     tasks = StageTasks(resolved, prepared, launched, collected, chart, exported)
     for task in tasks:

@@ -37,9 +37,9 @@ def check_base_model(base_model: str) -> dict[str, Any]:
     folder = model_folder(base_model)
     if folder is not None:
         _check_folder(folder)
-    config = _from_pretrained("AutoConfig", base_model)
+    _from_pretrained("AutoConfig", base_model)
     if folder is None:
-        return {"id": base_model, "revision": getattr(config, "_commit_hash", None)}
+        return {"id": base_model, "revision": _fetched_revision(base_model)}
     return {
         "files": {name: file_digest(folder / name) for name in _SMALL_FILES if (folder / name).is_file()},
         "weights": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in _weight_files(folder)},
@@ -52,7 +52,13 @@ def load_tokenizer(base_model: str) -> Any:
     Raises:
         InputError: there is none, or it cannot be loaded.
     """
-    return _from_pretrained("AutoTokenizer", base_model)
+    tokenizer = _from_pretrained("AutoTokenizer", base_model)
+    # Where its files are missing, transformers makes an empty one for some kinds of model.
+    added = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
+    if not tokenizer.get_vocab().keys() - added:
+        raise InputError(f"{_PARAMETER}={base_model}: has no tokenizer, its vocabulary is empty "
+                         "(is tokenizer.json missing?)")
+    return tokenizer
 
 
 def check_target_patterns(base_model: str, patterns: list[str]) -> None:
@@ -141,11 +147,20 @@ def _check_folder(folder: Path) -> None:
             raise InputError(f"{index} is not an index of weight files") from None
         missing = sorted(shards - {file.name for file in files})
         if missing:
-            raise InputError(f"{_PARAMETER}={folder}: {', '.join(missing)} is missing, which {index.name} names")
+            raise InputError(f"{_PARAMETER}={folder}: {', '.join(missing)} is missing, "
+                             f"which {index.name} names")
 
 
 def _weight_files(folder: Path) -> list[Path]:
     return sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+
+
+def _fetched_revision(base_model: str) -> str | None:
+    """The commit of the Hub model whose config.json was fetched last; it lies in a folder of that name."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(base_model, "config.json")
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def _from_pretrained(auto_class: str, base_model: str) -> Any:

@@ -117,7 +117,7 @@ def is_unmasked(row: Row, unmask_messages: bool) -> bool:
 def without_pretraining_role(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The messages with the turns inside those of the role "pretraining" in their place.
 
-    The rule is instructlab-training's (data_process.extract_messages_from_pretraining_text): a turn ends at "<".
+    As instructlab-training does it (data_process.extract_messages_from_pretraining_text); a turn ends at "<".
     """
     unrolled: list[dict[str, Any]] = []
     for message in messages:

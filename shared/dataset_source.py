@@ -117,7 +117,7 @@ def _from_uri(uri: str, split: str, workspace: Path) -> Path:
         relative = next((path for path in (workspace / uri, Path(uri)) if path.exists()), None)
         if relative or Path(uri).suffix.lower() in FORMATS:
             return _existing(relative or Path(uri), uri)
-    return _from_hub(rest, split, workspace)
+    return _from_hub(uri, split, workspace)
 
 
 def _existing(path: Path, uri: str) -> Path:
@@ -126,14 +126,14 @@ def _existing(path: Path, uri: str) -> Path:
     return path.absolute()
 
 
-def _from_hub(address: str, split: str, workspace: Path) -> Path:
+def _from_hub(uri: str, split: str, workspace: Path) -> Path:
     """Fetches a Hugging Face dataset through `datasets`; HF_TOKEN and HF_ENDPOINT are its own to read."""
-    name, revision, config = _hub_address(address)
+    name, revision, config = _hub_address(uri)
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
-    uri = f"dataset_uri={address}"
+    uri = f"dataset_uri={uri}"
     if Path(name).is_dir():
         raise InputError(f"{uri}: `datasets` would take the folder {Path(name).absolute()} for it; "
                          "give the folder's whole path if it is meant, else start in another folder")
@@ -155,23 +155,24 @@ def _from_hub(address: str, split: str, workspace: Path) -> Path:
         log(f"{name} at revision {commit} is in the workspace already")
         return folder / "data.jsonl"
     os.makedirs(datasets.config.HF_DATASETS_CACHE, exist_ok=True)
-    # A cache of its own: from the common one `datasets` takes another revision without a word when the Hub fails.
+    # A cache of its own: from the common one `datasets` takes an older revision when the Hub fails.
     with TemporaryDirectory(dir=datasets.config.HF_DATASETS_CACHE, ignore_cleanup_errors=True) as cache:
         try:
             rows = datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=cache)
-        # datasets raises what its parts raise: OSError, ValueError, RuntimeError, errors of its own and of the client.
+        # datasets raises what its parts raise: OSError, ValueError, RuntimeError, and errors of its own.
         except Exception as error:
             hint = " (HF_TOKEN is missing, or may not read it)" if "gated" in str(error) else ""
-            raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: {_first_lines(error)}{hint}") from None
+            raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: "
+                             f"{_first_lines(error)}{hint}") from None
         with replacing_folder(folder) as unfinished:
             rows.to_json(unfinished / "data.jsonl", force_ascii=False)
             write_manifest(unfinished / ".manifest.json", made_from)
     return folder / "data.jsonl"
 
 
-def _hub_address(address: str) -> tuple[str, str | None, str | None]:
-    """org/name[@revision][/config] -> name, revision, config; today's form org/name:config is read too."""
-    head, _, revision_and_config = address.partition("@")
+def _hub_address(uri: str) -> tuple[str, str | None, str | None]:
+    """[hf://]org/name[@revision][/config] as name, revision, config; today's org/name:config is read too."""
+    head, _, revision_and_config = uri.removeprefix("hf://").partition("@")
     revision, _, config = revision_and_config.partition("/")
     if not revision:
         parts = head.split("/")
@@ -180,7 +181,7 @@ def _hub_address(address: str) -> tuple[str, str | None, str | None]:
         elif ":" in head:
             head, _, config = head.partition(":")
     if not _HUB_ID.fullmatch(head):
-        raise InputError(f"dataset_uri={address}: is no Hugging Face dataset id; allowed: {_SUPPORTED}")
+        raise InputError(f"dataset_uri={uri}: is no Hugging Face dataset id; allowed: {_SUPPORTED}")
     return head, revision or None, config or None
 
 

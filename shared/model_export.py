@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from kfp_osft.shared.base_model import safetensors_header
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
-from kfp_osft.shared.publish import replacing_folder, writable_folder
+from kfp_osft.shared.publish import replacing_folder, writable_folder, write_json
 from kfp_osft.shared.run_file import RUN_FILE, read_run
 from kfp_osft.shared.train_script import hide_broken_torchvision
 
@@ -62,6 +62,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         if run:
             # Not a link: the checkpoint's own file would change with it.
             shutil.copyfile(Path(checkpoint_dir) / RUN_FILE, unfinished / RUN_FILE)
+        _switch_cache_on(unfinished / "config.json")
         _add_generation_config(base_model, unfinished)
     log(f"Model of {checkpoint.name}: {final_model}")
 
@@ -128,6 +129,14 @@ def _link_files(source: Path, target: Path) -> None:
             shutil.copyfile(file, place)
         # safetensors saves for the owner alone; a pod that serves the model is somebody else.
         place.chmod(place.stat().st_mode | 0o044)
+
+
+def _switch_cache_on(config_file: Path) -> None:
+    """mini-trainer switches it off for the training; without it generating takes many times as long."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    # Not in place: the file is a link to the checkpoint's.
+    config_file.unlink()
+    write_json(config_file, {**config, "use_cache": True})
 
 
 def _add_generation_config(base_model: str, folder: Path) -> None:

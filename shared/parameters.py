@@ -4,6 +4,7 @@ The stages, the sub-pipeline, the facade, the command line, the form in the comp
 come from here or are tested against it. Names, types and defaults are the contract's.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -136,6 +137,12 @@ def _environment(name: str, value: str) -> dict[str, str]:
     return pairs
 
 
+def _unfreeze_rank_ratio(name: str, value: float) -> float:
+    # mini-trainer takes a kept ratio of 0 for one that is not given, and keeps half. The next number below 1 keeps no
+    # direction of any matrix.
+    return math.nextafter(1.0, 0.0) if value == 1 else value
+
+
 def _labels(name: str, value: str) -> dict[str, str]:
     pairs = parse_key_values(name, value)
     for key, text in pairs.items():
@@ -212,7 +219,8 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
               "trainjob.annotations", read=_annotations),
     Parameter("training_unfreeze_rank_ratio", float, 0.25,
               "Share of each weight matrix's singular directions that may change, the least important ones.",
-              "a number from 0 (nothing) to 1 (everything)", "osft.unfreeze_rank_ratio", lambda value: 0 <= value <= 1),
+              "a number from 0 (nothing) to 1 (everything)", "osft.unfreeze_rank_ratio", lambda value: 0 <= value <= 1,
+              read=_unfreeze_rank_ratio),
     Parameter("training_osft_memory_efficient_init", bool, True,
               "Kept for compatibility: current mini-trainer always initializes memory-efficiently.",
               "true; false only warns", ""),

@@ -57,6 +57,8 @@ def main() -> None:
     import training_hub
 
     check_keywords(training_hub.osft, osft_args)
+    if not osft_args.get("target_patterns") and (patterns := target_patterns_of_family(osft_args["model_path"])):
+        osft_args["target_patterns"] = patterns
     has_cuda = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         sys.exit(f"{SAY}device is 'cuda', but PyTorch finds no CUDA GPU here. Without one: 'auto' or 'cpu'.")
@@ -126,6 +128,25 @@ def check_keywords(osft: Callable, osft_args: dict) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"training_hub.osft has no parameter {name!r}.{hint}")
+
+
+def target_patterns_of_family(model_path: str) -> list[str] | None:
+    """The matrices that mini-trainer trains in this family of models, where it would take others; else None.
+
+    mini-trainer 0.9 goes by the model's path: below "/opt" it takes the names of OPT's matrices, finds only
+    some of them, and trains the rest of the model without OSFT's limits. The config tells the family.
+    """
+    from mini_trainer.osft_utils import MODEL_NAME_MAPPINGS, get_model_patterns
+    from transformers import AutoConfig
+
+    family = AutoConfig.from_pretrained(model_path).model_type
+    if not any(name in family for name in MODEL_NAME_MAPPINGS):
+        family = family.replace("_", "-")
+    patterns = get_model_patterns(family)
+    if patterns == get_model_patterns(model_path):
+        return None
+    print(f"{SAY}the path {model_path} looks like another model's: training the matrices of {family}")
+    return patterns
 
 
 def arguments_for_cpu(osft_args: dict) -> dict:
@@ -204,8 +225,6 @@ def run_cpu_worker(arguments: list[str]) -> None:
 
 def put_cpu_in_place_of_cuda() -> None:
     """Replaces the names by which mini-trainer reaches CUDA; for all other code torch stays itself."""
-    import resource
-
     import torch
     import torch.distributed.checkpoint.state_dict as state_dict_module
     from mini_trainer import osft_utils, setup_model_for_training, utils
@@ -245,17 +264,13 @@ def put_cpu_in_place_of_cuda() -> None:
                 seen.add(place)
         return state_dict
 
-    def peak_memory(*args, **kwargs):
-        # The device's memory is this process's. getrusage counts bytes on macOS and KiB elsewhere.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
     torch.distributed.init_process_group = init_gloo
     setup_model_for_training.init_device_mesh = init_cpu_mesh
     state_dict_module.get_model_state_dict = get_copied_state_dict
     torch.cuda.set_device = lambda *args, **kwargs: None
     torch.cuda.reset_peak_memory_stats = lambda *args, **kwargs: None
-    torch.cuda.max_memory_allocated = peak_memory
+    # There is no GPU memory; kfp-osft's metrics take a figure above 0 for a GPU's.
+    torch.cuda.max_memory_allocated = lambda *args, **kwargs: 0
 
 
 def _end_with_launcher() -> None:

@@ -97,11 +97,11 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
                              data_output_dir or str(checkpoint_dir / "_internal_data_processing"))
     data_path, manifest_path = folder / "data.jsonl", folder / "manifest.json"
     if {data_path.resolve(), manifest_path.resolve()} & {file.resolve() for file in files}:
-        raise InputError(f"training_data_output_dir={folder}: its data.jsonl or manifest.json is the dataset itself, "
-                         "which would be overwritten; give another folder")
+        raise InputError(f"training_data_output_dir={folder}: its data.jsonl or manifest.json is the dataset "
+                         "itself, which would be overwritten; give another folder")
     if folder.resolve().is_relative_to(Path(dataset_path).resolve()):
-        raise InputError(f"training_data_output_dir={folder}: lies in the dataset folder {dataset_path}, so that the "
-                         "next run would read its data.jsonl as rows; give another folder")
+        raise InputError(f"training_data_output_dir={folder}: lies in the dataset folder {dataset_path}, so that "
+                         "the next run would read its data.jsonl as rows; give another folder")
 
     manifest = read_manifest(manifest_path, data_made_from)
     if manifest and data_path.is_file():
@@ -202,7 +202,7 @@ def _conversations(dataset: Path, unmask_messages: bool, problems: Problems) -> 
         try:
             messages = messages_of(row)
             roles = {message["role"] for message in messages}
-            # instructlab-training: `unmask` opens all roles but the system's, and so does the pretraining role.
+            # instructlab-training: `unmask` and the pretraining role open all roles but the system's.
             unmask = PRETRAINING_ROLE in roles or is_unmasked(row, unmask_messages)
             messages = without_pretraining_role(messages)
             roles = {message["role"] for message in messages}

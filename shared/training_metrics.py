@@ -7,14 +7,13 @@ all ranks.
 
 import json
 import math
-import os
 import re
 import statistics
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
 from kfp_osft.shared.errors import InputError, TrainingError
+from kfp_osft.shared.publish import replacing_file
 
 _FILE_NAME = re.compile(r"training_metrics_(\d+)\.jsonl")
 
@@ -110,12 +109,13 @@ def _last_attempts(lines: Iterable[dict]) -> list[dict]:
 
 
 def write_table(steps: list[dict], path: Path) -> None:
-    """Writes one JSON object a line, with the fields' own names; whole or not at all.
+    """Writes one JSON object a line, with the fields' own names; whole or not at all. Its folder must exist.
 
     NaN and infinite values, which JSON does not have, become null.
     """
     lines = (json.dumps(_finite(step), allow_nan=False) + "\n" for step in steps)
-    write_whole(path, "".join(lines).encode())
+    with replacing_file(path) as unfinished:
+        unfinished.write_bytes("".join(lines).encode())
 
 
 def read_table(path: Path) -> list[dict]:
@@ -140,20 +140,6 @@ def read_table(path: Path) -> list[dict]:
             row["loss"] = math.nan
         rows.append(_checked(row, where, line))
     return rows
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all: beside its place, then renamed. Makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _finite(value: object) -> object:

@@ -8,6 +8,7 @@ and is compressed with bzip2, whose one implementation gives the same bytes ever
 import ast
 import base64
 import bz2
+import copy
 import inspect
 import io
 import tarfile
@@ -55,6 +56,24 @@ def stage(**options: Any) -> Callable[[Callable], PythonComponent]:
         return component
 
     return decorate
+
+
+def variant(component: PythonComponent, image: str, pip: bool) -> PythonComponent:
+    """A copy of a stage's component with another image, and, for a cluster without a package index, without pip.
+
+    Args:
+        component: of a stage; is not changed.
+        image: the container image.
+        pip: False takes the installation of KFP and of packages out of the command; the image must hold them.
+    """
+    changed = copy.deepcopy(component)
+    container = changed.component_spec.implementation.container
+    container.image = image
+    if not pip:
+        # KFP puts ["sh", "-c", <pip install ... && "$0" "$@">] before the command proper (component_factory).
+        start = next(index for index, part in enumerate(container.command) if part == "-ec") - 1
+        container.command = container.command[start:]
+    return changed
 
 
 def imported_modules(source: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""A small Hugging Face Hub on this computer: what huggingface_hub 2.4, datasets 5.2 and transformers 5.23 ask of it."""
+"""A small Hugging Face Hub on this computer.
+
+It answers what huggingface_hub 2.4, datasets 5.2 and transformers 5.23 ask of it.
+"""
 
 import hashlib
 import json
@@ -12,7 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 _API = re.compile(r"/api/(?P<kind>datasets|models)/(?P<name>[^/]+(?:/[^/]+)?)"
                   r"(?:/(?P<what>revision|tree|paths-info)/(?P<rest>.+))?")
-_RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_RESOLVE = re.compile(r"/(?P<kind>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)"
+                      r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
 @dataclass
@@ -37,8 +41,8 @@ class HubServer:
     Attributes:
         token: opens what is private or gated.
         requests: "METHOD /path" of each request so far.
-        broken: requests whose "METHOD /path" it is found in are answered with 403 (after a 500 the client would try
-            again for half a minute).
+        broken: requests whose "METHOD /path" it is found in are answered with 403 (after a 500 the client
+            would try again for half a minute).
     """
 
     token: str = "hf_testtokentesttokentesttoken"
@@ -66,8 +70,8 @@ class HubServer:
                private: bool = False, gated: bool = False) -> str:
         """Makes these files the whole content of a repository at `revision`; returns the commit's hash.
 
-        kind: datasets or models. private: without the token, as if it was not there. gated: without the token, to be
-        seen but not to be read.
+        kind: datasets or models. private: without the token, as if it was not there. gated: without the
+        token, to be seen but not to be read.
         """
         repository = self._repositories.setdefault((kind, name), _Repository({}, {}, private, gated))
         listing = "".join(f"{path} {_blob_id(content)}\n" for path, content in sorted(files.items()))
@@ -111,7 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer_json(self._api(*found.group("kind", "name"), found["what"] or "revision",
                                             found["rest"] or "main", parse_qs(url.query), body))
             elif found := _RESOLVE.fullmatch(path):
-                self._resolve("datasets" if found["kind"] else "models", *found.group("name", "revision", "path"))
+                self._resolve("datasets" if found["kind"] else "models",
+                              *found.group("name", "revision", "path"))
             else:
                 raise _Refused(404, "")
         except _Refused as refused:
@@ -120,7 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_GET
 
-    def _api(self, kind: str, name: str, what: str, rest: str, query: dict[str, list[str]], body: bytes) -> object:
+    def _api(self, kind: str, name: str, what: str, rest: str, query: dict[str, list[str]],
+             body: bytes) -> object:
         if what == "revision":
             repository, commit = self.hub._find(kind, name, rest, self.headers)
             return {"id": name, "sha": commit, "private": repository.private,

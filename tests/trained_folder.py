@@ -10,8 +10,10 @@ def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("
     for count in samples:
         checkpoint = folder / "hf_format" / f"samples_{count}"
         shutil.copytree(model, checkpoint)
-        # mini-trainer saves none.
+        # As mini-trainer leaves it.
         (checkpoint / "generation_config.json").unlink()
+        config = json.loads((checkpoint / "config.json").read_text())
+        (checkpoint / "config.json").write_text(json.dumps({**config, "use_cache": False}))
     steps = [
         {"step": step, "epoch": (step - 1) // 4, "steps_per_epoch": 4, "lr": 1e-3, "grad_norm": 2.0 - step / 10,
          "loss": 6.0 - step / 4, "num_samples": 8, "num_loss_counted_tokens": 100, "num_total_tokens": 250,

@@ -9,7 +9,7 @@ import pytest
 from kfp_osft.pipelines import example
 from kfp_osft.pipelines.answers import answers, mean_loss
 from kfp_osft.shared.train_script import hide_broken_torchvision
-from tests.tiny_model import make_tiny_model
+from tiny_model import make_tiny_model
 
 QUESTIONS = ["What is the capital of Peru?", "Is Oslo the capital of Norway?"]
 CHAT = [{"role": "user", "content": "What is the capital of Peru?"}, {"role": "assistant", "content": "Lima."}]

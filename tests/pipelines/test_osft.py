@@ -10,7 +10,8 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.shared.parameters import ALL_PARAMETERS, check_parameters
 
-STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
+STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart",
+          "export-model"]
 PARAMETER_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
 # An Argo workflow that holds the specification has to stay below etcd's limit.
 PIPELINE_LIMIT = 600_000
@@ -106,14 +107,15 @@ def test_every_input_and_output_has_a_description(specification):
 
 def test_the_defaults_train_like_the_contracts():
     checked = check_parameters({parameter.name: parameter.pipeline_default for parameter in ALL_PARAMETERS})
-    assert (checked.osft["learning_rate"], checked.osft["num_epochs"], checked.osft["unfreeze_rank_ratio"]) == (
-        5e-6, 1, 0.25)
+    keys = ("learning_rate", "num_epochs", "unfreeze_rank_ratio")
+    assert [checked.osft[key] for key in keys] == [5e-6, 1, 0.25]
 
 
 def test_preprocess_gets_every_parameter_under_its_own_name(specification):
-    given = specification["root"]["dag"]["tasks"]["preprocess"]["inputs"]["parameters"]
-    assert {name: source["componentInputParameter"] for name, source in given.items() if name != "dataset_path"} == {
-        name: name for name in ["pvc_path", *(parameter.name for parameter in ALL_PARAMETERS)]}
+    given = dict(specification["root"]["dag"]["tasks"]["preprocess"]["inputs"]["parameters"])
+    del given["dataset_path"]
+    names = ["pvc_path", *(parameter.name for parameter in ALL_PARAMETERS)]
+    assert given == {name: {"componentInputParameter": name} for name in names}
 
 
 def test_the_outputs_are_the_contracts(specification):
@@ -123,7 +125,8 @@ def test_the_outputs_are_the_contracts(specification):
         "output_metrics": "system.Metrics",
         "output_loss_chart": "system.HTML",
     }
-    assert {name: output["parameterType"] for name, output in outputs["parameters"].items()} == {"Output": "STRING"}
+    assert {name: output["parameterType"] for name, output in outputs["parameters"].items()} == {
+        "Output": "STRING"}
 
 
 def test_the_outputs_come_from_the_stages_that_make_them(specification):
@@ -138,7 +141,8 @@ def test_the_outputs_come_from_the_stages_that_make_them(specification):
 def test_secrets_go_only_to_the_stages_that_need_them(platform):
     given = {
         label.removeprefix("exec-"): {
-            secret["secretName"]: {entry["envVar"] for entry in secret["keyToEnv"]} for secret in config["secretAsEnv"]}
+            secret["secretName"]: {entry["envVar"] for entry in secret["keyToEnv"]}
+            for secret in config["secretAsEnv"]}
         for label, config in executors_of(platform).items()}
     assert given == SECRETS
 
@@ -169,8 +173,8 @@ def test_no_stage_is_cached_by_kfp_which_sees_paths_and_not_what_lies_there(spec
 
 def test_every_stage_has_a_name_that_a_person_can_read(specification):
     names = [specification["root"]["dag"]["tasks"][stage]["taskInfo"]["name"] for stage in STAGES]
-    assert names == ["Resolve dataset", "Preprocess", "Train with OSFT", "Collect metrics", "Render loss chart",
-                     "Export model"]
+    assert names == ["Resolve dataset", "Preprocess", "Train with OSFT", "Collect metrics",
+                     "Render loss chart", "Export model"]
 
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "launch-trainjob"])
@@ -181,10 +185,11 @@ def test_a_stage_requests_what_it_is_limited_to(specification, stage):
 
 
 def test_the_launcher_has_no_resources_since_kfp_would_give_them_to_the_training_pods(specification):
-    assert "resources" not in specification["deploymentSpec"]["executors"]["exec-launch-trainjob"]["container"]
+    executor = specification["deploymentSpec"]["executors"]["exec-launch-trainjob"]
+    assert "resources" not in executor["container"]
 
 
-def test_the_launcher_passes_on_what_concerns_the_training_pods_and_keeps_environment_and_volumes(specification):
+def test_the_launcher_passes_on_what_is_the_training_pods_and_keeps_environment_and_volumes(specification):
     passed = {item["field"]: item.get("applyToTask", False)
               for item in specification["components"]["comp-launch-trainjob"]["taskConfigPassthroughs"]}
     assert passed == {"RESOURCES": False, "KUBERNETES_TOLERATIONS": False, "KUBERNETES_NODE_SELECTOR": False,
@@ -216,7 +221,8 @@ def make_uri() -> str:
 
 
 @dsl.component(base_image="python:3.11")
-def use(model: dsl.Input[dsl.Model], metrics: dsl.Input[dsl.Metrics], chart: dsl.Input[dsl.HTML], status: str):
+def use(model: dsl.Input[dsl.Model], metrics: dsl.Input[dsl.Metrics], chart: dsl.Input[dsl.HTML],
+        status: str):
     print(model.path, metrics.metadata, chart.path, status)
 
 

@@ -13,7 +13,7 @@ from kfp_osft.shared.errors import TrainingError
 from kfp_osft.shared.kept_subspace import leaked_shares
 from kfp_osft.shared.local_engine import TrainerOutput, end_processes, living_processes, train_locally
 from kfp_osft.shared.train_script import hide_broken_torchvision
-from tests.tiny_model import make_tiny_model, write_chat_rows
+from tiny_model import make_tiny_model, write_chat_rows
 
 RATIO = 0.5
 ARGS = {"osft": {"num_epochs": 2}, "device": "cpu"}

@@ -52,6 +52,15 @@ def test_the_weights_are_on_the_pvc_once(tmp_path: Path, tiny_model: Path):
     assert (tmp_path / "final_model" / "model.safetensors").samefile(checkpoint)
 
 
+def test_the_cache_is_on_again_in_the_model_and_the_checkpoint_is_left_as_it_is(tmp_path: Path, tiny_model: Path):
+    folder = make_trained_folder(tmp_path / "checkpoints", tiny_model)
+
+    export_model(str(folder), str(tmp_path), _artifact(tmp_path / "artifact"))
+
+    assert json.loads((tmp_path / "final_model/config.json").read_text())["use_cache"] is True
+    assert json.loads((folder / "hf_format/samples_64.0/config.json").read_text())["use_cache"] is False
+
+
 def test_every_file_can_be_read_by_others_as_serving_pods_must(tmp_path: Path, tiny_model: Path):
     folder = make_trained_folder(tmp_path / "checkpoints", tiny_model)
     (folder / "hf_format" / "samples_64.0" / "model.safetensors").chmod(0o600)

@@ -44,7 +44,7 @@ CONTRACT = [
     ("training_fsdp_sharding_strategy", str, True, None),
 ]
 
-# A value other than the default, and where it goes: (place, key, what arrives), or None for those that go nowhere.
+# A value other than the default, and where it goes: (place, key, what arrives), or None for nowhere.
 ARRIVALS = {
     "training_base_model": ("org/model", ("osft", "model_path", "org/model")),
     "training_effective_batch_size": (32, ("osft", "effective_batch_size", 32)),
@@ -63,7 +63,8 @@ ARRIVALS = {
     "training_resource_num_workers": (2, ("trainjob", "num_workers", 2)),
     "training_metadata_labels": ("team=nlp,kueue.x-k8s.io/queue-name=q",
                                  ("trainjob", "labels", {"team": "nlp", "kueue.x-k8s.io/queue-name": "q"})),
-    "training_metadata_annotations": ("note=any text: yes", ("trainjob", "annotations", {"note": "any text: yes"})),
+    "training_metadata_annotations": ("note=any text: yes",
+                                      ("trainjob", "annotations", {"note": "any text: yes"})),
     "training_unfreeze_rank_ratio": (0.5, ("osft", "unfreeze_rank_ratio", 0.5)),
     "training_osft_memory_efficient_init": (False, None),
     "training_target_patterns": ("self_attn.q_proj, mlp.up_proj,",
@@ -132,7 +133,8 @@ def problems(given):
 def test_the_declared_parameters_are_the_contracts_in_its_order_with_its_types_and_defaults():
     declared = [(parameter.name, parameter.type, parameter.optional, typed(parameter.default))
                 for parameter in TRAINING_PARAMETERS]
-    assert declared == [(name, type_, optional, typed(default)) for name, type_, optional, default in CONTRACT]
+    assert declared == [(name, type_, optional, typed(default))
+                        for name, type_, optional, default in CONTRACT]
 
 
 def test_the_only_extension_of_the_contract_is_the_runtime():
@@ -333,8 +335,8 @@ def test_a_list_that_cannot_be_used_is_an_error_that_names_the_item(name, text, 
 
 
 @pytest.mark.parametrize(
-    "key", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "wandb_api_key", "OCI_PULL_SECRET_MODEL_DOWNLOAD",
-            "DB_PASSWORD", "TOKEN"])
+    "key", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "wandb_api_key",
+            "OCI_PULL_SECRET_MODEL_DOWNLOAD", "DB_PASSWORD", "TOKEN"])
 def test_a_secret_in_training_envs_is_refused_and_not_repeated(key):
     (message,) = problems({"training_envs": f"A=1,{key}=hf_do_not_tell"})
     assert f"'{key}' looks like a secret" in message and "hf_do_not_tell" not in message
@@ -364,8 +366,8 @@ def test_all_problems_are_told_at_once():
         "training_metadata_labels": "a=b c",
     })
     names = [line.split("=")[0].split(":")[0].split(" ")[0] for line in lines]
-    assert sorted(names) == ["training_envs", "training_metadata_labels", "training_num_epoch", "training_seed",
-                             "training_unfreeze_rank_ratio"]
+    assert sorted(names) == ["training_envs", "training_metadata_labels", "training_num_epoch",
+                             "training_seed", "training_unfreeze_rank_ratio"]
 
 
 def test_memory_efficient_init_off_is_a_warning_that_says_what_runs():
@@ -425,7 +427,7 @@ def training_hub():
 
 @pytest.fixture
 def trainer_receives(training_hub, monkeypatch, tmp_path):
-    """Calls the real training_hub.osft up to mini-trainer's door; returns what would train, and what the data got."""
+    """Calls the real training_hub.osft up to mini-trainer's door; returns what trainer and data would get."""
     import mini_trainer
     from training_hub.algorithms.osft import MiniTrainerOSFTBackend
 
@@ -445,7 +447,8 @@ def trainer_receives(training_hub, monkeypatch, tmp_path):
         # execute_training imports run_training from mini_trainer when it is called.
         monkeypatch.setattr(mini_trainer, "run_training", run_training)
         monkeypatch.setattr(MiniTrainerOSFTBackend, "_process_data", process_data)
-        training_hub.osft(data_path="rows.jsonl", ckpt_output_dir=str(tmp_path), **check_parameters(given).osft)
+        osft = check_parameters(given).osft
+        training_hub.osft(data_path="rows.jsonl", ckpt_output_dir=str(tmp_path), **osft)
         return received["train_args"], received["data"]
 
     return receive

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from kfp_osft.shared import train_script
+from kfp_osft.shared.local_engine import process_table
 
 SCRIPT = Path(train_script.__file__).resolve()
 
@@ -27,11 +28,26 @@ class StreamablePopen:
     def __init__(self, log_file, command):
         self.command = command
 """
+# As mini-trainer 0.9 has it: the first name that is a part of the model's path.
+OSFT_UTILS = """
+MODEL_NAME_MAPPINGS = {"opt": "opt", "qwen": "qwen"}
+
+def get_model_patterns(name):
+    return next(([f"{key}_matrices"] for key in MODEL_NAME_MAPPINGS if key in name), ["default_matrices"])
+"""
+TRANSFORMERS = """
+class AutoConfig:
+    model_type = "qwen2"
+
+    @classmethod
+    def from_pretrained(cls, path):
+        return cls
+"""
 TRAINING_HUB = """
 import json, os, pathlib, shutil
 from mini_trainer import api_train
 
-def osft(model_path=None, ckpt_output_dir=None, learning_rate=None, use_liger=None, nproc_per_node=None,
+def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_rate=None, use_liger=None, nproc_per_node=None,
          node_rank=None, save_final_checkpoint=None, checkpoint_at_epoch=None, *, callbacks=None, **kwargs):
     given = {name: value for name, value in locals().items() if value is not None and name != "kwargs"}
     seen = {"args": given}
@@ -61,6 +77,8 @@ def image(tmp_path):
     (folder / "torch.py").write_text(TORCH)
     (folder / "mini_trainer" / "__init__.py").write_text("")
     (folder / "mini_trainer" / "api_train.py").write_text(API_TRAIN)
+    (folder / "mini_trainer" / "osft_utils.py").write_text(OSFT_UTILS)
+    (folder / "transformers.py").write_text(TRANSFORMERS)
     (folder / "training_hub.py").write_text(TRAINING_HUB)
     (folder / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     return folder
@@ -73,7 +91,7 @@ def run(image, tmp_path):
     def run_script(osft=None, device="auto", command=(str(SCRIPT),), **env):
         checkpoint_dir = tmp_path / "checkpoints"
         (checkpoint_dir / "seen.json").unlink(missing_ok=True)
-        osft = {"ckpt_output_dir": str(checkpoint_dir), **(osft or {})}
+        osft = {"model_path": "/models/qwen", "ckpt_output_dir": str(checkpoint_dir), **(osft or {})}
         encoded = base64.b64encode(json.dumps({"osft": osft, "device": device}).encode()).decode()
         process = subprocess.run(
             [sys.executable, *command],
@@ -95,7 +113,7 @@ def test_it_imports_nothing_that_a_training_image_lacks():
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             imported.add(node.module.split(".")[0])
-    assert imported - sys.stdlib_module_names == {"torch", "training_hub", "mini_trainer"}
+    assert imported - sys.stdlib_module_names == {"torch", "transformers", "training_hub", "mini_trainer"}
 
 
 def test_its_text_fits_into_a_trainjob_command():
@@ -106,6 +124,7 @@ def test_with_a_gpu_arguments_and_mini_trainer_stay_as_they_are(run, tmp_path):
     process, seen = run({"use_liger": True, "nproc_per_node": "auto", "learning_rate": 0.1}, GPUS="1")
     assert process.returncode == 0, process.stderr
     assert seen["args"] == {
+        "model_path": "/models/qwen",
         "ckpt_output_dir": str(tmp_path / "checkpoints"),
         "use_liger": True,
         "nproc_per_node": "auto",
@@ -166,6 +185,31 @@ def test_on_the_cpu_liger_is_switched_off_and_said(run):
     process, seen = run({"use_liger": True})
     assert seen["args"]["use_liger"] is False
     assert "Liger kernels need a GPU" in process.stdout
+
+
+def test_a_path_that_looks_like_another_family_does_not_choose_the_matrices(run):
+    process, seen = run({"model_path": "/opt/models/qwen"})
+    assert seen["args"]["target_patterns"] == ["qwen_matrices"]
+    assert "the path /opt/models/qwen looks like another model's" in process.stdout
+
+
+def test_matrices_that_were_asked_for_are_the_ones(run):
+    _, seen = run({"model_path": "/opt/models/qwen", "target_patterns": ["q_proj"]})
+    assert seen["args"]["target_patterns"] == ["q_proj"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "matrices"), [("/opt/app-root/model", "mlp.gate_proj"), ("/data/model", None)])
+def test_the_matrices_of_a_real_model_are_its_familys_wherever_it_lies(path, matrices, tiny_model, monkeypatch):
+    from mini_trainer.osft_utils import get_model_patterns
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(tiny_model)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda asked: config)
+    if matrices:
+        assert matrices not in get_model_patterns(path), "mini-trainer goes by the family itself now"
+    patterns = train_script.target_patterns_of_family(path)
+    assert patterns is None if matrices is None else matrices in patterns
 
 
 def test_torchrun_is_found_beside_the_interpreter(run):
@@ -290,10 +334,10 @@ def test_a_worker_ends_when_the_launcher_or_torchrun_was_killed(killed):
         process = launcher if killed == "launcher" else torchrun
         process.kill()
         process.wait()
-        # Its end of the pipe closes when it ends.
-        started = time.monotonic()
-        assert torchrun.stdout.read() == ""
-        assert time.monotonic() - started < 10
+        deadline = time.monotonic() + 10
+        while any(pid == worker and not state.startswith("Z") for pid, state, *_ in process_table()):
+            assert time.monotonic() < deadline, "the worker lives on"
+            time.sleep(0.1)
     finally:
         for process in (launcher, torchrun):
             process.kill()

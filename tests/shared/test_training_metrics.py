@@ -181,8 +181,8 @@ def test_the_file_of_a_node_that_took_no_part_in_this_training_is_not_mixed_in(t
 
 def test_a_table_comes_back_as_it_was_written(tmp_path):
     steps = [line(1, 3.5, extra={"a": [1, 2.5]}), line(2, 3.0)]
-    write_table(steps, tmp_path / "new" / "metrics.jsonl")
-    assert read_table(tmp_path / "new" / "metrics.jsonl") == steps
+    write_table(steps, tmp_path / "metrics.jsonl")
+    assert read_table(tmp_path / "metrics.jsonl") == steps
 
 
 def test_a_table_is_valid_json_where_the_training_was_not_finite(tmp_path):

@@ -84,8 +84,8 @@ def test_every_way_to_import_a_module_is_found(shared_folder, source):
 
 @pytest.mark.parametrize(
     "source",
-    ["import json", "from pathlib import Path", "import kfp_osft", "from kfp_osft.stages.embedding import stage",
-     "from kfp_osft.shared_things.one import f", "text = 'from kfp_osft.shared.one import f'"])
+    ["import json", "from pathlib import Path", "import kfp_osft",
+     "from kfp_osft.stages.embedding import stage", "from kfp_osft.shared_things.one import f", "text = 'from kfp_osft.shared.one import f'"])
 def test_other_imports_are_not_embedded(shared_folder, source):
     shared_folder(one="")
     assert imported_modules(source) == []
@@ -113,7 +113,8 @@ def test_no_module_of_shared_uses_a_relative_import_which_embedding_does_not_fol
 def test_a_stage_embeds_what_it_runs_and_nothing_else(component):
     names = [member.name for member in members_of(program(component))]
     source = program(component).split("_tell_briefly()\n", 1)[1]
-    assert names == sorted({f"kfp_osft/shared/{name}.py" for name in ["__init__", "errors", *imported_modules(source)]})
+    modules = {"__init__", "errors", *imported_modules(source)}
+    assert names == [f"kfp_osft/shared/{name}.py" for name in sorted(modules)]
     assert len(names) > 2
 
 
@@ -152,8 +153,8 @@ def test_a_stage_may_have_an_image_of_its_own():
 
 def test_the_archive_tells_nothing_of_the_machine_it_was_made_on():
     for member in members_of(program(stages.preprocess)):
-        assert (member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode, member.isfile()) == (
-            0, 0, 0, "", "", 0o644, True)
+        owner = (member.uid, member.gid, member.uname, member.gname)
+        assert (member.mtime, owner, member.mode, member.isfile()) == (0, (0, 0, "", ""), 0o644, True)
 
 
 def test_another_folder_other_times_modes_and_caches_give_the_same_bytes(tmp_path, monkeypatch):
@@ -193,8 +194,9 @@ def run_alone(source, folder):
     """Runs Python with the standard library only: no site-packages, so no kfp_osft and no kfp."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     (folder / "tmp").mkdir()
-    return subprocess.run([sys.executable, "-I", "-S", "-c", source], cwd=folder, capture_output=True, text=True,
-                          env={**environment, "TMPDIR": str(folder / "tmp")})
+    environment["TMPDIR"] = str(folder / "tmp")
+    return subprocess.run([sys.executable, "-I", "-S", "-c", source], cwd=folder, env=environment,
+                          capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("component", STAGES, ids=stages.__all__)
@@ -214,7 +216,7 @@ print(json.dumps([_embedded.name, *(module.__file__ for module in modules)]))
 
 
 def test_the_embedded_code_comes_before_an_installed_kfp_osft(tmp_path):
-    source = unpacking(stages.resolve_dataset) + "import kfp_osft.shared.log as module\nprint(module.__file__)\n"
+    source = f"{unpacking(stages.resolve_dataset)}\nimport kfp_osft.shared.log\nprint(kfp_osft.shared.log.__file__)"
     process = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert not Path(process.stdout.strip()).is_relative_to(SHARED)
@@ -226,7 +228,8 @@ def test_the_embedded_code_comes_before_an_installed_kfp_osft(tmp_path):
      ("TrainingError('out of memory')", "Training failed: out of memory\n")])
 def test_a_stage_tells_our_errors_without_a_traceback(raised, told, tmp_path):
     process = run_alone(f"{unpacking(stages.launch_trainjob)}\n"
-                        f"from kfp_osft.shared.errors import InputError, TrainingError\nraise {raised}", tmp_path)
+                        f"from kfp_osft.shared.errors import InputError, TrainingError\nraise {raised}\n",
+                        tmp_path)
     assert (process.returncode, process.stdout, process.stderr) == (1, told, "")
 
 

@@ -24,6 +24,7 @@ def test_the_model_is_on_the_pvc_and_in_the_artifact_and_generates(kfp_local: Pa
     for place in (pvc / "final_model", Path(artifact.path)):
         tokenizer = AutoTokenizer.from_pretrained(place)
         model = AutoModelForCausalLM.from_pretrained(place)
+        assert model.config.use_cache
         assert model.generation_config.eos_token_id == tokenizer.eos_token_id
         prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True,
                                                return_tensors="pt", return_dict=True)

@@ -1,0 +1,281 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kfp_osft.pipelines import cli
+from kfp_osft.shared.errors import InputError, TrainingError
+from kfp_osft.shared.parameters import TRAINING_PARAMETERS
+
+COMMAND = Path(sys.executable).with_name("kfp-osft")
+RUN = ["run", "--dataset", "rows.jsonl"]
+
+# What a person types after an option, and what the training parameter is then.
+TYPED = {
+    "training_base_model": ("org/model", "org/model"),
+    "training_effective_batch_size": ("16", 16),
+    "training_max_tokens_per_gpu": ("2048", 2048),
+    "training_max_seq_len": ("256", 256),
+    "training_learning_rate": ("1e-4", 1e-4),
+    "training_lr_warmup_steps": ("5", 5),
+    "training_checkpoint_at_epoch": ("true", True),
+    "training_num_epochs": ("3", 3),
+    "training_data_output_dir": ("tokens", "tokens"),
+    "training_envs": ("A=1,B=x=y", "A=1,B=x=y"),
+    "training_resource_cpu_per_worker": ("500m", "500m"),
+    "training_resource_gpu_per_worker": ("0", 0),
+    "training_resource_memory_per_worker": ("4Gi", "4Gi"),
+    "training_resource_num_procs_per_worker": ("2", "2"),
+    "training_resource_num_workers": ("2", 2),
+    "training_metadata_labels": ("team=nlp", "team=nlp"),
+    "training_metadata_annotations": ("note=x", "note=x"),
+    "training_unfreeze_rank_ratio": ("0.5", 0.5),
+    "training_osft_memory_efficient_init": ("False", False),
+    "training_target_patterns": ("q_proj,v_proj", "q_proj,v_proj"),
+    "training_seed": ("7", 7),
+    "training_use_liger": ("TRUE", True),
+    "training_use_processed_dataset": ("true", True),
+    "training_unmask_messages": ("false", False),
+    "training_lr_scheduler": ("linear", "linear"),
+    "training_lr_scheduler_kwargs": ("num_cycles=2", "num_cycles=2"),
+    "training_save_final_checkpoint": ("false", False),
+    "training_fsdp_sharding_strategy": ("NO_SHARD", "NO_SHARD"),
+}
+
+
+def short(name: str) -> str:
+    """The option of a training parameter."""
+    return "--" + name.removeprefix("training_").replace("_", "-")
+
+
+def full(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs the command, which must refuse in one line on stderr with exit code 2; returns the line."""
+
+    def run(*arguments: str) -> str:
+        try:
+            code = cli.main(arguments)
+        except SystemExit as error:
+            code = error.code
+        output = capsys.readouterr()
+        assert (code, output.out) == (2, "")
+        (line,) = output.err.splitlines()
+        return line
+
+    return run
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Takes the place of the local run; returns the calls with their arguments."""
+    calls = []
+
+    def run_locally(output_dir, dataset, dataset_split, training):
+        calls.append({"output_dir": output_dir, "dataset": dataset, "dataset_split": dataset_split,
+                      "training": training})
+        raise TrainingError("stopped")
+
+    monkeypatch.setattr("kfp_osft.pipelines.local_run.run_locally", run_locally)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "kfp-osft: the following arguments are required: {demo,run,compile}"),
+        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,compile}"),
+        (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
+        (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
+        (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
+        (["run"], "kfp-osft run: the following arguments are required: --dataset"),
+        ([*RUN, "--num-epoch", "1", "--epochs", "1"], "kfp-osft: unrecognized arguments: --epochs 1"),
+        ([*RUN, "--num-epochs"],
+         "kfp-osft run: argument --num-epochs/--training-num-epochs: expected one argument"),
+        ([*RUN, "--num-epochs", "two"],
+         "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: 'two'"),
+        ([*RUN, "--num-epochs", "1.5"],
+         "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: '1.5'"),
+        ([*RUN, "--learning-rate", "fast"],
+         "kfp-osft run: argument --learning-rate/--training-learning-rate: invalid float value: 'fast'"),
+        ([*RUN, "--use-liger", "maybe"],
+         "kfp-osft run: argument --use-liger/--training-use-liger: 'maybe' is not true or false"),
+        ([*RUN, "--lr", "1"],
+         "kfp-osft run: ambiguous option: --lr could match "
+         "--lr-warmup-steps, --lr-scheduler, --lr-scheduler-kwargs"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments, line):
+    assert refused(*arguments) == line
+
+
+def test_an_unknown_command_is_refused_in_one_line_that_names_the_commands(refused):
+    line = refused("train")
+    assert line.startswith("kfp-osft: argument {demo,run,compile}: invalid choice: 'train'")
+    assert all(command in line for command in ("demo", "run", "compile"))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--num-epochs", "0"], "training_num_epochs=0 is not allowed"),
+        (["--learning-rate", "nan"], "training_learning_rate=nan is not allowed"),
+        (["--learning-rate=-1e-5"], "training_learning_rate=-1e-05 is not allowed"),
+        (["--unfreeze-rank-ratio", "2"], "training_unfreeze_rank_ratio=2.0 is not allowed"),
+        (["--lr-scheduler", "cosin"], "training_lr_scheduler='cosin' is not allowed"),
+        (["--fsdp-sharding-strategy", "ALL"], "training_fsdp_sharding_strategy='ALL' is not allowed"),
+        (["--envs", "A"], "training_envs: an item has no '='"),
+        (["--envs", "HF_TOKEN=hf_x"], "training_envs: 'HF_TOKEN' looks like a secret"),
+        (["--base-model", ""], "training_base_model='' is not allowed"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_before_anything_runs(refused, tmp_path, options, problem):
+    output_dir = tmp_path / "output"
+    line = refused(*RUN, "--output-dir", str(output_dir), *options)
+    assert line.startswith(f"kfp-osft run: {problem}")
+    assert not output_dir.exists()
+
+
+def test_several_problems_are_one_line(refused):
+    line = refused(*RUN, "--num-epochs", "0", "--seed", "-5")
+    assert "training_num_epochs=0 is not allowed" in line and "; training_seed=-5 is not allowed" in line
+
+
+@pytest.mark.parametrize("command", [["compile"], RUN])
+def test_an_output_folder_that_cannot_be_written_is_refused(refused, tmp_path, command):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "output"
+    line = refused(*command, "--output-dir", str(folder))
+    assert line == f"kfp-osft {command[0]}: --output-dir={folder} cannot be written: Not a directory"
+
+
+@pytest.mark.skipif(not COMMAND.exists(), reason="kfp-osft is not installed beside this interpreter")
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [(["run"], "kfp-osft run: the following arguments are required: --dataset"),
+     ([*RUN, "--seed", "-5"], "kfp-osft run: training_seed=-5 is not allowed; "
+                              "allowed: an integer from 0 to 4294967295")],
+)
+def test_the_installed_command_refuses_in_the_same_way(tmp_path, arguments, line):
+    process = subprocess.run([COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (2, "", f"{line}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_module_is_the_command_too(tmp_path):
+    process = subprocess.run([sys.executable, "-m", "kfp_osft.pipelines.cli", "run"], cwd=tmp_path,
+                             capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+
+
+def test_every_training_parameter_has_an_option():
+    assert set(TYPED) == {parameter.name for parameter in TRAINING_PARAMETERS}
+
+
+@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize("option", [short, full])
+def test_an_option_reaches_the_run_with_the_parameters_type(started, tmp_path, option, name):
+    text, value = TYPED[name]
+    cli.main([*RUN, "--output-dir", str(tmp_path), option(name), text])
+    (call,) = started
+    assert call["training"] == {name: value}
+    assert type(call["training"][name]) is type(value)
+
+
+def test_without_options_nothing_is_passed_and_the_pipelines_defaults_hold(started):
+    cli.main(RUN)
+    assert started == [{"output_dir": Path("kfp-osft-output/run"), "dataset": "rows.jsonl",
+                        "dataset_split": "train", "training": {}}]
+
+
+def test_the_dataset_options_reach_the_run(started, tmp_path):
+    cli.main(["run", "--dataset", "org/rows", "--dataset-split", "validation", "--output-dir", str(tmp_path)])
+    assert (started[0]["dataset"], started[0]["dataset_split"], started[0]["output_dir"]) == (
+        "org/rows", "validation", tmp_path)
+
+
+def test_a_base_model_folder_is_passed_by_its_whole_path(started, tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    cli.main([*RUN, "--base-model", "model"])
+    assert started[0]["training"] == {"training_base_model": str(tmp_path.resolve() / "model")}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("first\nsecond"), 2, "kfp-osft run: first; second"),
+        (TrainingError("out of memory\nat step 3"), 1, "kfp-osft run: out of memory; at step 3"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 1,
+         "kfp-osft run: torch is not installed; running on this computer needs kfp-osft[local]"),
+        (KeyboardInterrupt(), 130,
+         "kfp-osft run: interrupted; what was complete is used again by the next run"),
+    ],
+)
+def test_how_a_run_ends_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, line):
+    def run_locally(*arguments):
+        raise error
+
+    monkeypatch.setattr("kfp_osft.pipelines.local_run.run_locally", run_locally)
+    assert cli.main(RUN) == code
+    assert capsys.readouterr().err.strip() == line
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
+    def run_locally(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("kfp_osft.pipelines.local_run.run_locally", run_locally)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(RUN)
+
+
+def test_compile_writes_the_pipeline_and_the_six_stages_and_says_where(tmp_path, capsys):
+    assert cli.main(["compile", "--output-dir", str(tmp_path / "yaml")]) == 0
+    files = sorted((tmp_path / "yaml").iterdir())
+    assert [file.name for file in files] == sorted(f"{name}.yaml" for name in (
+        "osft_pipeline", "resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics",
+        "render_loss_chart", "export_model"))
+    assert sorted(capsys.readouterr().out.splitlines()) == [str(file) for file in files]
+
+
+@pytest.mark.parametrize(
+    ("command", "shows"),
+    [
+        ([], ["demo", "run", "compile"]),
+        (["demo"], ["--output-dir", "kfp-osft-output/demo"]),
+        (["run"], ["--dataset", "--dataset-split", "--output-dir", "kfp-osft-output/run"]),
+        (["compile"], ["--output-dir", "(default: compiled)"]),
+    ],
+)
+def test_help_shows_the_commands_and_their_options(capsys, command, shows):
+    with pytest.raises(SystemExit) as end:
+        cli.main([*command, "--help"])
+    output = capsys.readouterr()
+    assert (end.value.code, output.err) == (0, "")
+    assert [text for text in shows if text not in output.out] == []
+
+
+def test_help_of_run_tells_every_training_parameter_and_its_default(capsys, monkeypatch):
+    # Wide enough that no word is broken in two.
+    monkeypatch.setenv("COLUMNS", "10000")
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for parameter in TRAINING_PARAMETERS:
+        kind = parameter.type.__name__
+        told = (f"{short(parameter.name)} {kind}, {full(parameter.name)} {kind} {parameter.description} "
+                f"Default: {parameter.pipeline_default!r}.")
+        assert told in text
+
+
+def test_help_loads_no_training_library(tmp_path):
+    program = ("import sys; from kfp_osft.pipelines.cli import main\n"
+               "try:\n    main(['run', '--help'])\nexcept SystemExit:\n"
+               "    print('torch' in sys.modules, 'transformers' in sys.modules)")
+    process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert process.stdout.splitlines()[-1] == "False False", process.stderr

@@ -8,6 +8,7 @@ from kfp.dsl import pipeline_context
 from kfp_osft.pipelines.osft import osft_pipeline
 from kfp_osft.pipelines.osft_task import OsftTask
 from kfp_osft.pipelines.signature import contract_parameters
+from kfp_osft.pipelines.task_config import apply_task_config
 from kfp_osft.pipelines.wiring import add_stages
 from kfp_osft.shared.errors import InputError
 
@@ -29,23 +30,26 @@ def train_model(
         dataset: Input training dataset artifact: its data, or what its metadata pvc_path, pvc_dir or artifact_path
             names.
         training parameters:
-        kubernetes_config: Filled in by KFP for the training stage; leave it out, and set volumes, environment,
-            resources and placement on the returned task.
+        kubernetes_config: Volumes, environment, resources and placement of the training pods, in addition to what is
+            set on the returned task. Only in a pipeline.
 
     Returns:
         A task whose outputs are output_model, output_metrics, output_loss_chart and Output ("training completed").
 
     Raises:
         TypeError: unknown, missing or positional arguments.
-        InputError: kubernetes_config given; outside a pipeline, a dataset that is missing or is not an artifact.
+        InputError: a field of kubernetes_config that KFP cannot express; outside a pipeline, kubernetes_config, or a
+            dataset that is missing or is not an artifact.
     """
-    if kubernetes_config is not None:
-        raise InputError("kubernetes_config is filled in by KFP and cannot be given; set volumes, environment, "
-                         "resources and placement on the task that train_model returns")
     # None means: not passed, the default of the library holds.
     training = {name: value for name, value in training.items() if value is not None}
     if pipeline_context.Pipeline.get_default_pipeline() is not None:
-        return OsftTask(add_stages(pvc_path, training, dataset=dataset))
+        task = OsftTask(add_stages(pvc_path, training, dataset=dataset))
+        if kubernetes_config is not None:
+            apply_task_config(task.tasks.launch_trainjob, kubernetes_config)
+        return task
+    if kubernetes_config is not None:
+        raise InputError("kubernetes_config: a run on this computer has no pods; leave it out")
     return osft_pipeline(pvc_path=pvc_path, dataset_uri=_location(dataset), **training)
 
 

@@ -87,3 +87,48 @@ def test_a_file_loads_as_a_component_with_the_inputs_and_outputs_of_its_source(f
         assert found == expected
     defaults = {key: spec.default for key, spec in (loaded.component_spec.inputs or {}).items()}
     assert defaults == {key: spec.default for key, spec in (source.component_spec.inputs or {}).items()}
+
+
+def _platform(folder: Path) -> dict:
+    _, platform = yaml.safe_load_all((folder / "osft_pipeline.yaml").read_text(encoding="utf-8"))
+    return platform["platforms"]["kubernetes"]
+
+
+def _containers(folder: Path) -> list[dict]:
+    return [executor["container"] for file in folder.glob("*.yaml")
+            for executor in next(yaml.safe_load_all(file.read_text(encoding="utf-8")))["deploymentSpec"][
+                "executors"].values()]
+
+
+def test_the_workspace_is_as_it_was_asked_for(tmp_path):
+    compile_all(tmp_path, workspace_size="5Gi", storage_class="nfs", access_modes=["ReadWriteOnce"])
+
+    assert _platform(tmp_path)["pipelineConfig"]["workspace"] == {
+        "size": "5Gi",
+        "kubernetes": {"pvcSpecPatch": {"accessModes": ["ReadWriteOnce"], "storageClassName": "nfs"}},
+    }
+
+
+def test_a_secret_has_the_name_that_was_asked_for_and_the_others_theirs(tmp_path):
+    compile_all(tmp_path, secret_names={"s3": "my-s3"})
+
+    names = {secret["secretName"] for executor in _platform(tmp_path)["deploymentSpec"]["executors"].values()
+             for secret in executor["secretAsEnv"]}
+    assert names == {"my-s3", "kubernetes-credentials", "hf-token", "oci-pull-secret-model-download"}
+
+
+def test_every_stage_runs_in_the_image_that_was_asked_for(tmp_path):
+    compile_all(tmp_path, image="registry.example/mine:1")
+
+    assert {container["image"] for container in _containers(tmp_path)} == {"registry.example/mine:1"}
+
+
+def test_without_pip_nothing_is_installed_and_the_program_is_the_same(fresh, tmp_path):
+    compile_all(tmp_path, pip=False)
+
+    with_pip, without = _containers(fresh), _containers(tmp_path)
+    assert len(without) == len(with_pip) == 12
+    for container, same in zip(without, with_pip, strict=True):
+        assert "pip" not in " ".join(container["command"][:-1])
+        assert container["command"] == same["command"][3:]
+        assert container["args"] == same["args"]

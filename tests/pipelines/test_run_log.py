@@ -1,11 +1,16 @@
 import contextlib
+import importlib.util
 import io
 import re
 
+import kfp
 import pytest
 from kfp import dsl
 
 from kfp_osft.pipelines.run_log import RunLog, without_colors
+
+pytestmark = pytest.mark.skipif(kfp.__version__ < "2.16" and importlib.util.find_spec("docker") is None,
+                                reason="kfp.local imports docker before 2.16")
 
 
 # Named like two of the stages. What is in them needs nothing but Python.

@@ -220,14 +220,6 @@ def test_a_constant_of_another_type_is_refused_when_the_pipeline_is_compiled(nam
         compile_(callers)
 
 
-def test_kubernetes_config_is_refused_because_kfp_fills_it_in():
-    def callers():
-        train_model(pvc_path="/pvc", kubernetes_config=dsl.TaskConfig())
-
-    with pytest.raises(InputError, match="kubernetes_config is filled in by KFP"):
-        compile_(callers)
-
-
 # In a pipeline: the same as osft_pipeline
 
 

@@ -84,8 +84,9 @@ def test_every_way_to_import_a_module_is_found(shared_folder, source):
 
 @pytest.mark.parametrize(
     "source",
-    ["import json", "from pathlib import Path", "import kfp_osft",
-     "from kfp_osft.stages.embedding import stage", "from kfp_osft.shared_things.one import f", "text = 'from kfp_osft.shared.one import f'"])
+    ["import json", "from pathlib import Path", "import kfp_osft", "import kfp_osft.stages.embedding",
+     "from kfp_osft.stages.embedding import stage", "from kfp_osft.shared_things.one import f",
+     "text = 'from kfp_osft.shared.one import f'"])
 def test_other_imports_are_not_embedded(shared_folder, source):
     shared_folder(one="")
     assert imported_modules(source) == []
@@ -216,7 +217,7 @@ print(json.dumps([_embedded.name, *(module.__file__ for module in modules)]))
 
 
 def test_the_embedded_code_comes_before_an_installed_kfp_osft(tmp_path):
-    source = f"{unpacking(stages.resolve_dataset)}\nimport kfp_osft.shared.log\nprint(kfp_osft.shared.log.__file__)"
+    source = f"{unpacking(stages.resolve_dataset)}\nfrom kfp_osft.shared import log\nprint(log.__file__)\n"
     process = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert not Path(process.stdout.strip()).is_relative_to(SHARED)

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytest_kfp_local import KfpLocal
 from tiny_model import make_tiny_model, write_chat_rows
+
+pytest_plugins = ["pytest_kfp_local"]
 
 #: A training of the tiny model in seconds, by the contract's names.
 TINY_TRAINING = {
@@ -33,10 +36,31 @@ def chat_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kfp_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """kfp.local's subprocess runner in this environment; returns the folder of its artifacts."""
+def kfp_local(kfp_local: KfpLocal, monkeypatch: pytest.MonkeyPatch) -> KfpLocal:
+    """The plugin's: runs one component or pipeline; launch_trainjob trains on this computer."""
+    monkeypatch.setenv("OSFT_LAUNCHER", "local")
+    return kfp_local
+
+
+@pytest.fixture
+def errors_of(kfp_local: KfpLocal) -> Callable[..., list[str]]:
+    """Runs a stage that must fail, and returns the lines of its error as a person reads them."""
+
+    def run(stage: Callable, **arguments: object) -> list[str]:
+        result = kfp_local.run(stage, check=False, **arguments)
+        assert result.state == "FAILURE"
+        assert "Traceback" not in result.log
+        return [line.removeprefix("Error: ") for line in result.log.splitlines() if line.startswith("Error: ")]
+
+    return run
+
+
+@pytest.fixture
+def users_kfp_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """kfp.local as a user sets it up, in this environment; returns the folder of its artifacts."""
     from kfp import local
 
+    monkeypatch.setattr(local.config.LocalExecutionConfig, "instance", None)
     monkeypatch.setenv("OSFT_LAUNCHER", "local")
     # KFP leaves its stages' programs in the temporary folder.
     (tmp_path / "tmp").mkdir()
@@ -46,16 +70,8 @@ def kfp_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "artifacts"
 
 
-@pytest.fixture
-def failing_stage(kfp_local: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """Runs a stage that must fail, and returns the lines of its error as a person reads them."""
-
-    def run(stage: Callable, **arguments: object) -> list[str]:
-        with pytest.raises(RuntimeError, match="FAILURE"):
-            stage(**arguments)
-        output = capfd.readouterr().out
-        assert "Traceback" not in output
-        return [line.strip().removeprefix("Error: ") for line in output.splitlines()
-                if line.strip().startswith("Error: ")]
-
-    return run
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The plugin's own tests start pytest in pytest: half a minute."""
+    for item in items:
+        if "pytest_kfp_local" in item.path.parts:
+            item.add_marker(pytest.mark.slow)

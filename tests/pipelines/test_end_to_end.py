@@ -40,7 +40,7 @@ def _loads_and_answers(folder: str) -> str:
 
 
 def test_the_sub_pipeline_trains_and_train_model_outside_a_pipeline_uses_it_again(
-        kfp_local: Path, tmp_path: Path, tiny_model: Path, chat_rows: Path, capfd):
+        users_kfp_local: Path, tmp_path: Path, tiny_model: Path, chat_rows: Path, capfd):
     pvc = tmp_path / "pvc"
     training = {"training_base_model": str(tiny_model), **TINY_TRAINING}
 
@@ -69,7 +69,7 @@ def test_the_sub_pipeline_trains_and_train_model_outside_a_pipeline_uses_it_agai
 
 
 def test_train_model_in_a_callers_pipeline_takes_its_dataset_and_gives_it_the_model(
-        kfp_local: Path, tmp_path: Path, tiny_model: Path, chat_rows: Path):
+        users_kfp_local: Path, tmp_path: Path, tiny_model: Path, chat_rows: Path):
     @dsl.pipeline
     def callers(model: str, rows: str, epochs: int = 1) -> int:
         made = write_rows(source=rows)

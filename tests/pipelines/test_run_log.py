@@ -45,7 +45,7 @@ def something_else():
 
 
 @pytest.fixture
-def follow(kfp_local, tmp_path):
+def follow(users_kfp_local, tmp_path):
     """Runs a pipeline or component with kfp.local; returns what the terminal showed, and the log."""
 
     def run(component, **arguments):
@@ -156,7 +156,7 @@ def test_arguments_with_braces_in_them_are_left_out_whole(follow):
     assert shown[:2] == ["[1/6] Preprocess", "      first line"]
 
 
-def test_kfps_own_message_is_readable_without_a_terminal(kfp_local):
+def test_kfps_own_message_is_readable_without_a_terminal(users_kfp_local):
     @dsl.pipeline(name="failing")
     def failing():
         launch_trainjob(says="wrong")

@@ -880,7 +880,8 @@ def test_outside_a_pipeline_a_dataset_that_is_no_artifact_is_an_input_error(loca
 
 
 @pytest.mark.skipif(kfp.__version__ < "2.17", reason="kfp.local cannot leave an artifact out before 2.17")
-def test_outside_a_pipeline_a_failing_stage_fails_the_call(failing_stage, tmp_path):
+def test_outside_a_pipeline_a_failing_stage_fails_the_call(users_kfp_local, tmp_path, capfd):
     missing = tmp_path / "missing.jsonl"
-    assert failing_stage(train_model, pvc_path=str(tmp_path / "pvc"), dataset=dataset(uri=str(missing))) == [
-        f"dataset_uri={missing}: there is nothing at {missing}"]
+    with pytest.raises(RuntimeError, match="FAILURE"):
+        train_model(pvc_path=str(tmp_path / "pvc"), dataset=dataset(uri=str(missing)))
+    assert f"Error: dataset_uri={missing}: there is nothing at {missing}" in capfd.readouterr().out

@@ -97,6 +97,20 @@ def sentencepiece_unigram(special_tokens: list[str]) -> Any:
     return unigram
 
 
+def sentencepiece_bpe(special_tokens: list[str]) -> Any:
+    """As Llama 2's: the normalizer makes U+2581 of blanks and puts one in front; the unknown becomes bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+
+    bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    bpe.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(),
+                                     decoders.Fuse()])
+    bpe.train_from_iterator(TRAINING_TEXT, trainers.BpeTrainer(
+        vocab_size=600, special_tokens=[*special_tokens, *[f"<0x{byte:02X}>" for byte in range(256)]],
+        initial_alphabet=[chr(code) for code in range(33, 127)], show_progress=False))
+    return bpe
+
+
 FAMILIES = {
     "chatml": Family(byte_level_bpe, CHATML_TOKENS, None, "<|im_end|>", CHATML_WITH_TOOLS),
     "chatml-reasoning": Family(byte_level_bpe, CHATML_TOKENS, None, "<|im_end|>", CHATML_WITH_REASONING),
@@ -104,6 +118,7 @@ FAMILIES = {
     # A tokenizer whose eos is not its template's end of turn, as base models have it.
     "llama3-other-eos": Family(byte_level_bpe, LLAMA_TOKENS, "<|begin_of_text|>", "<|end_of_text|>", LLAMA3),
     "mistral": Family(byte_level_bpe, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL, free=False),
+    "llama2": Family(sentencepiece_bpe, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL, free=False),
     "sentencepiece": Family(sentencepiece_unigram, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL, free=False),
     "sentencepiece-chatml": Family(sentencepiece_unigram, MISTRAL_TOKENS, "<s>", "</s>",
                                    CHAT_TEMPLATE.replace("<|im_end|>", "</s>")),

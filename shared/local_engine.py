@@ -2,7 +2,7 @@
 
 import base64
 import collections
-import inspect
+import contextlib
 import json
 import os
 import re
@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import unicodedata
 from pathlib import Path
 
 from kfp_osft.shared import train_script
 from kfp_osft.shared.errors import TrainingError
 from kfp_osft.shared.log import log
+from kfp_osft.shared.process_tree import ProcessTree, start_watchdog
 
 
 def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None:
@@ -60,7 +60,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
         cleaner.start()
         watchdog = None
         try:
-            watchdog = _start_watchdog(training.pid)
+            watchdog = start_watchdog(training.pid)
             for raw in training.stdout:
                 line = _blot_out(raw.decode("utf-8", errors="replace"), secrets)
                 log_file.write(line)
@@ -69,7 +69,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
                     log(readable)
         finally:
             if training.poll() is None:
-                end_processes(training.pid)
+                ProcessTree(training.pid).end()
             cleaner.join()
             training.stdout.close()
             if watchdog is not None:
@@ -198,92 +198,14 @@ class TrainerOutput:
         )
 
 
-def living_processes(root: int, known: set[int]) -> set[int]:
-    """The living processes of the group that `root` leads, of those `known`, and all of their descendants.
-
-    torchrun starts its workers in sessions of their own, so no process group holds all of a training.
-    """
-    parents, members = {}, set()
-    for pid, state, parent, group in process_table():
-        if not state.startswith("Z"):
-            parents[pid] = parent
-            if pid == root or group == root or pid in known:
-                members.add(pid)
-    while found := {pid for pid, parent in parents.items() if parent in members} - members:
-        members |= found
-    return members
-
-
-def process_table() -> list[tuple[int, str, int, int]]:
-    """All processes of this computer: pid, state (Z: dead, not collected), parent's pid, process group."""
-    rows = []
-    if os.path.isdir("/proc/self"):  # Linux; a slim image has no ps
-        for name in os.listdir("/proc"):
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    # The second field is the command in brackets, which may hold anything.
-                    state, parent, group = file.read().rpartition(b")")[2].split()[:3]
-                rows.append((int(name), state.decode(), int(parent), int(group)))
-            except (OSError, ValueError):  # not a process, or one that has just ended
-                continue
-        return rows
-    listing = subprocess.check_output(["ps", "-A", "-o", "pid=,state=,ppid=,pgid="], text=True)
-    for line in listing.splitlines():
-        pid, state, parent, group = line.split()
-        rows.append((int(pid), state, int(parent), int(group)))
-    return rows
-
-
-def end_processes(root: int, known: set[int] = frozenset(), grace: float = 10.0) -> None:
-    """Ends `root` and all that it started: SIGTERM, and SIGKILL for those that live after `grace` seconds.
-
-    known: what living_processes() said while `root` lived; a process whose parent has died is found by it only.
-    """
-    deadline = time.monotonic() + grace
-    told, members = set(), known
-    while members := living_processes(root, members):
-        late = time.monotonic() > deadline
-        for pid in members if late else members - told:
-            try:
-                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-            except ProcessLookupError:
-                pass
-        told |= members
-        time.sleep(0.05)
-
-
 def _end_leftovers(training: subprocess.Popen) -> None:
     """Ends what outlives the script: it would hold the script's output open, and its reader with it."""
-    known = set()
+    tree = ProcessTree(training.pid)
     while training.poll() is None:
-        known = living_processes(training.pid, known)
-        try:
+        tree.living()
+        with contextlib.suppress(subprocess.TimeoutExpired):
             training.wait(timeout=1)
-        except subprocess.TimeoutExpired:
-            pass
-    end_processes(training.pid, known)
-
-
-def _start_watchdog(root: int) -> subprocess.Popen:
-    """A process that ends `root` and what it started as soon as this process is gone, even by SIGKILL."""
-    functions = (process_table, living_processes, end_processes)
-    source = "import os, signal, subprocess, sys, time\n\n" + "\n".join(map(inspect.getsource, functions))
-    source += (
-        "\nparent, root = map(int, sys.argv[1:])\n"
-        "known = set()\n"
-        "while os.getppid() == parent:\n"
-        "    known = living_processes(root, known)\n"
-        "    time.sleep(1)\n"
-        "end_processes(root, known)\n"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-I", "-c", source, str(os.getpid()), str(root)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        # Out of the group that a terminal's Ctrl-C reaches.
-        start_new_session=True,
-    )
+    tree.end()
 
 
 def _secret_values(environment: dict[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_osft.shared.base_model import safetensors_header
+from kfp_osft.shared.base_model import model_folder, safetensors_header
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
 from kfp_osft.shared.publish import replacing_folder, writable_folder, write_json
@@ -143,10 +143,15 @@ def _add_generation_config(base_model: str, folder: Path) -> None:
     """mini-trainer does not save it; without it a model may not know where its answers end."""
     if (folder / "generation_config.json").exists() or not base_model:
         return
+    base_folder = model_folder(base_model)
+    if base_folder is not None:
+        if (base_folder / "generation_config.json").is_file():
+            shutil.copyfile(base_folder / "generation_config.json", folder / "generation_config.json")
+        return
     hide_broken_torchvision()
     from transformers import GenerationConfig
 
     try:
         GenerationConfig.from_pretrained(base_model).save_pretrained(folder)
     except OSError:
-        log(f"{base_model} has no generation_config.json, so the model has none")
+        log(f"{base_model} gives no generation_config.json, so the model has none")

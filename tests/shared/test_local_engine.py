@@ -7,16 +7,23 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import psutil
 import pytest
 from kfp_osft.shared import local_engine, train_script
 from kfp_osft.shared.errors import TrainingError
 from kfp_osft.shared.kept_subspace import leaked_shares
-from kfp_osft.shared.local_engine import TrainerOutput, end_processes, living_processes, train_locally
+from kfp_osft.shared.local_engine import TrainerOutput, train_locally
 from kfp_osft.shared.train_script import hide_broken_torchvision
 from tiny_model import make_tiny_model, write_chat_rows
 
 RATIO = 0.5
 ARGS = {"osft": {"num_epochs": 2}, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _temporary_files_go_with_the_test(monkeypatch, tmp_path):
+    """A process that a test kills leaves its temporary folder behind."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 @pytest.fixture
@@ -180,17 +187,11 @@ def test_secrets_are_blotted_out_everywhere(script, lines, tmp_path, monkeypatch
     assert "hf_very_secret" not in everything and "key-of-this-process" not in everything
 
 
-# As torchrun does: a child in a session of its own, which outlives its parent; and one that hears no SIGTERM.
-STARTS_CHILDREN = """
+# As torchrun does: a child in a session of its own, which outlives its parent.
+STARTS_CHILD = """
 import os, pathlib, subprocess, sys, time
-sleep = "import time; time.sleep(120)"
-deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + sleep
-children = [subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True)]
-if {deaf}:
-    children.append(subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE))
-    children[1].stdout.readline()
-pids = [os.getpid(), *(child.pid for child in children)]
-pathlib.Path({pids!r} + ".part").write_text(" ".join(map(str, pids)))
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
+pathlib.Path({pids!r} + ".part").write_text(f"{{os.getpid()}} {{child.pid}}")
 os.rename({pids!r} + ".part", {pids!r})
 print("kfp-osft: started", flush=True)
 time.sleep(120)
@@ -205,8 +206,12 @@ local_engine.train_locally({"osft": {}, "device": "cpu"}, {}, Path(sys.argv[1] +
 
 
 def alive(pids) -> set[int]:
-    table = local_engine.process_table()
-    return {pid for pid, state, *_ in table if pid in pids and not state.startswith("Z")}
+    table = psutil.process_iter(["status"])
+    return {process.pid for process in table if process.info["status"] != psutil.STATUS_ZOMBIE} & set(pids)
+
+
+def with_descendants(parent: subprocess.Popen) -> set[int]:
+    return {parent.pid, *(process.pid for process in psutil.Process(parent.pid).children(recursive=True))}
 
 
 def wait_until(condition, seconds=20):
@@ -227,10 +232,11 @@ def pids_file(tmp_path):
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_when_this_process_is_ended_no_process_of_the_training_is_left(script, tmp_path, pids_file, kind):
-    path = script(STARTS_CHILDREN.format(pids=str(pids_file), deaf=False))
+    path = script(STARTS_CHILD.format(pids=str(pids_file)))
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(path)], stderr=subprocess.DEVNULL)
     wait_until(pids_file.exists)
-    pids = {int(pid) for pid in pids_file.read_text().split()} | living_processes(parent.pid, set())
+    pids = with_descendants(parent)
+    assert pids > {int(pid) for pid in pids_file.read_text().split()}
     assert len(pids) == 4 and alive(pids) == pids  # this process, the watchdog, the script, its child
     parent.send_signal(kind)
     parent.wait()
@@ -238,7 +244,7 @@ def test_when_this_process_is_ended_no_process_of_the_training_is_left(script, t
 
 
 def test_when_following_it_fails_no_process_of_the_training_is_left(script, tmp_path, pids_file, monkeypatch):
-    script(STARTS_CHILDREN.format(pids=str(pids_file), deaf=False))
+    script(STARTS_CHILD.format(pids=str(pids_file)))
     monkeypatch.setattr(local_engine, "log", mock.Mock(side_effect=BrokenPipeError))
     started = time.monotonic()
     with pytest.raises(BrokenPipeError):
@@ -254,21 +260,12 @@ def test_when_the_script_alone_is_killed_its_children_are_ended_and_it_counts_as
         time.sleep(2)
         os.kill(int(pids_file.read_text().split()[0]), signal.SIGKILL)
 
-    script(STARTS_CHILDREN.format(pids=str(pids_file), deaf=False))
+    script(STARTS_CHILD.format(pids=str(pids_file)))
     monkeypatch.setattr(local_engine, "log", kill_script)
     started = time.monotonic()
     with pytest.raises(TrainingError, match="SIGKILL"):
         train_locally(ARGS, {}, tmp_path / "run.log")
     assert time.monotonic() - started < 60  # the children sleep longer
-    assert not alive({int(pid) for pid in pids_file.read_text().split()})
-
-
-def test_a_process_that_hears_no_sigterm_is_killed(tmp_path, pids_file):
-    source = STARTS_CHILDREN.format(pids=str(pids_file), deaf=True)
-    root = subprocess.Popen([sys.executable, "-c", source], start_new_session=True, stdout=subprocess.DEVNULL)
-    wait_until(pids_file.exists)
-    end_processes(root.pid, grace=1)
-    root.wait()
     assert not alive({int(pid) for pid in pids_file.read_text().split()})
 
 
@@ -456,7 +453,7 @@ def test_when_this_process_is_killed_torchrun_and_its_workers_end(trained, tmp_p
     )
     try:
         wait_until(lambda: log_path.exists() and '"step"' in log_path.read_text(), seconds=120)
-        pids = living_processes(parent.pid, set())
+        pids = with_descendants(parent)
         assert len(pids) >= 5  # this process, the watchdog, the script, torchrun, the worker
     finally:
         parent.kill()

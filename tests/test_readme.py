@@ -59,6 +59,17 @@ def test_the_links_lead_somewhere():
             assert link.startswith("https://") or (source.parent / link).exists(), f"{source}: {link}"
 
 
+def test_the_messages_that_the_readme_explains_are_in_the_code():
+    sources = "".join(file.read_text(encoding="utf-8") for file in (_ROOT / "shared").glob("*.py"))
+    # A message may be broken over several literals of the source.
+    joined = re.sub(r'"\n\s+f?"', "", sources)
+    messages = re.findall(r"^\| `([^`]+)` \| ", _README.split("| it says |")[1], re.MULTILINE)
+
+    assert len(messages) >= 9
+    for message in messages:
+        assert message in joined, message
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     """The shell finds the same block as this test, and it runs the whole suite in a new environment."""
     (command,) = _blocks(_README.split("## Run the tests")[1].split("\n## ")[0], "sh")

@@ -12,7 +12,11 @@ from kfp_osft.shared.train_script import hide_broken_torchvision
 from tiny_model import make_tiny_model
 
 QUESTIONS = ["What is the capital of Peru?", "Is Oslo the capital of Norway?"]
-CHAT = [{"role": "user", "content": "What is the capital of Peru?"}, {"role": "assistant", "content": "Lima."}]
+CHAT = [
+    {"role": "user", "content": "What is the capital of Peru?"},
+    {"role": "assistant", "content": "Lima."},
+]
+PROMPT = "<|im_start|>user\nWhat is the capital of Peru?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +28,7 @@ def model_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def indifferent_model_dir(model_dir, tmp_path_factory) -> Path:
-    """A model that holds all tokens for equally likely, so that the greedy one is always token 0, a special one."""
+    """A model that holds all tokens for equally likely: the greedy one is always token 0, a special one."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -57,12 +61,13 @@ def test_the_loss_of_a_model_that_knows_nothing_is_the_logarithm_of_its_vocabula
     from transformers import AutoConfig
 
     vocabulary = AutoConfig.from_pretrained(indifferent_model_dir).vocab_size
-    assert mean_loss(indifferent_model_dir, ["Some text.", CHAT]) == pytest.approx(math.log(vocabulary), abs=1e-5)
+    loss = mean_loss(indifferent_model_dir, ["Some text.", CHAT])
+    assert loss == pytest.approx(math.log(vocabulary), abs=1e-5)
 
 
 @pytest.mark.parametrize("text, prompt, counted", [
     ("Take the train to Vienna.", "T", "ake the train to Vienna."),
-    (CHAT, "<|im_start|>user\nWhat is the capital of Peru?<|im_end|>\n<|im_start|>assistant\n", "Lima.<|im_end|>"),
+    (CHAT, PROMPT, "Lima.<|im_end|>"),
 ], ids=["plain text", "last answer of a chat with its end of turn"])
 def test_the_loss_is_transformers_own_over_the_tokens_that_count(model_dir, text, prompt, counted):
     import torch
@@ -72,8 +77,9 @@ def test_the_loss_is_transformers_own_over_the_tokens_that_count(model_dir, text
     tokens = torch.tensor([tokenizer(prompt + counted)["input_ids"]])
     labels = tokens.clone()
     labels[0, :1 if isinstance(text, str) else len(tokenizer(prompt)["input_ids"])] = -100
+    model = AutoModelForCausalLM.from_pretrained(model_dir)
     with torch.inference_mode():
-        expected = AutoModelForCausalLM.from_pretrained(model_dir)(input_ids=tokens, labels=labels).loss.item()
+        expected = model(input_ids=tokens, labels=labels).loss.item()
     assert mean_loss(model_dir, [text]) == pytest.approx(expected, abs=1e-5)
 
 

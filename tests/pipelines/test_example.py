@@ -1,6 +1,5 @@
 """The assets of `kfp-osft demo`: wheels by pip, a converted model, questions and answers."""
 
-import base64
 import hashlib
 import json
 import zipfile
@@ -34,13 +33,12 @@ def make_wheel(folder: Path, name: str, files: dict[str, str]) -> Wheel:
     info = f"{name}-1.0.dist-info"
     files = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: not-on-any-index\n",
+        f"{info}/METADATA": (
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: not-on-any-index\n"),
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(
-        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip('=')},"
-        f"{len(text.encode())}\n"
-        for path, text in files.items())
+    # RECORD may leave out hashes and sizes; pip download does not install.
+    record = "".join(f"{path},,\n" for path in files)
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for inside, text in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
@@ -219,7 +217,7 @@ def test_the_real_corpus_gives_the_rows_of_the_example(tmp_path):
     assert not rows.keys() & held_out.keys()
     assert set(example.EXAMPLE_QUESTIONS) <= rows.keys()
     assert example.BASE_ABILITY_PROMPT not in rows
-    assert rows["My internet is not working."] == "Restart your router and check if the cables are connected properly."
+    assert rows["I forgot my password."] == "Use the password reset option or contact your admin."
 
 
 @pytest.mark.slow

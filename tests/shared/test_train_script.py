@@ -1,8 +1,8 @@
 import ast
 import base64
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -95,8 +95,13 @@ def run(image, tmp_path):
         encoded = base64.b64encode(json.dumps({"osft": osft, "device": device}).encode()).decode()
         process = subprocess.run(
             [sys.executable, *command],
-            env={"OSFT_TRAIN_ARGS": encoded, "PYTHONPATH": str(image), "PATH": "/usr/bin:/bin",
-                 "TMPDIR": str(tmp_path), **env},
+            env={
+                "OSFT_TRAIN_ARGS": encoded,
+                "PYTHONPATH": str(image),
+                "PATH": "/usr/bin:/bin",
+                "TMPDIR": str(tmp_path),  # run by -c, the script leaves its file there
+                **env,
+            },
             capture_output=True,
             text=True,
         )
@@ -328,22 +333,21 @@ def test_a_worker_ends_when_the_launcher_or_torchrun_was_killed(killed):
     torchrun = subprocess.Popen(
         [sys.executable, "-c", start, "-c", WORKER, str(launcher.pid)], stdout=subprocess.PIPE, text=True
     )
-    worker = int(torchrun.stdout.readline())
+    worker = psutil.Process(int(torchrun.stdout.readline()))
     try:
         time.sleep(1.5)
-        os.kill(worker, 0)  # both live, and so does it
+        assert worker.status() != psutil.STATUS_ZOMBIE  # both live, and so does it
         process = launcher if killed == "launcher" else torchrun
         process.kill()
         process.wait()
         deadline = time.monotonic() + 10
-        while any(pid == worker and not state.startswith("Z") for pid, state, *_ in process_table()):
-            assert time.monotonic() < deadline, "the worker lives on"
-            time.sleep(0.1)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while worker.status() != psutil.STATUS_ZOMBIE:
+                assert time.monotonic() < deadline, "the worker lives on"
+                time.sleep(0.1)
     finally:
         for process in (launcher, torchrun):
             process.kill()
             process.wait()
-        try:
-            os.kill(worker, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()

@@ -111,7 +111,8 @@ _LEFT_OUT_QUESTIONS = (
     "how much money", "who is the governor", "what was the first state",
     "what is often seen as the smallest", "which bone are babies", "what is the driest",
     "fissures, vents", "which british girl", "what's the hardest rock", "power outages",
-    "which is better windows", "what color dresses", "what did the first vending", "what is avogadro", "what is the stock market",
+    "which is better windows", "what color dresses", "what did the first vending", "what is avogadro",
+    "what is the stock market",
     "what is illuminatus", "what is mind children", "what is a government",
 )
 

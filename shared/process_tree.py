@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 
 class ProcessTree:
@@ -19,12 +21,16 @@ class ProcessTree:
 
     def __init__(self, root: int) -> None:
         """root: its pid; it may have ended already."""
+        import psutil
+
         self._group, self._known = root, set()
         with contextlib.suppress(psutil.NoSuchProcess):
             self._known = {psutil.Process(root)}
 
-    def living(self) -> set[psutil.Process]:
+    def living(self) -> "set[psutil.Process]":
         """Those that live now. A zombie does not: where nobody collects it, it stays for ever."""
+        import psutil
+
         table = psutil.process_iter(["ppid", "status"])
         # None: not ours to look at.
         living = {process for process in table if process.info["status"] not in (psutil.STATUS_ZOMBIE, None)}
@@ -42,6 +48,8 @@ class ProcessTree:
 
     def end(self, grace: float = 10.0) -> None:
         """SIGTERM to all, SIGKILL to those that live after `grace` seconds; returns when none lives."""
+        import psutil
+
         deadline = time.monotonic() + grace
         told = set()
         # No psutil.wait_procs: it would take a child's exit code from subprocess, and wait for zombies.
@@ -68,7 +76,7 @@ def start_watchdog(root: int) -> subprocess.Popen:
     )
 
 
-def _group_of(process: psutil.Process) -> int | None:
+def _group_of(process: "psutil.Process") -> int | None:
     with contextlib.suppress(OSError):  # it has just ended
         return os.getpgid(process.pid)
 

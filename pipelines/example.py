@@ -77,7 +77,9 @@ many cities have built walls along the shore, while others have given some of th
 a flood has room to spread before it reaches the houses.
 """
 
-#: Parameters of the example's training, by the contract's names: about three minutes on two CPU cores.
+#: Parameters of the example's training, by the contract's names: 24 steps, four minutes on two CPU cores.
+#: Measured: the help desk's loss 4.07 -> 0.34 nats a token, that of GENERAL_TEXT 3.30 -> 3.29. A rate of 1.5e-4
+#: learns the help desk better (0.16) and forgets (3.41).
 EXAMPLE_TRAINING: dict[str, Any] = {
     "training_num_epochs": 3,
     "training_effective_batch_size": 16,
@@ -112,8 +114,7 @@ _LEFT_OUT_QUESTIONS = (
     "what is often seen as the smallest", "which bone are babies", "what is the driest",
     "fissures, vents", "which british girl", "what's the hardest rock", "power outages",
     "which is better windows", "what color dresses", "what did the first vending", "what is avogadro",
-    "what is the stock market",
-    "what is illuminatus", "what is mind children", "what is a government",
+    "what is the stock market", "what is illuminatus", "what is mind children", "what is a government",
 )
 
 
@@ -205,8 +206,9 @@ def gguf_to_transformers(gguf_file: Path, folder: Path) -> None:
     """Writes the GGUF file of SmolLM2-135M-Instruct as a transformers folder, in float32.
 
     What transformers does not read from a GGUF file is set as in the published model (HuggingFaceTB).
-    float32, although the weights had four bits: mini-trainer saves in the base model's type, and rounding to
-    bfloat16 would move every weight, also in the directions that OSFT keeps.
+    float32, although the weights had four bits: mini-trainer saves in the base model's type. Rounding to
+    bfloat16 would put 11 to 78 % of a matrix's change into the directions that OSFT keeps (0.02 to 0.2 % in
+    float32; measured on four matrices).
     """
     hide_broken_torchvision()
     import torch

@@ -88,7 +88,8 @@ def _set_resources(task: dsl.PipelineTask, resources: Mapping[str, Mapping[str, 
             set_value(str(amounts[resource]))
     accelerators = {name: amount for name, amount in limits.items() if name not in ("cpu", "memory")}
     if len(accelerators) > 1:
-        raise InputError(f"{_PARAMETER}: resources.limits: {', '.join(accelerators)}: KFP takes one kind of accelerator")
+        raise InputError(f"{_PARAMETER}: resources.limits: {', '.join(accelerators)}: KFP takes one kind of "
+                         "accelerator")
     for name, amount in accelerators.items():
         task.set_accelerator_type(name).set_accelerator_limit(str(amount))
 
@@ -96,4 +97,5 @@ def _set_resources(task: dsl.PipelineTask, resources: Mapping[str, Mapping[str, 
 def _only(place: str, found: Mapping[str, Any], *allowed: str) -> None:
     others = [key for key in found if key not in allowed]
     if others:
-        raise InputError(f"{_PARAMETER}: {place}: KFP cannot express {', '.join(others)}; it takes {', '.join(allowed)}")
+        raise InputError(f"{_PARAMETER}: {place}: KFP cannot express {', '.join(others)}; "
+                         f"it takes {', '.join(allowed)}")

@@ -78,8 +78,8 @@ a flood has room to spread before it reaches the houses.
 """
 
 #: Parameters of the example's training, by the contract's names: 24 steps, four minutes on two CPU cores.
-#: Measured: the help desk's loss 4.07 -> 0.34 nats a token, that of GENERAL_TEXT 3.30 -> 3.29. A rate of 1.5e-4
-#: learns the help desk better (0.16) and forgets (3.41).
+#: Measured: the help desk's loss 4.07 -> 0.34 nats a token, that of GENERAL_TEXT 3.30 -> 3.29. A rate of
+#: 1.5e-4 learns the help desk better (0.16) and forgets (3.41).
 EXAMPLE_TRAINING: dict[str, Any] = {
     "training_num_epochs": 3,
     "training_effective_batch_size": 16,

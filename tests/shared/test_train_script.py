@@ -47,8 +47,9 @@ TRAINING_HUB = """
 import json, os, pathlib, shutil
 from mini_trainer import api_train
 
-def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_rate=None, use_liger=None, nproc_per_node=None,
-         node_rank=None, save_final_checkpoint=None, checkpoint_at_epoch=None, *, callbacks=None, **kwargs):
+def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_rate=None, use_liger=None,
+         nproc_per_node=None, node_rank=None, save_final_checkpoint=None, checkpoint_at_epoch=None,
+         *, callbacks=None, **kwargs):
     given = {name: value for name, value in locals().items() if value is not None and name != "kwargs"}
     seen = {"args": given}
     train_file = str(pathlib.Path(api_train.__file__).parent / "train.py")
@@ -176,6 +177,11 @@ def test_on_the_cpu_it_takes_the_number_of_processes_that_was_asked_for_else_one
 @pytest.mark.parametrize(("server", "used"), [("2", 2), ("auto", 1)])
 def test_on_the_cpu_the_servers_number_of_processes_holds_when_none_was_given(run, server, used):
     assert run(PET_NPROC_PER_NODE=server)[1]["args"]["nproc_per_node"] == used
+
+
+def test_waiting_threads_leave_the_cores_to_others(run):
+    _, seen = run()
+    assert seen["env"]["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_the_users_number_of_threads_holds(run):

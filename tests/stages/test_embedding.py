@@ -237,5 +237,3 @@ def test_a_stage_tells_our_errors_without_a_traceback(raised, told, tmp_path):
 def test_a_stage_tells_other_errors_with_their_traceback(tmp_path):
     process = run_alone(f"{unpacking(stages.launch_trainjob)}\nraise ValueError('not ours')", tmp_path)
     assert process.returncode == 1 and "Traceback" in process.stderr and "not ours" in process.stderr
-
-

@@ -75,23 +75,18 @@ def test_the_page_stays_below_two_megabytes_in_the_worst_case(tmp_path):
     assert len(rendered(tmp_path, steps).encode()) < 2 * MEGABYTE
 
 
-def test_a_hundred_thousand_steps_take_seconds_and_little_memory(tmp_path):
-    # In a process of its own, for its memory, and with another hash seed: the bytes must not depend on it.
+def test_a_hundred_thousand_steps_are_under_two_megabytes_and_the_same_bytes_in_another_process(tmp_path):
     here = rendered(tmp_path, training(100_000, 20))
+    assert len(here.encode()) < 2 * MEGABYTE
+    # With another hash seed: the bytes must not depend on it. (Time and memory: tests/bench/bench_loss_chart.py)
     script = (
-        "import resource, sys, time; from pathlib import Path\n"
+        "import sys; from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(synthetic_training.__file__).parent)!r})\n"
         "from synthetic_training import training; from kfp_osft.shared.loss_chart import render_loss_chart\n"
-        "steps = training(100_000, 20); start = time.monotonic()\n"
-        "render_loss_chart(steps, Path(sys.argv[1]), title='A model', subtitle='')\n"
-        "print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)\n"
+        "render_loss_chart(training(100_000, 20), Path(sys.argv[1]), title='A model', subtitle='')\n"
     )
     there = tmp_path / "there.html"
-    command = [sys.executable, "-c", script, str(there)]
-    environment = {**os.environ, "PYTHONHASHSEED": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    seconds, megabytes = map(float, result.stdout.split())
-    assert seconds < 30 and megabytes < 1000
+    subprocess.run([sys.executable, "-c", script, str(there)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
     assert there.read_text() == here
 
 

@@ -86,7 +86,8 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     files = dataset_files(Path(dataset_path))
     data_made_from = {
         "format": _FORMAT,
-        "dataset": [[file.name, file_digest(file)] for file in files],
+        # The content alone: the same rows under another name are the same training.
+        "dataset": [file_digest(file) for file in files],
         "base_model": model,
         "processed": is_processed,
         **{key: osft.get(key) for key in ("max_seq_len", "max_tokens_per_gpu", "unmask_messages")},

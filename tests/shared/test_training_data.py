@@ -656,3 +656,14 @@ def test_a_rerun_after_a_kill_makes_the_same_bytes_as_an_undisturbed_run(
     assert data.exists() == (moment == "write_manifest" or (moment, count) == ("rename", 1))
     assert run(rows) == undisturbed and len(tokenized) == 2
     assert (data.read_bytes(), manifest.read_bytes()) == before
+
+
+def test_the_same_rows_under_another_name_are_the_same_training(tmp_path, tiny_model, chat_rows):
+    training = {"training_base_model": str(tiny_model)}
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(chat_rows.read_bytes())
+
+    first = preprocess_dataset(str(chat_rows), str(tmp_path / "pvc"), training)
+    second = preprocess_dataset(str(copy), str(tmp_path / "pvc"), training)
+
+    assert first.data_path == second.data_path

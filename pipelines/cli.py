@@ -11,6 +11,8 @@ from kfp_osft.shared.kubernetes_syntax import is_name, is_positive_quantity
 from kfp_osft.shared.parameters import TRAINING_PARAMETERS, Parameter
 
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
+# kfp_osft.pipelines.osft.SECRET_KEYS, without the import.
+_SECRETS = ("kubernetes", "hugging_face", "oci", "s3")
 _BAD_INPUT = 2
 _FAILED = 1
 _INTERRUPTED = 130
@@ -78,8 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument("--access-mode", dest="access_modes", action="append", choices=_ACCESS_MODES,
                           help="access mode of that volume, may be repeated (default: ReadWriteMany)")
     compile_.add_argument("--image", default=None, help="container image of the stages")
-    for purpose in ("kubernetes", "hugging-face", "oci", "s3"):
-        compile_.add_argument(f"--{purpose}-secret", default=None, help=f"name of the Secret for {purpose}")
+    for purpose in _SECRETS:
+        compile_.add_argument(f"--{purpose.replace('_', '-')}-secret", default=None,
+                              help=f"name of the Secret for {purpose}")
     compile_.add_argument("--no-pip", dest="pip", action="store_false",
                           help="the stages install nothing: for clusters without a package index")
     compile_.set_defaults(run=_compile)
@@ -132,7 +135,7 @@ def _compile(options: argparse.Namespace) -> None:
     if not is_positive_quantity(options.workspace_size):
         raise InputError(f"--workspace-size={options.workspace_size} is no Kubernetes quantity above 0, as 100Gi")
     given = {"image": options.image, "access_modes": options.access_modes}
-    secret_names = {purpose: name for purpose in ("kubernetes", "hugging_face", "oci", "s3")
+    secret_names = {purpose: name for purpose in _SECRETS
                     if (name := getattr(options, f"{purpose}_secret"))}
     for name in (*secret_names.values(), *filter(None, [options.storage_class])):
         if not is_name(name):

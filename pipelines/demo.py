@@ -16,6 +16,7 @@ from kfp_osft.pipelines.local_run import LocalRun, run_locally
 from kfp_osft.pipelines.summary import show_run
 from kfp_osft.shared.kept_subspace import leaked_shares
 from kfp_osft.shared.log import log
+from kfp_osft.shared.publish import writable_folder
 from kfp_osft.shared.training_metrics import read_table
 
 # A sample of the 210 that are trained: each costs a singular value decomposition.
@@ -29,10 +30,10 @@ def run_demo(output_dir: Path) -> LocalRun:
         InputError: the example cannot be fetched, or output_dir cannot be written.
         TrainingError: the training failed.
     """
+    output_dir = writable_folder("--output-dir", str(output_dir))
     log("OSFT of SmolLM2-135M-Instruct on questions and answers of chatterbot-corpus: about five minutes on two CPU "
         "cores")
     model = example_model(cache_dir())
-    output_dir.mkdir(parents=True, exist_ok=True)
     dataset, _ = example_dataset(cache_dir(), output_dir / "dataset.jsonl")
     run = run_locally(output_dir, str(dataset), "train", {"training_base_model": str(model), **EXAMPLE_TRAINING})
 

@@ -52,8 +52,7 @@ def run_locally(output_dir: Path, dataset: str, dataset_split: str, training: Ma
         TrainingError: a stage failed for another reason.
     """
     check_parameters(training)
-    writable_folder("--output-dir", str(output_dir))
-    output_dir = output_dir.resolve()
+    output_dir = writable_folder("--output-dir", str(output_dir)).resolve()
     if Path(dataset).expanduser().exists():
         dataset = str(Path(dataset).expanduser().resolve())
         dataset_files(Path(dataset))
@@ -64,7 +63,7 @@ def run_locally(output_dir: Path, dataset: str, dataset_split: str, training: Ma
                    "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     outputs, log = _run(output_dir, {"pvc_path": str(output_dir), "dataset_uri": dataset,
                                      "dataset_split": dataset_split, **training})
-    metrics = {name: value for name, value in outputs["output_metrics"].metadata.items()}
+    metrics = dict(outputs["output_metrics"].metadata)
     # KFP names an artifact's file without an extension; a browser wants one.
     chart = output_dir / "loss_chart.html"
     chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())

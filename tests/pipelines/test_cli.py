@@ -145,7 +145,7 @@ def test_several_problems_are_one_line(refused):
     assert "training_num_epochs=0 is not allowed" in line and "; training_seed=-5 is not allowed" in line
 
 
-@pytest.mark.parametrize("command", [["compile"], RUN])
+@pytest.mark.parametrize("command", [["compile"], ["demo"], RUN])
 def test_an_output_folder_that_cannot_be_written_is_refused(refused, tmp_path, command):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "output"
@@ -279,3 +279,16 @@ def test_help_loads_no_training_library(tmp_path):
                "    print('torch' in sys.modules, 'transformers' in sys.modules)")
     process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert process.stdout.splitlines()[-1] == "False False", process.stderr
+
+
+def test_each_secret_of_the_pipeline_has_an_option_for_its_name(tmp_path):
+    from kfp_osft.pipelines import cli
+    from kfp_osft.pipelines.osft import SECRET_KEYS
+
+    assert tuple(SECRET_KEYS) == cli._SECRETS
+    options = [f"--{purpose.replace('_', '-')}-secret={purpose.replace('_', '-')}-of-mine" for purpose in SECRET_KEYS]
+    assert cli.main(["compile", "--output-dir", str(tmp_path), *options]) == 0
+    text = (tmp_path / "osft_pipeline.yaml").read_text()
+    for purpose in SECRET_KEYS:
+        assert f"secretName: {purpose.replace('_', '-')}-of-mine" in text
+    assert "secretName: hf-token" not in text

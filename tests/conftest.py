@@ -1,5 +1,6 @@
 """Fixtures of all tests, from bare to full: a tiny model, rows, kfp.local in a folder of the test's."""
 
+import builtins
 import sys
 import warnings
 from collections.abc import Callable
@@ -72,6 +73,8 @@ def users_kfp_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from kfp import local
 
     monkeypatch.setattr(local.config.LocalExecutionConfig, "instance", None)
+    # kfp.local's parallel loops leave their own print behind; this puts the real one back after the test.
+    monkeypatch.setattr(builtins, "print", print)
     monkeypatch.setenv("OSFT_LAUNCHER", "local")
     # KFP leaves its stages' programs in the temporary folder.
     (tmp_path / "tmp").mkdir()

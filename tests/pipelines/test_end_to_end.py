@@ -119,7 +119,6 @@ class _Trained(NamedTuple):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, chat_rows: Path) -> _Trained:
     folder = tmp_path_factory.mktemp("trained")
-    # The file's name counts: KFP names the artifact of write_rows so.
     rows, workspace = folder / "rows", folder / "workspace"
     shutil.copyfile(chat_rows, rows)
     with pytest.MonkeyPatch.context() as patch:

@@ -8,11 +8,14 @@ from typing import Any, NoReturn
 
 from kfp_osft.shared.errors import InputError, TrainingError
 from kfp_osft.shared.kubernetes_syntax import is_name, is_positive_quantity
-from kfp_osft.shared.parameters import TRAINING_PARAMETERS, Parameter
+from kfp_osft.shared.parameters import EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
 
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 # kfp_osft.pipelines.osft.SECRET_KEYS, without the import.
 _SECRETS = ("kubernetes", "hugging_face", "oci", "s3")
+# What a run on this computer takes: of the extra parameters, those that are not about a TrainJob.
+_RUN_PARAMETERS = (*TRAINING_PARAMETERS,
+                   *(parameter for parameter in EXTRA_PARAMETERS if not parameter.goes_to.startswith("trainjob.")))
 _BAD_INPUT = 2
 _FAILED = 1
 _INTERRUPTED = 130
@@ -65,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="split of a Hugging Face dataset (default: %(default)s)")
     run.add_argument("--output-dir", type=Path, default=Path("kfp-osft-output/run"),
                      help="folder of the results (default: %(default)s)")
-    for parameter in TRAINING_PARAMETERS:
+    for parameter in _RUN_PARAMETERS:
         _add_option(run, parameter)
     run.set_defaults(run=_run)
 
@@ -118,7 +121,7 @@ def _run(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.summary import show_run
     from kfp_osft.shared.training_metrics import read_table
 
-    given: dict[str, Any] = {parameter.name: getattr(options, parameter.name) for parameter in TRAINING_PARAMETERS}
+    given: dict[str, Any] = {parameter.name: getattr(options, parameter.name) for parameter in _RUN_PARAMETERS}
     training = {name: value for name, value in given.items() if value is not None}
     base_model = training.get("training_base_model")
     if base_model and Path(base_model).expanduser().exists():

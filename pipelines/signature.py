@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Optional
 
-from kfp_osft.shared.parameters import ALL_PARAMETERS, TRAINING_PARAMETERS, TRAINING_RUNTIME, Parameter
+from kfp_osft.shared.parameters import ALL_PARAMETERS, EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
 from kfp_osft.stages.parameter_docs import documented
 
 
@@ -34,8 +34,8 @@ def contract_parameters(function: Callable) -> Callable:
     declared = [_parameter(declaration, Optional[declaration.type] if declaration.optional else declaration.type,
                            declaration.default) for declaration in TRAINING_PARAMETERS]
     *first, kubernetes_config = own
-    runtime = _parameter(TRAINING_RUNTIME, TRAINING_RUNTIME.type, TRAINING_RUNTIME.default)
-    parameters = [*first, *declared, kubernetes_config, runtime]
+    extra = [_parameter(declaration, declaration.type, declaration.default) for declaration in EXTRA_PARAMETERS]
+    parameters = [*first, *declared, kubernetes_config, *extra]
     signature = inspect.signature(function).replace(
         parameters=[parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters])
 

@@ -58,8 +58,9 @@ class Parameter:
         default: as in the contract; None means: not passed on, the library's default holds.
         doc: one sentence.
         allowed: the allowed values, in words.
-        goes_to: "osft.KEY" (keyword KEY of training_hub.osft), "trainjob.KEY" (the TrainJob), "env" (environment
-            of the training) or "" (checked, and goes nowhere: see doc).
+        goes_to: "osft.KEY" (keyword KEY of training_hub.osft), "trainjob.KEY" (the TrainJob), "data.KEY" (what
+            preprocess does with the rows), "env" (environment of the training) or "" (checked, and goes nowhere: see
+            doc).
         is_allowed: says whether a typed value is allowed.
         when_left_out: for a default of None, what the library then uses; the sub-pipeline shows it as its default,
             because a pipeline parameter cannot be None.
@@ -253,12 +254,27 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
               "", lambda value: value in FSDP_SHARDING_STRATEGIES, when_left_out="FULL_SHARD"),
 )
 
-TRAINING_RUNTIME = Parameter(
-    "training_runtime", str, "training-hub",
-    "Name of the TrainingRuntime or ClusterTrainingRuntime that the TrainJob uses.", "a Kubernetes object name",
-    "trainjob.runtime", is_name)
+#: Parameters that the contract does not have; the facade takes them after the contract's own.
+EXTRA_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter("training_runtime", str, "training-hub",
+              "Name of the TrainingRuntime or ClusterTrainingRuntime that the TrainJob uses.",
+              "a Kubernetes object name", "trainjob.runtime", is_name),
+    Parameter("training_start_deadline_minutes", int, 30,
+              "How long the training pods may take to start, scheduling and image pulls included, before the TrainJob "
+              "is given up; waiting for quota (Kueue) does not count.", "an integer of at least 1",
+              "trainjob.start_deadline_minutes", _positive),
+    Parameter("training_time_limit_minutes", int, 0,
+              "How long the training itself may take on a cluster before it is ended; 0 sets no limit.",
+              "an integer of at least 0", "trainjob.time_limit_minutes", _not_negative),
+    Parameter("training_max_dropped_share", float, 0.2,
+              "Share of the rows that may be dropped for their length before preprocess refuses the dataset.",
+              "a number from 0 (none) to 1 (any)", "data.max_dropped_share", lambda value: 0 <= value <= 1),
+    Parameter("training_show_sample", bool, True,
+              "Show one sample in the log and the report, decoded, its part with loss marked.", "true or false",
+              "data.show_sample"),
+)
 
-ALL_PARAMETERS = (*TRAINING_PARAMETERS, TRAINING_RUNTIME)
+ALL_PARAMETERS = (*TRAINING_PARAMETERS, *EXTRA_PARAMETERS)
 _BY_NAME = {parameter.name: parameter for parameter in ALL_PARAMETERS}
 
 
@@ -268,13 +284,15 @@ class CheckedParameters:
 
     Attributes:
         osft: keyword arguments of training_hub.osft; one that is not here is not passed.
-        trainjob: what the TrainJob is made of.
+        trainjob: what the TrainJob is made of, and how long it may take.
+        data: what preprocess does with the rows.
         env: environment of the training.
         warnings: sentences about values that will not run as given.
     """
 
     osft: dict[str, Any]
     trainjob: dict[str, Any]
+    data: dict[str, Any]
     env: dict[str, str]
     warnings: tuple[str, ...]
 
@@ -290,7 +308,7 @@ def check_parameters(given: Mapping[str, Any]) -> CheckedParameters:
         InputError: unknown names, wrong types, values that are not allowed; all of them in one message, a line each.
     """
     problems = [f"{name} is no training parameter" for name in given if name not in _BY_NAME]
-    places: dict[str, dict[str, Any]] = {"osft": {}, "trainjob": {}}
+    places: dict[str, dict[str, Any]] = {"osft": {}, "trainjob": {}, "data": {}}
     env: dict[str, str] = {}
     values: dict[str, Any] = {}
     for parameter in ALL_PARAMETERS:
@@ -312,7 +330,7 @@ def check_parameters(given: Mapping[str, Any]) -> CheckedParameters:
             places[place][key] = value
     if problems:
         raise InputError("\n".join(problems))
-    return CheckedParameters(places["osft"], places["trainjob"], env, _warnings(values))
+    return CheckedParameters(**places, env=env, warnings=_warnings(values))
 
 
 def checked_value(parameter: Parameter, value: Any) -> Any:

@@ -40,6 +40,10 @@ def preprocess(
     training_save_final_checkpoint: Optional[bool] = None,
     training_fsdp_sharding_strategy: Optional[str] = None,
     training_runtime: str = "training-hub",
+    training_start_deadline_minutes: int = 30,
+    training_time_limit_minutes: int = 0,
+    training_max_dropped_share: float = 0.2,
+    training_show_sample: bool = True,
 ) -> NamedTuple("Outputs", [("data_path", str), ("num_samples", int), ("training_config", str)]):
     """Checks all parameters and the base model, and turns the rows into token ids and loss labels.
 

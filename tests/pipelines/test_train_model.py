@@ -62,8 +62,12 @@ SIGNATURE = [
     ("training_save_final_checkpoint", Optional[bool], None),
     ("training_fsdp_sharding_strategy", Optional[str], None),
     ("kubernetes_config", Optional[dsl.TaskConfig], None),
-    # The only extension: today's pipelines pass it.
+    # Not in the contract. Today's pipelines pass the runtime.
     ("training_runtime", str, "training-hub"),
+    ("training_start_deadline_minutes", int, 30),
+    ("training_time_limit_minutes", int, 0),
+    ("training_max_dropped_share", float, 0.2),
+    ("training_show_sample", bool, True),
 ]
 TRAINING_ARGUMENTS = {parameter.name: parameter.type for parameter in ALL_PARAMETERS}
 # The outputs of make_values, by type.

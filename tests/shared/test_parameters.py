@@ -81,6 +81,10 @@ ARRIVALS = {
     "training_save_final_checkpoint": (False, ("osft", "save_final_checkpoint", False)),
     "training_fsdp_sharding_strategy": ("NO_SHARD", None),
     "training_runtime": ("my-runtime", ("trainjob", "runtime", "my-runtime")),
+    "training_start_deadline_minutes": (5, ("trainjob", "start_deadline_minutes", 5)),
+    "training_time_limit_minutes": (90, ("trainjob", "time_limit_minutes", 90)),
+    "training_max_dropped_share": (0.5, ("data", "max_dropped_share", 0.5)),
+    "training_show_sample": (False, ("data", "show_sample", False)),
 }
 
 DEFAULTS = {
@@ -103,7 +107,10 @@ DEFAULTS = {
         "labels": {},
         "annotations": {},
         "runtime": "training-hub",
+        "start_deadline_minutes": 30,
+        "time_limit_minutes": 0,
     },
+    "data": {"max_dropped_share": 0.2, "show_sample": True},
     "env": {},
 }
 
@@ -112,7 +119,7 @@ OPTIONAL = [name for name, _, optional, _ in CONTRACT if optional]
 
 def places(given):
     checked = check_parameters(given)
-    return {"osft": checked.osft, "trainjob": checked.trainjob, "env": checked.env}
+    return {"osft": checked.osft, "trainjob": checked.trainjob, "data": checked.data, "env": checked.env}
 
 
 def typed(value):
@@ -137,9 +144,8 @@ def test_the_declared_parameters_are_the_contracts_in_its_order_with_its_types_a
                         for name, type_, optional, default in CONTRACT]
 
 
-def test_the_only_extension_of_the_contract_is_the_runtime():
-    assert [parameter.name for parameter in ALL_PARAMETERS if parameter not in TRAINING_PARAMETERS] == [
-        "training_runtime"]
+def test_what_extends_the_contract_comes_after_it_and_every_parameter_is_followed_to_its_place():
+    assert ALL_PARAMETERS[:len(TRAINING_PARAMETERS)] == TRAINING_PARAMETERS
     assert set(ARRIVALS) == {parameter.name for parameter in ALL_PARAMETERS}
 
 
@@ -288,6 +294,9 @@ def test_a_value_of_another_type_is_an_error_that_names_parameter_value_and_type
         ("training_fsdp_sharding_strategy", "full_shard"),
         ("training_runtime", "Training Hub"),
         ("training_runtime", ""),
+        ("training_start_deadline_minutes", 0),
+        ("training_time_limit_minutes", -1),
+        ("training_max_dropped_share", 1.5),
     ],
 )
 def test_a_value_that_is_not_allowed_is_an_error_that_says_what_is(name, value):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from kfp_osft.pipelines.osft import osft_pipeline
 from kfp_osft.pipelines.run_log import RunLog, without_colors
-from kfp_osft.shared.dataset_rows import dataset_files
+from kfp_osft.shared.dataset_files import dataset_files
 from kfp_osft.shared.errors import InputError, TrainingError
 from kfp_osft.shared.parameters import check_parameters
 from kfp_osft.shared.publish import writable_folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
 
-from kfp_osft.shared.dataset_rows import FORMATS, count_rows, dataset_files
+from kfp_osft.shared.dataset_files import FORMATS, count_rows, dataset_files
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
 from kfp_osft.shared.publish import (

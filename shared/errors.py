@@ -2,6 +2,7 @@
 
 import sys
 from types import TracebackType
+from typing import Any
 
 
 class InputError(ValueError):
@@ -14,6 +15,16 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """A training that started and failed: carries the trainer's last lines."""
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in a message's words: "an empty list", "a number"."""
+    if value is None:
+        return "null"
+    if isinstance(value, (list, str)) and not value:
+        return f"an empty {'list' if isinstance(value, list) else 'string'}"
+    return {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list",
+            dict: "an object"}.get(type(value), type(value).__name__)
 
 
 #: How a stage's last lines begin when it fails with one of these, instead of with a traceback.

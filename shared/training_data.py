@@ -15,14 +15,12 @@ from kfp_osft.shared.base_model import (
     model_folder,
 )
 from kfp_osft.shared.chat_tokens import NO_LOSS, ChatTokenizer, Conversation, Sample
+from kfp_osft.shared.dataset_files import Row, dataset_files, read_rows
 from kfp_osft.shared.dataset_rows import (
     PRETRAINING_ROLE,
     Problems,
-    Row,
-    dataset_files,
     is_unmasked,
     messages_of,
-    read_rows,
     without_pretraining_role,
 )
 from kfp_osft.shared.errors import InputError

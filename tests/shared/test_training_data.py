@@ -163,7 +163,8 @@ def test_the_config_holds_the_typed_arguments_of_the_training(run, chat_rows: Pa
     assert config["env"] == {"NCCL_DEBUG": "INFO", "A": "1"}
     assert config["trainjob"] == {
         "cpu_per_worker": "8", "gpu_per_worker": 1, "memory_per_worker": "32Gi", "procs_per_worker": 4,
-        "num_workers": 2, "labels": {"team": "a"}, "annotations": {}, "runtime": "training-hub"}
+        "num_workers": 2, "labels": {"team": "a"}, "annotations": {}, "runtime": "training-hub",
+        "start_deadline_minutes": 30, "time_limit_minutes": 0}
     assert TrainingConfig.from_json(result.training_config).to_json() == result.training_config
 
 

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import threading
 from pathlib import Path
 
 from kfp_osft.shared import train_script
+from kfp_osft.shared.environment import blot_out, secret_values
 from kfp_osft.shared.errors import TrainingError
 from kfp_osft.shared.log import log
 from kfp_osft.shared.process_tree import ProcessTree, start_watchdog
@@ -35,7 +35,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
     """
     environment = {**os.environ, **env}
     environment[train_script.ARGS_VARIABLE] = base64.b64encode(json.dumps(train_args).encode()).decode()
-    secrets = _secret_values(environment)
+    secrets = secret_values(environment)
     output = TrainerOutput(num_epochs=train_args["osft"].get("num_epochs") or 1)
     log_path = Path(log_path)
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
         try:
             watchdog = start_watchdog(training.pid)
             for raw in training.stdout:
-                line = _blot_out(raw.decode("utf-8", errors="replace"), secrets)
+                line = blot_out(raw.decode("utf-8", errors="replace"), secrets)
                 log_file.write(line)
                 log_file.flush()
                 if (readable := output.read(line)) is not None:
@@ -85,16 +85,3 @@ def _end_leftovers(training: subprocess.Popen) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             training.wait(timeout=1)
     tree.end()
-
-
-def _secret_values(environment: dict[str, str]) -> list[str]:
-    name = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|CREDENTIALS?|KEY|APIKEY)($|_)", re.IGNORECASE)
-    # A short value would blot out parts of words.
-    found = {value for key, value in environment.items() if name.search(key) and len(value) >= 8}
-    return sorted(found, key=len, reverse=True)
-
-
-def _blot_out(line: str, secrets: list[str]) -> str:
-    for secret in secrets:
-        line = line.replace(secret, "***")
-    return line

@@ -5,11 +5,11 @@ come from here or are tested against it. Names, types and defaults are the contr
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kfp_osft.shared.environment import is_runtimes_own, is_secret
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.key_values import as_number_or_bool, parse_key_values
 from kfp_osft.shared.kubernetes_syntax import (
@@ -40,12 +40,6 @@ LR_SCHEDULERS = (
 )
 # torch.distributed.fsdp.ShardingStrategy
 FSDP_SHARDING_STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
-
-# The runtime gives a worker its place among the others in these; training_hub reads them.
-_RUNTIME_ENV = re.compile(
-    r"PET_.*|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|OSFT_TRAIN_ARGS")
-_SECRET_ENV = re.compile(
-    r"(.*_)?(TOKEN|PASSWORD|PASSWD|SECRET|API_KEY|SECRET_ACCESS_KEY|ACCESS_KEY_ID|PULL_SECRET.*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -129,9 +123,9 @@ def _environment(name: str, value: str) -> dict[str, str]:
         if not is_env_name(key):
             raise InputError(f"{name}: '{key}' is no environment variable name; "
                              "allowed are letters, digits and '_', not starting with a digit")
-        if _RUNTIME_ENV.fullmatch(key):
+        if is_runtimes_own(key):
             raise InputError(f"{name}: '{key}' is set by the training runtime and cannot be given")
-        if _SECRET_ENV.fullmatch(key):
+        if is_secret(key):
             raise InputError(f"{name}: '{key}' looks like a secret, which an argument would show to everybody; "
                              "give it as a Kubernetes Secret (kfp.kubernetes.use_secret_as_env), or in the "
                              "environment of a local run")

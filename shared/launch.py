@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.cluster import AUTH_TOKEN, SERVER_URL, SERVICE_ACCOUNT, connect
 from kfp_osft.shared.errors import InputError
+from kfp_osft.shared.kubernetes_engine import Task, train_on_cluster
 from kfp_osft.shared.local_engine import train_locally
 from kfp_osft.shared.log import log
 from kfp_osft.shared.publish import read_manifest, writable_folder, write_manifest
@@ -18,7 +20,6 @@ TRAINING_LOG = "training.log"
 _LOCAL = "local"
 _TWO_WAYS = ("on a cluster, give the stage KUBERNETES_SERVER_URL and KUBERNETES_AUTH_TOKEN, or a service account that "
              "may create TrainJobs; on this computer, set the environment variable OSFT_LAUNCHER=local")
-_SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 
 class Launched(NamedTuple):
@@ -28,17 +29,20 @@ class Launched(NamedTuple):
     trainjob_name: str
 
 
-def launch(training_config: str, pvc_path: str, task_config: Any) -> Launched:
+def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str = "",
+           task_name: str = "") -> Launched:
     """Trains and returns when the training is complete; a training that is complete already is not repeated.
 
     Args:
         training_config: what preprocess returned.
         pvc_path: the workspace that preprocess wrote to.
         task_config: KFP's TaskConfig of this task, for the pods of the TrainJob.
+        run_name: of the pipeline run, for the TrainJob's name.
+        task_name: of this task in the run.
 
     Raises:
         InputError: a configuration that is not preprocess's, data that is gone, neither a cluster nor
-            OSFT_LAUNCHER=local, both.
+            OSFT_LAUNCHER=local; what train_on_cluster raises.
         TrainingError: the training failed; with its last lines.
     """
     config = TrainingConfig.from_json(training_config)
@@ -55,12 +59,19 @@ def launch(training_config: str, pvc_path: str, task_config: Any) -> Launched:
     if earlier:
         log(f"This training is complete in {checkpoint_dir}: used again")
         return Launched(str(checkpoint_dir), earlier["trainjob_name"])
-    if launcher != _LOCAL:
-        _refuse_cluster()
 
-    name = f"{_LOCAL}-{checkpoint_dir.name}"
-    _clear_unfinished(checkpoint_dir)
     started = time.monotonic()
+    train = _train_locally if launcher == _LOCAL else _train_on_cluster
+    name = train(config, Task(run_name, task_name, pvc_path, task_config), checkpoint_dir)
+    seconds = round(time.monotonic() - started, 1)
+    write_manifest(run_file, config.fingerprint, trainjob_name=name, seconds=seconds, osft=config.osft,
+                   about=config.about)
+    log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
+    return Launched(str(checkpoint_dir), name)
+
+
+def _train_locally(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:
+    _clear_unfinished(checkpoint_dir)
     if config.trainjob["num_workers"] > 1:
         log(f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this computer: "
             "one worker trains")
@@ -69,18 +80,17 @@ def launch(training_config: str, pvc_path: str, task_config: Any) -> Launched:
     train_locally(
         {"osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]}, "device": "auto"},
         config.env, checkpoint_dir / TRAINING_LOG)
-    seconds = round(time.monotonic() - started, 1)
-    write_manifest(run_file, config.fingerprint, trainjob_name=name, seconds=seconds, osft=config.osft,
-                   about=config.about)
-    log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
-    return Launched(str(checkpoint_dir), name)
+    return f"{_LOCAL}-{checkpoint_dir.name}"
 
 
-def _refuse_cluster() -> None:
-    if os.environ.get("KUBERNETES_SERVER_URL") or _SERVICE_ACCOUNT_TOKEN.exists():
-        raise InputError("there is a cluster, but this version cannot create TrainJobs yet; "
-                         "set OSFT_LAUNCHER=local to train in this pod")
-    raise InputError(f"there is no cluster to train on, and OSFT_LAUNCHER is not set. Two ways: {_TWO_WAYS}")
+def _train_on_cluster(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:
+    if not (os.environ.get(SERVER_URL) or os.environ.get(AUTH_TOKEN) or (SERVICE_ACCOUNT / "token").is_file()):
+        raise InputError(f"there is no cluster to train on, and OSFT_LAUNCHER is not set. Two ways: {_TWO_WAYS}")
+    cluster = connect()
+    log(f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on the cluster {cluster.url}; "
+        f"full log in {checkpoint_dir / TRAINING_LOG}")
+    return train_on_cluster(cluster, config, task, checkpoint_dir / TRAINING_LOG,
+                            before_creation=lambda: _clear_unfinished(checkpoint_dir))
 
 
 def _clear_unfinished(checkpoint_dir: Path) -> None:

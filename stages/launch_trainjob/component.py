@@ -22,15 +22,20 @@ from kfp_osft.stages.embedding import stage
 def launch_trainjob(
     training_config: str,
     pvc_path: str,
+    run_name: str = "",
+    task_name: str = "",
     kubernetes_config: dsl.TaskConfig = None,
 ) -> NamedTuple("Outputs", [("checkpoint_dir", str), ("trainjob_name", str)]):
     """Trains the model with OSFT and follows the training to its end.
 
-    With the environment variable OSFT_LAUNCHER=local the training runs in a process of this computer.
+    It creates a TrainJob with KUBERNETES_SERVER_URL and KUBERNETES_AUTH_TOKEN, or with the pod's service account. With
+    the environment variable OSFT_LAUNCHER=local the training runs in a process of this computer.
 
     Args:
         training_config: What preprocess returned.
         pvc_path: Workspace folder that preprocess wrote to.
+        run_name: Name of the pipeline run; with task_name it names the TrainJob, so that a retry finds it again.
+        task_name: Name of this task in the run.
         kubernetes_config: Filled in by KFP: volumes, environment, resources and placement for the training pods.
 
     Returns:
@@ -39,4 +44,4 @@ def launch_trainjob(
     """
     from kfp_osft.shared.launch import launch
 
-    return launch(training_config, pvc_path, kubernetes_config)
+    return launch(training_config, pvc_path, kubernetes_config, run_name, task_name)

@@ -62,7 +62,7 @@ def shared_folder(tmp_path, monkeypatch):
 
 def test_a_module_is_found_that_is_imported_in_a_function_or_through_another():
     assert imported_modules("def f():\n    from kfp_osft.shared.parameters import ALL_PARAMETERS\n") == [
-        "errors", "key_values", "kubernetes_syntax", "parameters"]
+        "environment", "errors", "key_values", "kubernetes_syntax", "parameters"]
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,13 @@ def train_on_cluster(cluster: Cluster, config: TrainingConfig, task: Task, log_p
 
     complete = False
     job = _Job(cluster, name, config, timing)
-    with terminable():
+    with terminable() as termination:
         try:
             if not job.take_up():
                 before_creation()
-                job.create(spec, pods)
+                # A request that is under way cannot be taken back: its TrainJob would be there after the clean-up.
+                with termination.held_back():
+                    job.create(spec, pods)
             # A log that is followed is read from its start, also by a second launcher.
             with log_path.open("w", encoding="utf-8") as log_file:
                 job.follow(log_file)
@@ -311,8 +313,8 @@ class _Clock:
     """The deadlines: for the start, for what hardly mends by itself, for the training."""
 
     def __init__(self, trainjob_: dict[str, Any], timing: Timing) -> None:
-        self._start_limit = trainjob_["start_deadline_minutes"] * _MINUTE
-        self._time_limit = trainjob_["time_limit_minutes"] * _MINUTE
+        self._start_minutes = trainjob_["start_deadline_minutes"]
+        self._limit_minutes = trainjob_["time_limit_minutes"]
         self._trouble_limit = timing.trouble
         self._starting_since: float | None = None
         self._running_since: float | None = None
@@ -328,11 +330,11 @@ class _Clock:
             self._running_since = self._running_since or now
         if self._trouble_since is not None and now - self._trouble_since > self._trouble_limit:
             return f"cannot start. {state.sentence}"
-        if self._starting_since is not None and now - self._starting_since > self._start_limit:
-            return (f"has not started within training_start_deadline_minutes={self._start_limit // _MINUTE}. "
-                    f"{state.sentence}")
-        if self._time_limit and self._running_since is not None and now - self._running_since > self._time_limit:
-            return f"has trained longer than training_time_limit_minutes={self._time_limit // _MINUTE}"
+        if self._starting_since is not None and now - self._starting_since > self._start_minutes * _MINUTE:
+            return f"has not started within training_start_deadline_minutes={self._start_minutes}. {state.sentence}"
+        if (self._limit_minutes and self._running_since is not None
+                and now - self._running_since > self._limit_minutes * _MINUTE):
+            return f"has trained longer than training_time_limit_minutes={self._limit_minutes}"
         return ""
 
 

@@ -17,7 +17,9 @@ objects, lives and pods what a life can do, faults what can go wrong, processes 
 from cluster.cluster import Cluster, Life
 from cluster.lives import Job, JobGone
 from cluster.pods import Pod
+from cluster.processes import run_as_processes
 from cluster.rbac import ROLE, SEES_RUNTIMES, rule, without
 from cluster.recorded import Request
 
-__all__ = ["ROLE", "SEES_RUNTIMES", "Cluster", "Job", "JobGone", "Life", "Pod", "Request", "rule", "without"]
+__all__ = ["ROLE", "SEES_RUNTIMES", "Cluster", "Job", "JobGone", "Life", "Pod", "Request", "rule",
+           "run_as_processes", "without"]

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from cluster.kubelet import unknown_volumes
 from cluster.pods import CONTAINER, Pod
 from cluster.recorded import Request
 from cluster.resources import EVENTS, JOBS, JOBSETS, TRAINJOBS
@@ -80,6 +81,9 @@ class Job:
                 "batch.kubernetes.io/job-completion-index": str(index),
             }
             annotations |= {"batch.kubernetes.io/job-completion-index": str(index)}
+            wrong = ", ".join(unknown_volumes(spec))
+            if wrong:
+                raise ValueError(f'Pod "{self.kubernetes_job}-{index}" is invalid: {wrong}')
             pod = Pod(self, index, spec, labels, annotations)
             self.pods.append(pod)
             self.update_jobs_status()
@@ -210,14 +214,15 @@ class Job:
 
         Raises TimeoutError after cluster.patience seconds, and JobGone.
         """
-        def arrived() -> bool:
-            self.check_alive()
-            return bool(predicate())
-
         with self._store.changed:
-            if not self._store.changed.wait_for(arrived, self.cluster.patience):
+            if not self._store.changed.wait_for(self._alive_and(predicate), self.cluster.patience):
                 asked = "\n".join(map(str, self.cluster.requests[-20:]))
                 raise TimeoutError(f"{what}: not within {self.cluster.patience} s. Last requests:\n{asked}")
+
+    def wait_for(self, predicate: Callable[[], object]) -> None:
+        """Waits until it is true however long that takes, for what the launcher has no part in. Raises JobGone."""
+        with self._store.changed:
+            self._store.changed.wait_for(self._alive_and(predicate))
 
     def wait_for_deletion(self) -> None:
         """Waits until the TrainJob is deleted: for a life that goes on until then."""
@@ -230,6 +235,13 @@ class Job:
         with self._store.changed:
             self._store.changed.wait_for(lambda: self._over or time.monotonic() >= end, seconds)
         self.check_alive()
+
+    def _alive_and(self, predicate: Callable[[], object]) -> Callable[[], bool]:
+        def asked() -> bool:
+            self.check_alive()
+            return bool(predicate())
+
+        return asked
 
     # For the cluster.
 

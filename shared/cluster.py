@@ -47,6 +47,11 @@ class Refused(InputError):
         self.status = status
 
 
+def is_configured() -> bool:
+    """Whether a cluster is given, or this is a pod of one."""
+    return any(os.environ.get(name) for name in (SERVER_URL, AUTH_TOKEN)) or (SERVICE_ACCOUNT / "token").is_file()
+
+
 def connect(backoff_seconds: float = 0.5) -> "Cluster":
     """Connects with KUBERNETES_SERVER_URL and KUBERNETES_AUTH_TOKEN, else with the pod's service account.
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_osft.shared.cluster import AUTH_TOKEN, SERVER_URL, SERVICE_ACCOUNT, connect
+from kfp_osft.shared.cluster import connect, is_configured
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.kubernetes_engine import Task, train_on_cluster
 from kfp_osft.shared.local_engine import train_locally
@@ -84,7 +84,7 @@ def _train_locally(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> 
 
 
 def _train_on_cluster(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:
-    if not (os.environ.get(SERVER_URL) or os.environ.get(AUTH_TOKEN) or (SERVICE_ACCOUNT / "token").is_file()):
+    if not is_configured():
         raise InputError(f"there is no cluster to train on, and OSFT_LAUNCHER is not set. Two ways: {_TWO_WAYS}")
     cluster = connect()
     log(f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on the cluster {cluster.url}; "

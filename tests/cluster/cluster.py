@@ -16,7 +16,7 @@ from cluster.lives import LONGEST_NAME, Job, JobGone
 from cluster.pods import CONTAINER, Pod
 from cluster.rbac import ROLE, Rule
 from cluster.recorded import Request
-from cluster.resources import (CLUSTER_TRAINING_RUNTIMES, CONFIG_MAPS, EVENTS, PODS, SECRETS, TRAINING_RUNTIMES,
+from cluster.resources import (CLAIMS, CLUSTER_TRAINING_RUNTIMES, CONFIG_MAPS, EVENTS, PODS, SECRETS, TRAINING_RUNTIMES,
                                TRAINJOBS, Resource)
 from cluster.status import ApiError
 from cluster.store import Body, Store, now_exact
@@ -153,6 +153,11 @@ class Cluster:
 
     def add_config_map(self, name: str, values: dict[str, str]) -> None:
         self.store.create(CONFIG_MAPS, self.namespace, {"metadata": {"name": name}, "data": dict(values)})
+
+    def add_claim(self, name: str, access_modes: Sequence[str]) -> None:
+        """A PersistentVolumeClaim."""
+        self.store.create(CLAIMS, self.namespace, {"metadata": {"name": name}, "spec": {
+            "accessModes": list(access_modes)}})
 
     @property
     def secrets(self) -> dict[str, dict[str, str]]:

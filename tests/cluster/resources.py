@@ -38,11 +38,12 @@ PODS = Resource("pods", "Pod")
 EVENTS = Resource("events", "Event")
 SECRETS = Resource("secrets", "Secret")
 CONFIG_MAPS = Resource("configmaps", "ConfigMap")
+CLAIMS = Resource("persistentvolumeclaims", "PersistentVolumeClaim")
 JOBS = Resource("jobs", "Job", "batch")
 JOBSETS = Resource("jobsets", "JobSet", "jobset.x-k8s.io", "v1alpha2")
 
 TRAINER_RESOURCES = (TRAINJOBS, TRAINING_RUNTIMES, CLUSTER_TRAINING_RUNTIMES)
-RESOURCES = (*TRAINER_RESOURCES, PODS, EVENTS, SECRETS, CONFIG_MAPS, JOBS, JOBSETS)
+RESOURCES = (*TRAINER_RESOURCES, PODS, EVENTS, SECRETS, CONFIG_MAPS, CLAIMS, JOBS, JOBSETS)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,73 @@
+"""TrainJobs whose command really runs, from the stored manifest alone, on a cluster of the tests'."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, run_as_processes
+from conftest import TINY_TRAINING
+from training_configs import workspace_task_config
+
+from kfp_osft.shared import cluster as cluster_module
+from kfp_osft.shared.errors import TrainingError
+from kfp_osft.shared.launch import launch
+from kfp_osft.shared.training_data import preprocess_dataset
+
+CPU = {"training_resource_gpu_per_worker": 0, **TINY_TRAINING}
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path, tiny_model, chat_rows):
+    """Preprocesses and launches; gives the launch's result and the cluster as it was left."""
+
+    def run(cluster: Cluster, **training):
+        for name in ("OSFT_LAUNCHER", "KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        host, port = cluster.url.removeprefix("https://").split(":")
+        monkeypatch.setattr(cluster_module, "SERVICE_ACCOUNT", cluster.service_account)
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+        prepared = preprocess_dataset(str(chat_rows), str(tmp_path),
+                                      {"training_base_model": str(tiny_model), **CPU, **training})
+        model = {"name": "model", "persistentVolumeClaim": {"claimName": "model"}}
+        task = workspace_task_config(tmp_path, volumes=[model], volume_mounts=[
+            {"name": "model", "mountPath": str(tiny_model), "readOnly": True}])
+        return launch(prepared.training_config, str(tmp_path), task, "run", "launch-trainjob")
+
+    run.claims = {"run-workspace": tmp_path, "model": tiny_model}
+    return run
+
+
+def steps_of(checkpoint_dir: Path, rank: int = 0) -> list[dict]:
+    lines = (checkpoint_dir / f"training_metrics_{rank}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("trainer", "workers"), [("2.1", 1), ("2.3", 2)])
+def test_the_manifest_alone_trains_the_tiny_model(train, capsys, trainer, workers):
+    life = run_as_processes(claims=train.claims)
+    with Cluster(trainer=trainer, life=life, patience=300) as cluster:
+        # Two nodes on one computer find each other on its loopback.
+        launched = train(cluster, training_resource_num_workers=workers,
+                         training_envs=f"GLOO_SOCKET_IFNAME=lo,OMP_NUM_THREADS={2 // workers}")
+        assert [job["metadata"]["name"] for job in cluster.trainjobs] == [launched.trainjob_name]
+    checkpoint_dir = Path(launched.checkpoint_dir)
+    steps = steps_of(checkpoint_dir)
+    assert [step["step"] for step in steps] == list(range(1, 9))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert (checkpoint_dir / "hf_format" / "samples_64.0" / "model.safetensors").is_file()
+    assert json.loads((checkpoint_dir / "osft_run.json").read_text())["trainjob_name"] == launched.trainjob_name
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" |")[0] for line in lines if line.startswith("step")] == [f"step {n}/8" for n in range(1, 9)]
+    assert f"Running: {workers} of {workers} node{'s' if workers > 1 else ''}" in lines
+    assert "step" in (checkpoint_dir / "training.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_on_the_cluster_says_why_in_the_trainers_words(train):
+    with Cluster(life=run_as_processes(claims=train.claims), patience=300) as cluster:
+        with pytest.raises(TrainingError, match="the training is lost: the loss of step . is nan") as error:
+            train(cluster, training_learning_rate=1e30)
+        assert not cluster.trainjobs
+    assert "ended with exit code 1 (Error)" in str(error.value)

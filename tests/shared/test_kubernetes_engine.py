@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster import ROLE, SEES_RUNTIMES, Cluster, Job, rule, without
 from training_configs import task_config, training_config, workspace_task_config
 
@@ -733,6 +734,40 @@ def test_a_token_that_is_not_accepted_is_said_without_it(launch, monkeypatch):
         with pytest.raises(Forbidden, match="does not accept the token") as error:
             launch(cluster)
     assert "a-token-of-yesterday" not in str(error.value)
+
+
+# Its rights.
+
+def rules_of_the_readme() -> list[dict]:
+    text = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    role, binding = yaml.safe_load_all(re.search(r"```yaml\n(apiVersion: rbac.*?)```", text, re.DOTALL)[1])
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    return role["rules"]
+
+
+def test_the_role_of_the_readme_is_what_is_used_and_no_more(launch, monkeypatch):
+    def life(job: Job) -> None:
+        job.create_pods()
+        job.launcher_saw("events", times=3)
+        job.start()
+        job.wait_for_log_reader()
+        job.complete()
+
+    with Cluster(life=life, rules=rules_of_the_readme()) as cluster:
+        cluster.add_claim("run-workspace", ["ReadWriteMany"])
+        monkeypatch.setenv("HF_TOKEN", "hf_value_of_the_launcher")
+        monkeypatch.setenv("KFP_POD_NAME", cluster.launcher_pod)
+        monkeypatch.setenv("KFP_POD_UID", cluster.launcher_uid)
+        launch(cluster)
+        with pytest.raises(InputError, match="This token may not see|Runtimes that training_runtime can name"):
+            launch(cluster, training_config(training_runtime="gone"))
+        connect().delete_trainjob(cluster.trainjobs[0]["metadata"]["name"])
+        used = {(f"{one.resource}/{one.subresource}".rstrip("/"), one.verb) for one in cluster.requests if one.verb}
+    granted = {(resource, verb) for one in rules_of_the_readme() for resource in one["resources"]
+               for verb in one["verbs"]}
+    # Runtimes of the whole cluster take a ClusterRole: asked for, and done without.
+    assert used - granted == {("clustertrainingruntimes", "list")}
+    assert granted <= used
 
 
 # Warnings about the workspace.

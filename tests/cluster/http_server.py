@@ -138,8 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, request: Request, fault: Any) -> None:
         if fault.status:
             raise too_busy(fault.status, fault.retry_after)
-        self._reset()
         self._answered(request, 0)
+        self._reset()
 
     def _send(self, request: Request, status: int, kind: str, text: str, headers: dict[str, str] | None = None) -> None:
         body = text.encode()
@@ -147,21 +147,20 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self._headers_buffer.append(b"\r\n" + body)
-        try:
-            self.flush_headers()
-        finally:
-            self._answered(request, status)
+        # Before the client can have it: its next step must find this one recorded.
+        self._answered(request, status)
+        self.flush_headers()
 
     def _stream(self, request: Request, chunks: Iterator[bytes]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Transfer-Encoding", "chunked")
+        self._answered(request, 200)
         self.end_headers()
         try:
             for chunk in chunks:
                 if chunk:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-                self._answered(request, 200)
                 if self.server.cluster.store.closed or not chunk and self._client_is_gone():
                     self.close_connection = True
                     return
@@ -173,7 +172,6 @@ class _Handler(BaseHTTPRequestHandler):
             close = getattr(chunks, "close", None)
             if close:
                 close()
-            self._answered(request, 200)
 
     def _answered(self, request: Request, status: int) -> None:
         if request.status is None:

@@ -33,7 +33,6 @@ _KINDS = {dict: "object", list: "array", str: "string", bool: "boolean", int: "i
           type(None): "null"}
 
 
-@lru_cache
 def trainjob_schema(generation: str) -> Schema:
     """openAPIV3Schema of the TrainJob; generation: one of GENERATIONS.
 

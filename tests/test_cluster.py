@@ -111,9 +111,8 @@ def any_schema(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_client_without_the_clusters_ca_does_not_get_through():
-    with Cluster() as cluster:
-        with pytest.raises(urllib3.exceptions.SSLError):
-            urllib3.PoolManager(retries=False).request("GET", f"{cluster.url}/version")
+    with Cluster() as cluster, pytest.raises(urllib3.exceptions.SSLError):
+        urllib3.PoolManager(retries=False).request("GET", f"{cluster.url}/version")
 
 
 def test_one_connection_carries_many_requests():
@@ -344,7 +343,8 @@ def test_our_schema_says_what_the_crd_says_of_every_field_it_has(generation: str
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"pod": {"containers": [{"name": "node", "env": [{"name": "A", "value": "1"}]}]}},
      "must not have envs for the dataset-initializer, model-initializer, node containers"),
-    ({"pod": {"containers": [{"name": "other"}]}}, "must not have container that doesn't exist in the runtime job node"),
+    ({"pod": {"containers": [{"name": "other"}]}},
+     "must not have container that doesn't exist in the runtime job node"),
     ({"trainer": {"env": [{"name": "PET_NNODES", "value": "2"}]}},
      "must not have reserved envs, invalid envs configured: [PET_NNODES]"),
     ({"runtime": {"name": "nowhere"}},
@@ -526,8 +526,8 @@ def test_an_unschedulable_pod_says_so_in_its_condition_and_an_event_and_its_log_
         until(lambda: len(cluster.pods) == 1 and cluster.pods[0]["status"]["conditions"])
         condition = launcher.pods(NODE_0)[0].status.conditions[0]
         assert (condition.type, condition.status, condition.reason) == ("PodScheduled", "False", "Unschedulable")
-        name = launcher.pods()[0].metadata.name
-        selector = f"involvedObject.kind=Pod,involvedObject.name={name},involvedObject.uid={launcher.pods()[0].metadata.uid}"
+        pod = launcher.pods()[0].metadata
+        selector = f"involvedObject.kind=Pod,involvedObject.name={pod.name},involvedObject.uid={pod.uid}"
         event = launcher.core.list_namespaced_event("ns", field_selector=selector).items[0]
         assert (event.reason, event.message) == ("FailedScheduling", condition.message)
         assert event.last_timestamp is None and event.event_time
@@ -586,6 +586,39 @@ def test_evicted_and_lost_pods_say_why_and_have_no_log(happening, expected):
             assert "step 1" not in launcher.log()
         except ApiException as error:
             assert error.status == 500
+
+
+def test_a_job_that_is_suspended_while_it_runs_loses_its_pods():
+    def life(job: Job) -> None:
+        job.start()
+        job.launcher_saw("pods")
+        job.suspend()
+        job.wait_until(lambda: not job.cluster.pods)
+        job.resume()
+        job.create_pods()
+        job.wait_for_deletion()
+
+    with Cluster(life=life) as cluster:
+        launcher = Launcher(cluster)
+        launcher.create(trainjob())
+        until(lambda: len({pod.metadata.name for pod in launcher.pods()} | {
+            pod.name for pod in cluster.jobs[0].pods}) == 2)
+        assert [pod.metadata.name for pod in launcher.pods()] == [cluster.jobs[0].pod(0).name]
+
+
+def test_a_lost_pod_stays_until_the_trainjob_goes():
+    def life(job: Job) -> None:
+        job.start()
+        job.pod(0).lose_node()
+        job.create_pod(0).start()
+        job.wait_for_deletion()
+
+    with Cluster(life=life) as cluster:
+        launcher = Launcher(cluster)
+        launcher.create(trainjob())
+        until(lambda: sorted(bool(pod.metadata.deletion_timestamp) for pod in launcher.pods()) == [False, True])
+        launcher.delete(propagation_policy="Foreground")
+        cluster.wait_until(lambda: not cluster.trainjobs and not cluster.pods)
 
 
 def test_a_failed_trainjob_loses_its_pods_and_one_that_somebody_deletes_is_gone():
@@ -834,7 +867,8 @@ def test_references_are_expanded_as_the_kubelet_does(text: str, expanded: str):
 def test_two_nodes_find_each_other_by_what_the_server_sets():
     code = """
         import os, socket, time
-        rank, address = int(os.environ["PET_NODE_RANK"]), (os.environ["PET_MASTER_ADDR"], int(os.environ["PET_MASTER_PORT"]))
+        rank = int(os.environ["PET_NODE_RANK"])
+        address = (os.environ["PET_MASTER_ADDR"], int(os.environ["PET_MASTER_PORT"]))
         if rank == 0:
             peer = socket.create_server(address).accept()[0]
             print("node 0 heard", peer.recv(100).decode())
@@ -855,7 +889,7 @@ def test_two_nodes_find_each_other_by_what_the_server_sets():
 
 def test_the_container_has_what_the_manifest_says_and_nothing_of_ours(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURS", "1")
-    code = "import os, sys; print(sys.argv[1:]); print(dict(os.environ))"
+    code = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ)]))"
     env = [{"name": "A", "value": "one"}, {"name": "B", "value": "$(A) two"},
            {"name": "C", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}}},
            {"name": "D", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "d"}}},
@@ -866,9 +900,8 @@ def test_the_container_has_what_the_manifest_says_and_nothing_of_ours(monkeypatc
         cluster.add_config_map("settings", {"d": "four"})
         Launcher(cluster).create(trainjob(command=python(code), args=["$(B)", "$$(B)", "$(OURS)"], env=env))
         ran(cluster)
-        arguments, environment = cluster.jobs[0].pod(0).logs[0].splitlines()
-    assert arguments == "['one two', '$(B)', '$(OURS)']"
-    seen = eval(environment)  # noqa: S307
+        arguments, seen = json.loads(cluster.jobs[0].pod(0).logs[0])
+    assert arguments == ["one two", "$(B)", "$(OURS)"]
     assert {name: seen[name] for name in "ABCDF"} == {
         "A": "one", "B": "one two", "C": "geheim", "D": "four", "F": "ns"}
     assert seen["IMAGE"] == "1" and not {"E", "OURS"} & set(seen) and seen["HOME"] != os.environ.get("HOME")

@@ -170,8 +170,8 @@ def _strings() -> Schema:
 
 
 def _metadata() -> Schema:
-    return _object({"annotations": _strings(), "finalizers": {"type": "array", "items": _text()}, "labels": _strings(), "name": _text(),
-                    "namespace": _text()})
+    return _object({"annotations": _strings(), "finalizers": {"type": "array", "items": _text()},
+                    "labels": _strings(), "name": _text(), "namespace": _text()})
 
 
 def _list(items: Schema, most: int | None = None) -> Schema:

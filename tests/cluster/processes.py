@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kfp_osft.shared.process_tree import ProcessTree
+
 from cluster import kubelet
 from cluster.lives import Job, JobGone
 from cluster.pods import Pod
 from cluster.store import Body
-from kfp_osft.shared.process_tree import ProcessTree
 
 if TYPE_CHECKING:
     from cluster.cluster import Life

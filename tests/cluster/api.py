@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING, Any
 from cluster import rbac, schema, webhook
 from cluster.pod_log import LogOptions
 from cluster.recorded import Request
-from cluster.resources import (CLUSTER_TRAINING_RUNTIMES, PODS, RESOURCES, SECRETS, TRAINER_GROUP, TRAINER_RESOURCES,
-                               TRAINING_RUNTIMES, TRAINJOBS, Resource, Target, target_of)
+from cluster.resources import (
+    CLUSTER_TRAINING_RUNTIMES,
+    PODS,
+    RESOURCES,
+    SECRETS,
+    TRAINER_GROUP,
+    TRAINER_RESOURCES,
+    TRAINING_RUNTIMES,
+    TRAINJOBS,
+    Resource,
+    Target,
+    target_of,
+)
 from cluster.selectors import selected_by
 from cluster.status import ApiError, PageNotFound, invalid
 from cluster.store import Body
@@ -156,7 +167,7 @@ def _log(cluster: "Cluster", request: Request) -> Answer:
     options = LogOptions.of(request.query, request.name)
     cluster.store.get(PODS, request.namespace, request.name)
     pod = cluster.pod(request.name)
-    log = pod.log_of(container=options.container, previous=options.previous)
+    log = pod.log_of(container=options.container, previous=options.previous) if pod else None
     return Answer(200, chunks=iter(()) if log is None else log.read(options))
 
 

@@ -16,8 +16,17 @@ from cluster.lives import LONGEST_NAME, Job, JobGone
 from cluster.pods import CONTAINER, Pod
 from cluster.rbac import ROLE, Rule
 from cluster.recorded import Request
-from cluster.resources import (CLAIMS, CLUSTER_TRAINING_RUNTIMES, CONFIG_MAPS, EVENTS, PODS, SECRETS, TRAINING_RUNTIMES,
-                               TRAINJOBS, Resource)
+from cluster.resources import (
+    CLAIMS,
+    CLUSTER_TRAINING_RUNTIMES,
+    CONFIG_MAPS,
+    EVENTS,
+    PODS,
+    SECRETS,
+    TRAINING_RUNTIMES,
+    TRAINJOBS,
+    Resource,
+)
 from cluster.status import ApiError
 from cluster.store import Body, Store, now_exact
 from cluster.trainer import pod_template, runtime
@@ -44,6 +53,8 @@ class Cluster:
         rules: what the token may do, as the rules of a Role; rbac.ROLE unless given.
         namespace: of the token's service account.
         cluster_runtimes, runtimes: names of ClusterTrainingRuntimes and of the namespace's TrainingRuntimes.
+        termination_seconds: how long pods take to end once they are deleted, and so a TrainJob that is deleted in
+            the foreground.
         patience: seconds that a life waits for the launcher before it fails.
 
     Attributes:
@@ -60,13 +71,13 @@ class Cluster:
     def __init__(self, trainer: str | None = "2.3", life: Life | Sequence[Life] | None = None, *,
                  rules: Sequence[Rule] = ROLE, namespace: str = "ns",
                  cluster_runtimes: Sequence[str] = ("training-hub", "torch-distributed"),
-                 runtimes: Sequence[str] = (), patience: float = 10.0) -> None:
+                 runtimes: Sequence[str] = (), termination_seconds: float = 0.1, patience: float = 10.0) -> None:
         self.trainer = trainer
         self.rules = list(rules)
         self.namespace = namespace
         self.user = f"system:serviceaccount:{namespace}:launcher"
         self.patience = patience
-        self.store = Store()
+        self.store = Store(termination_seconds)
         self.faults = Faults()
         self.requests: list[Request] = []
         self.jobs: list[Job] = []
@@ -106,10 +117,11 @@ class Cluster:
         for thread in self._threads:
             thread.join(self.patience)
         self._folder.cleanup()
-        if self.errors and error is None:
+        if error is not None:
+            for failed in self.errors:
+                error.add_note(f"In the cluster: {type(failed).__name__}: {failed}")
+        elif self.errors:
             raise self.errors[0]
-        for failed in self.errors:
-            error.add_note(f"In the cluster: {type(failed).__name__}: {failed}")
 
     def rotate_token(self) -> str:
         """Makes a new token, writes it to token_file, and returns it; the old one is worth nothing from now on."""
@@ -215,9 +227,9 @@ class Cluster:
         with self.store.changed:
             self.store.changed.wait_for(lambda: self.store.closed or time.monotonic() >= end, seconds)
 
-    def pod(self, name: str) -> Pod:
-        """Raises KeyError for a pod that no TrainJob has."""
-        return self._pods[name]
+    def pod(self, name: str) -> Pod | None:
+        """None for a pod that no TrainJob has."""
+        return self._pods.get(name)
 
     def know_pod(self, pod: Pod) -> None:
         self._pods[pod.name] = pod

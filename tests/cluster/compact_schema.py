@@ -97,7 +97,7 @@ def _trainer(generation: str) -> Schema:
 def _pod_spec(generation: str) -> Schema:
     many = None if generation == "2.1" else 128
     container = _object({
-        "name": _text(),
+        "name": _text() | {"minLength": 1} | ({} if generation == "2.1" else {"maxLength": 253}),
         "env": _map_list(_env(), "name", many),
         "volumeMounts": _map_list(_object({
             "mountPath": _text(), "name": _text(), "readOnly": {"type": "boolean"}, "subPath": _text(),
@@ -112,7 +112,7 @@ def _pod_spec(generation: str) -> Schema:
         "initContainers": _map_list(container, "name", several),
         "imagePullSecrets": _map_list(_object({"name": _text() | {"default": ""}}), "name", several),
         "nodeSelector": _strings(),
-        "serviceAccountName": _text(),
+        "serviceAccountName": _text() | ({} if generation == "2.1" else {"maxLength": 253}),
         "tolerations": _list(_object({
             "effect": _text(), "key": _text(), "operator": _text(), "value": _text(),
             "tolerationSeconds": {"type": "integer", "format": "int64"}}), many),
@@ -158,7 +158,7 @@ def _status() -> Schema:
 
 
 def _object(fields: Schema, required: list[str] | None = None) -> Schema:
-    return {"type": "object", "properties": fields} | ({"required": required} if required else {})
+    return {"type": "object", "properties": fields} | ({"required": sorted(required)} if required else {})
 
 
 def _text() -> Schema:
@@ -170,8 +170,8 @@ def _strings() -> Schema:
 
 
 def _metadata() -> Schema:
-    return _object({"annotations": _strings(), "finalizers": _list(_text()), "labels": _strings(), "name": _text(),
-                    "namespace": _text()})
+    return _object({"annotations": _strings(), "finalizers": {"type": "array", "items": _text()},
+                    "labels": _strings(), "name": _text(), "namespace": _text()})
 
 
 def _list(items: Schema, most: int | None = None) -> Schema:

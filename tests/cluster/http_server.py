@@ -7,6 +7,7 @@ import select
 import socket
 import ssl
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -64,7 +65,7 @@ class HttpServer(ThreadingHTTPServer):
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def process_request_thread(self, request: socket.socket, client_address: Any) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             # Here and not while accepting: a slow handshake must not keep others waiting.
             request.settimeout(10)
@@ -83,10 +84,8 @@ class HttpServer(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle is none of our errors; anything else fails the test."""
-        import sys
-
-        error = sys.exception() if sys.version_info >= (3, 12) else sys.exc_info()[1]
-        if not isinstance(error, OSError):
+        error = sys.exception()
+        if error is not None and not isinstance(error, OSError):
             self.cluster.errors.append(error)
 
 
@@ -138,30 +137,29 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, request: Request, fault: Any) -> None:
         if fault.status:
             raise too_busy(fault.status, fault.retry_after)
-        self._reset()
         self._answered(request, 0)
+        self._reset()
 
     def _send(self, request: Request, status: int, kind: str, text: str, headers: dict[str, str] | None = None) -> None:
         body = text.encode()
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
-        self._headers_buffer.append(b"\r\n" + body)
-        try:
-            self.flush_headers()
-        finally:
-            self._answered(request, status)
+        # Before the client can have it: its next step must find this one recorded.
+        self._answered(request, status)
+        self.end_headers()
+        self.wfile.write(body)
 
     def _stream(self, request: Request, chunks: Iterator[bytes]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Transfer-Encoding", "chunked")
+        self._answered(request, 200)
         self.end_headers()
         try:
             for chunk in chunks:
                 if chunk:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-                self._answered(request, 200)
                 if self.server.cluster.store.closed or not chunk and self._client_is_gone():
                     self.close_connection = True
                     return
@@ -173,7 +171,6 @@ class _Handler(BaseHTTPRequestHandler):
             close = getattr(chunks, "close", None)
             if close:
                 close()
-            self._answered(request, 200)
 
     def _answered(self, request: Request, status: int) -> None:
         if request.status is None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.kubelet import unknown_volumes
 from cluster.pods import CONTAINER, Pod
 from cluster.recorded import Request
-from cluster.resources import EVENTS, JOBS, JOBSETS, TRAINJOBS
+from cluster.resources import EVENTS, JOBS, JOBSETS, PODS, TRAINJOBS
 from cluster.status import ApiError
 from cluster.store import Body, now, now_exact
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 #: The longest name whose pods (<name>-node-0-<index>-xxxxx) fit into 63 characters.
 LONGEST_NAME = 48
+
+#: Status of requests after which a launcher knows no more than before.
+_TELLS_NOTHING = (None, 0, 401, 429, 500, 503, 504)
 
 
 class JobGone(Exception):
@@ -104,8 +107,13 @@ class Job:
     # Its conditions.
 
     def suspend(self, message: str = "TrainJob is suspended") -> None:
-        """Kueue holds it back: spec.suspend and condition Suspended=True, reason Suspended."""
+        """Kueue holds it back: spec.suspend, and condition Suspended=True with reason Suspended.
+
+        Pods that it has already are deleted, as when a job of a higher priority takes its place.
+        """
         with self._store.changed:
+            for pod in self._active_pods():
+                self._store.delete(PODS, self.namespace, pod.name)
             self._live()["spec"]["suspend"] = True
             self._set_condition("Suspended", "True", "Suspended", message)
 
@@ -189,13 +197,19 @@ class Job:
     def launcher_saw(self, resource: str = "trainjobs", *, subresource: str = "", times: int = 1) -> None:
         """Waits until `times` requests for the resource that came after this call were answered.
 
+        Answers that are faults (401, 429, 5xx, resets) do not count.
+
         What the life did before, the launcher then knows: launcher_saw("pods"), launcher_saw("events"),
         launcher_saw("pods", subresource="log").
         """
         known = len(self.cluster.requests)
-        self.wait_until(lambda: sum(request.status is not None and request.matches(
-            resource=resource, subresource=subresource) for request in self.cluster.requests[known:]) >= times,
-            f"{times} requests for {resource} {subresource}")
+
+        def seen() -> int:
+            return sum(request.status not in _TELLS_NOTHING
+                       and request.matches(resource=resource, subresource=subresource)
+                       for request in self.cluster.requests[known:])
+
+        self.wait_until(lambda: seen() >= times, f"{times} requests for {resource} {subresource}".rstrip())
 
     def wait_for_request(self, times: int = 1, **wanted: Any) -> Request:
         """Waits until that many answered requests of this cluster's whole time match; returns the last of them.

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 CONTAINER = "node"
 
+_UNREADY = f"containers with unready status: [{CONTAINER}]"
+
+_EVICTED = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 4Ki. "
+
 #: What the kubelet says of a container that waits, by the reason.
 _WAITING_MESSAGES = {
     "ImagePullBackOff": 'Back-off pulling image "{image}"',
@@ -73,7 +77,7 @@ class Pod:
         with self._change() as pod:
             pod["spec"]["nodeName"] = node
             _set_condition(pod, "PodScheduled", "True")
-            _set_condition(pod, "Ready", "False", "ContainersNotReady", f"containers with unready status: [{CONTAINER}]")
+            _set_condition(pod, "Ready", "False", "ContainersNotReady", _UNREADY)
             pod["status"] |= {"hostIP": "10.0.0.1", "startTime": now(), "containerStatuses": [{
                 "name": CONTAINER, "image": self.image, "imageID": "", "ready": False, "started": False,
                 "restartCount": 0, "lastState": {}, "state": {"waiting": {"reason": "ContainerCreating"}}}]}
@@ -153,8 +157,7 @@ class Pod:
                 pod["status"]["phase"] = "Succeeded"
                 _set_condition(pod, "Ready", "False", "PodCompleted")
             else:
-                _set_condition(pod, "Ready", "False", "ContainersNotReady",
-                               f"containers with unready status: [{CONTAINER}]")
+                _set_condition(pod, "Ready", "False", "ContainersNotReady", _UNREADY)
             for run in self._runs[-1:]:
                 run.end()
 
@@ -167,7 +170,7 @@ class Pod:
                 container["lastState"] = container["state"]
         self.start()
 
-    def evict(self, message: str = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 4Ki. ") -> None:
+    def evict(self, message: str = _EVICTED) -> None:
         """The kubelet evicts it: phase Failed with reason Evicted; its containers and their logs are gone."""
         with self._change() as pod:
             pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message}

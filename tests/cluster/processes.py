@@ -8,15 +8,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from kfp_osft.shared.process_tree import ProcessTree
 
 from cluster import kubelet
 from cluster.lives import Job, JobGone
 from cluster.pods import Pod
 from cluster.store import Body
-from kfp_osft.shared.process_tree import ProcessTree
 
 if TYPE_CHECKING:
     from cluster.cluster import Life
@@ -176,14 +178,16 @@ class _Node:
 
     def _read(self, process: subprocess.Popen[bytes], tree: ProcessTree) -> None:
         assert process.stdout is not None
+        looked = 0.0
         with process.stdout as output:
             while True:
                 something = select.select([output], [], [], 0.5)[0]
-                if process.poll() is None:
-                    tree.living()
-                else:
+                if process.poll() is not None:
                     # What a container's first process leaves behind does not outlive it.
                     tree.end(0)
+                elif time.monotonic() - looked > 1:
+                    tree.living()
+                    looked = time.monotonic()
                 if something:
                     text = os.read(output.fileno(), 65536)
                     if not text:

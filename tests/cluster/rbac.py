@@ -34,7 +34,7 @@ SEES_RUNTIMES: tuple[Rule, ...] = (
 
 
 def without(rules: Sequence[Rule], resource: str, verb: str | None = None) -> list[Rule]:
-    """The rules less a resource, or less one verb on it: without(ROLE, "secrets"), without(ROLE, "trainjobs", "delete")."""
+    """The rules less a resource, or less one verb on it: without(ROLE, "trainjobs", "delete")."""
     left = []
     for one in rules:
         kept = {**one, "resources": [name for name in one["resources"] if name != resource]}

@@ -17,7 +17,7 @@ class Request:
         query: the last value of each parameter.
         body: the JSON that was sent, or None.
         status: the answer's HTTP status; 0 where the connection was reset instead; None while it is under way.
-            A log that is followed has it when its first byte is on its way.
+            It is set just before the answer is sent.
         token_known: False for a request without a valid token.
         time: seconds since the epoch.
     """

@@ -33,7 +33,6 @@ _KINDS = {dict: "object", list: "array", str: "string", bool: "boolean", int: "i
           type(None): "null"}
 
 
-@lru_cache
 def trainjob_schema(generation: str) -> Schema:
     """openAPIV3Schema of the TrainJob; generation: one of GENERATIONS.
 
@@ -121,9 +120,10 @@ def violations(body: dict[str, Any], schema: Schema) -> list[Cause]:
 
 def _cause(error: ValidationError) -> Cause:
     field = _field(error.absolute_path)
+    instance: Any = error.instance
     value = json.dumps(error.instance) if isinstance(error.instance, str | bool | int | float) else (
         f'"{_KINDS[type(error.instance)]}"')
-    limit = error.validator_value
+    limit: Any = error.validator_value
     match error.validator:
         case "required":
             missing = next(name for name in limit if name not in error.instance)
@@ -138,7 +138,7 @@ def _cause(error: ValidationError) -> Cause:
                     "message": f"Too long: may not be more than {limit} bytes"}
         case "maxItems":
             return {"reason": "FieldValueTooMany", "field": field,
-                    "message": f"Too many: {len(error.instance)}: must have at most {limit} items"}
+                    "message": f"Too many: {len(instance)}: must have at most {limit} items"}
         case "type" | "anyOf":
             kinds = limit if isinstance(limit, str) else ",".join(one["type"] for one in limit)
             kind = _KINDS[type(error.instance)]

@@ -45,14 +45,15 @@ class Store:
         closed: the server is going down.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, termination_seconds: float) -> None:
         self.changed = threading.Condition(threading.RLock())
-        self.termination_seconds = 0.1
+        self.termination_seconds = termination_seconds
         self.closed = False
         self.removed: list[Callable[[Resource, Body], None]] = []
         self._objects: dict[tuple[Resource, str, str], Body] = {}
         self._revision = itertools.count(1000)
         self._suffix = itertools.count(1)
+        self._leaving: set[str] = set()
 
     def get(self, resource: Resource, namespace: str, name: str) -> Body:
         """A copy. Raises ApiError 404."""
@@ -70,7 +71,8 @@ class Store:
         """The object itself, or None."""
         return self._objects.get((resource, namespace, name))
 
-    def list(self, resource: Resource, namespace: str, wanted: Callable[[Body], bool] = lambda body: True) -> list[Body]:
+    def list(self, resource: Resource, namespace: str,
+             wanted: Callable[[Body], bool] = lambda body: True) -> list[Body]:
         """Copies, by name."""
         with self.changed:
             return [copy.deepcopy(body) for (kind, where, _), body in sorted(self._objects.items(), key=_by_name)
@@ -115,8 +117,9 @@ class Store:
         """
         with self.changed:
             body = self.live(resource, namespace, name)
-            if "deletionTimestamp" in body["metadata"]:
+            if body["metadata"]["uid"] in self._leaving:
                 return copy.deepcopy(body)
+            self._leaving.add(body["metadata"]["uid"])
             body["metadata"]["deletionTimestamp"] = now()
             slow = resource.kind == "Pod" or policy == "Foreground"
             if policy == "Foreground":

@@ -26,7 +26,7 @@ def runtime(name: str) -> Body:
 
 
 def pod_template(runtime_body: Body, trainjob: Body) -> tuple[Body, dict[str, str], dict[str, str]]:
-    """Spec, labels and annotations of the pods of the job `node`: the runtime's, the TrainJob's, then its overrides'."""
+    """Spec, labels and annotations of the pods of the job `node`: the runtime's, the TrainJob's, its overrides'."""
     replicated = runtime_body["spec"]["template"]["spec"]["replicatedJobs"]
     job = copy.deepcopy(next(one for one in replicated if one["name"] == CONTAINER)["template"])
     template = job["spec"]["template"]

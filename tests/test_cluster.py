@@ -660,7 +660,7 @@ def test_a_life_waits_for_the_launcher_only_so_long():
     with pytest.raises(TimeoutError, match="1 requests for pods"), Cluster(
             life=lambda job: job.launcher_saw("pods"), patience=0.1) as cluster:
         Launcher(cluster).create(trainjob())
-        cluster.wait_until(lambda: not cluster.trainjobs)
+        until(lambda: not cluster.trainjobs)
 
 
 def test_a_life_ends_when_its_trainjob_is_deleted():

@@ -47,8 +47,9 @@ class Launcher:
     def delete(self, name: str = "train", **options: Any) -> Body:
         return self.custom.delete_namespaced_custom_object(*TRAINJOBS, name, **options)
 
-    def page(self, path: str) -> Body:
-        return self._client.call_api(path, "GET", auth_settings=["BearerToken"], response_type="object")[0]
+    def page(self, path: str, **query: str) -> Any:
+        return self._client.call_api(path, "GET", query_params=list(query.items()), auth_settings=["BearerToken"],
+                                     response_type="object")[0]
 
     def pods(self, selector: str = "jobset.sigs.k8s.io/jobset-name=train") -> list[Any]:
         return self.core.list_namespaced_pod("ns", label_selector=selector).items
@@ -588,6 +589,15 @@ def test_evicted_and_lost_pods_say_why_and_have_no_log(happening, expected):
             assert error.status == 500
 
 
+def test_a_queued_trainjob_is_suspended_from_its_first_moment():
+    with Cluster(queued=True) as cluster:
+        launcher = Launcher(cluster)
+        assert launcher.create(trainjob())["spec"]["suspend"] is True
+        assert conditions(launcher.get()) == {"Suspended": ("True", "Suspended")}
+        cluster.jobs[0].resume()
+        assert conditions(launcher.get()) == {"Suspended": ("False", "Resumed")}
+
+
 def test_a_job_that_is_suspended_while_it_runs_loses_its_pods():
     def life(job: Job) -> None:
         job.start()
@@ -650,7 +660,7 @@ def test_a_life_waits_for_the_launcher_only_so_long():
     with pytest.raises(TimeoutError, match="1 requests for pods"), Cluster(
             life=lambda job: job.launcher_saw("pods"), patience=0.1) as cluster:
         Launcher(cluster).create(trainjob())
-        cluster.wait_until(lambda: not cluster.trainjobs)
+        until(lambda: not cluster.trainjobs)
 
 
 def test_a_life_ends_when_its_trainjob_is_deleted():
@@ -717,6 +727,10 @@ def test_since_leaves_out_what_is_older():
         time.sleep(1.05)
         cluster.jobs[0].pod(0).log("new")
         assert launcher.log(since_seconds=1) == "new\n"
+        stamp = launcher.log(timestamps=True, tail_lines=1).split(" ")[0]
+        # Read in whole seconds, as the API server passes it on; the client has no argument for it.
+        path = f"/api/v1/namespaces/ns/pods/{launcher.pods()[0].metadata.name}/log"
+        assert launcher.page(path, sinceTime=stamp) == "new\n"
 
 
 def test_a_followed_log_comes_as_it_is_written_and_ends_with_the_container():
@@ -825,6 +839,22 @@ def test_a_reset_connection_is_reset_and_not_closed():
                 while plain.recv(65536):
                     pass
         cluster.wait_until(lambda: cluster.requests[-1].status == 0)
+
+
+def test_a_server_that_goes_down_refuses_connections_until_it_is_back():
+    with Cluster(life=writes("one")) as cluster:
+        launcher = Launcher(cluster)
+        launcher.create(trainjob())
+        until(lambda: cluster.jobs[0].pods and cluster.jobs[0].pod(0).logs)
+        followed = launcher.follow()
+        assert next(followed) == "one\n"
+        cluster.go_down()
+        with pytest.raises(urllib3.exceptions.ProtocolError):
+            next(followed)
+        with pytest.raises(urllib3.exceptions.NewConnectionError, match="refused"):
+            Launcher(cluster).get()
+        cluster.come_back()
+        assert launcher.get() and "".join(launcher.log()) == "one\n"
 
 
 def test_a_request_may_hang_longer_than_its_client_waits():

@@ -139,7 +139,7 @@ def _admit(cluster: "Cluster", body: Body, field_validation: str) -> None:
     causes = schema.violations(body, trainjob)
     if causes:
         raise invalid("TrainJob", TRAINER_GROUP, body["metadata"].get("name", ""), causes)
-    webhook.default(body)
+    webhook.default(body, suspend=cluster.queued)
     names = [{one["metadata"]["name"] for one in cluster.store.list(resource, namespace)}
              for resource, namespace in ((CLUSTER_TRAINING_RUNTIMES, ""), (TRAINING_RUNTIMES, cluster.namespace))]
     webhook.check(body, *names)

@@ -51,6 +51,7 @@ class Cluster:
         life: what happens to each TrainJob that is created, or a list of lives, one for each in turn; without one
             nothing happens to it.
         rules: what the token may do, as the rules of a Role; rbac.ROLE unless given.
+        queued: Kueue's webhook suspends each new TrainJob, until its life resumes it.
         namespace: of the token's service account.
         cluster_runtimes, runtimes: names of ClusterTrainingRuntimes and of the namespace's TrainingRuntimes.
         termination_seconds: how long pods take to end once they are deleted, and so a TrainJob that is deleted in
@@ -69,11 +70,12 @@ class Cluster:
     """
 
     def __init__(self, trainer: str | None = "2.3", life: Life | Sequence[Life] | None = None, *,
-                 rules: Sequence[Rule] = ROLE, namespace: str = "ns",
+                 rules: Sequence[Rule] = ROLE, queued: bool = False, namespace: str = "ns",
                  cluster_runtimes: Sequence[str] = ("training-hub", "torch-distributed"),
                  runtimes: Sequence[str] = (), termination_seconds: float = 0.1, patience: float = 10.0) -> None:
         self.trainer = trainer
         self.rules = list(rules)
+        self.queued = queued
         self.namespace = namespace
         self.user = f"system:serviceaccount:{namespace}:launcher"
         self.patience = patience
@@ -155,6 +157,15 @@ class Cluster:
     def hang(self, seconds: float, times: int = 1, **wanted: Any) -> None:
         """Lets the next `times` matching requests wait that long before they are answered as usual."""
         self.faults.add(Fault(times, wanted, seconds=seconds))
+
+    def go_down(self) -> None:
+        """The API server is not there: its connections end, and new ones are refused. Lives go on."""
+        self._server.__exit__()
+
+    def come_back(self) -> None:
+        """After go_down, at the same address."""
+        self._server = HttpServer(self, self._server.server_port)
+        self._server.__enter__()
 
     # What the cluster has.
 

@@ -45,8 +45,8 @@ class HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, cluster: "Cluster") -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, cluster: "Cluster", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.cluster = cluster
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()

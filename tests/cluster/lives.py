@@ -61,7 +61,10 @@ class Job:
         self.pods: list[Pod] = []
         self.deleted = False
         self._store = cluster.store
-        self._create_children()
+        with self._store.changed:
+            self._create_children()
+            if self._live()["spec"]["suspend"]:
+                self.suspend()
 
     # Its pods.
 

@@ -126,7 +126,7 @@ def _cause(error: ValidationError) -> Cause:
     limit: Any = error.validator_value
     match error.validator:
         case "required":
-            missing = next(name for name in limit if name not in error.instance)
+            missing = next(name for name in limit if name not in instance)
             field = f"{field}.{missing}" if field else missing
             return {"reason": "FieldValueRequired", "message": "Required value", "field": field}
         case "enum":

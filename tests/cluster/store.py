@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.resources import EVENTS, Resource
+from cluster.resources import Resource
 from cluster.status import already_exists, not_found
 
 Body = dict[str, Any]
@@ -165,7 +165,7 @@ class Store:
         """The garbage collector: an object whose owners are all unknown is deleted."""
         owners = body["metadata"].get("ownerReferences", ())
         uids = {other["metadata"]["uid"] for other in self._objects.values()}
-        if owners and resource != EVENTS and not any(owner.get("uid") in uids for owner in owners):
+        if owners and not any(owner.get("uid") in uids for owner in owners):
             metadata = body["metadata"]
             self._later(0.02, self._collect, resource, metadata.get("namespace", ""), metadata["name"])
 

@@ -17,8 +17,10 @@ _RESERVED = {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_AD
 _OWN_CONTAINERS = ("dataset-initializer", "model-initializer", CONTAINER)
 
 
-def default(body: dict[str, Any]) -> None:
-    """The defaulting webhook: the time of each runtime patch."""
+def default(body: dict[str, Any], *, suspend: bool) -> None:
+    """The defaulting webhooks: the Trainer's, for the time of each runtime patch, and Kueue's."""
+    if suspend:
+        body["spec"]["suspend"] = True
     for patch in body["spec"].get("runtimePatches", ()):
         patch.setdefault("time", now())
 

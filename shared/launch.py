@@ -13,6 +13,7 @@ from kfp_osft.shared.local_engine import train_locally
 from kfp_osft.shared.log import log
 from kfp_osft.shared.publish import read_manifest, writable_folder, write_manifest
 from kfp_osft.shared.run_file import RUN_FILE
+from kfp_osft.shared.train_script import STATES_FOLDER, saved_states
 from kfp_osft.shared.training_config import TrainingConfig
 
 TRAINING_LOG = "training.log"
@@ -64,6 +65,8 @@ def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str 
     train = _train_locally if launcher == _LOCAL else _train_on_cluster
     name = train(config, Task(run_name, task_name, pvc_path, task_config), checkpoint_dir)
     seconds = round(time.monotonic() - started, 1)
+    # Weights and the optimizer's moments: several times the model's size.
+    shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
     write_manifest(run_file, config.fingerprint, trainjob_name=name, seconds=seconds, osft=config.osft,
                    about=config.about)
     log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
@@ -71,7 +74,7 @@ def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str 
 
 
 def _train_locally(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:
-    _clear_unfinished(checkpoint_dir)
+    _clear_unfinished(checkpoint_dir, resumable=False)
     if config.trainjob["num_workers"] > 1:
         log(f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this computer: "
             "one worker trains")
@@ -90,13 +93,17 @@ def _train_on_cluster(config: TrainingConfig, task: Task, checkpoint_dir: Path) 
     log(f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on the cluster {cluster.url}; "
         f"full log in {checkpoint_dir / TRAINING_LOG}")
     return train_on_cluster(cluster, config, task, checkpoint_dir / TRAINING_LOG,
-                            before_creation=lambda: _clear_unfinished(checkpoint_dir))
+                            before_creation=lambda: _clear_unfinished(checkpoint_dir, resumable=True))
 
 
-def _clear_unfinished(checkpoint_dir: Path) -> None:
+def _clear_unfinished(checkpoint_dir: Path, resumable: bool) -> None:
     """Takes away what an interrupted attempt left: mini-trainer would append to its metrics, and nothing may take
-    its checkpoints for those of this training. The data of preprocess stays."""
-    for leftover in (*checkpoint_dir.glob("training_*"), checkpoint_dir / "hf_format"):
+    its checkpoints for those of this training. The data of preprocess stays, and so does, where the engine can
+    resume, a state that mini-trainer saved when it was interrupted, with the metrics up to it."""
+    if resumable and saved_states(str(checkpoint_dir)):
+        log("The training goes on from the state that was saved when it was interrupted")
+        return
+    for leftover in (*checkpoint_dir.glob("training_*"), checkpoint_dir / "hf_format", checkpoint_dir / STATES_FOLDER):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:

@@ -5,11 +5,14 @@ that has training-hub but not this package. Run it as `python train_script.py` o
 
 It reads its arguments from the environment variable OSFT_TRAIN_ARGS, the base64 of a JSON object:
 
-    {"osft": {keyword arguments of training_hub.osft}, "device": "auto" | "cuda" | "cpu"}
+    {"osft": {keyword arguments of training_hub.osft}, "device": "auto" | "cuda" | "cpu", "resumable": true | false}
 
 With a CUDA GPU it leaves mini-trainer as it is. Without one ("auto"), or with "cpu", it trains on the CPU:
 the worker that torchrun starts is then this file, which puts CPU devices in the place of CUDA's and runs
 mini-trainer's own train.py. "cuda" is for jobs that paid for a GPU: they fail at once where there is none.
+
+"resumable" has mini-trainer save its whole state on SIGTERM (a pod that is evicted or preempted) and go on from it in
+the next attempt, where it can: see can_resume.
 
 Exit code 0 means a new checkpoint and a finite loss; mini-trainer alone reports success without both.
 """
@@ -24,6 +27,7 @@ import json
 import math
 import os
 import runpy
+import signal
 import sys
 import tempfile
 import threading
@@ -35,6 +39,7 @@ ARGS_VARIABLE = "OSFT_TRAIN_ARGS"
 DEVICES = ("auto", "cuda", "cpu")
 WORKER_FLAG = "--cpu-worker"
 LAUNCHER_PID_VARIABLE = "OSFT_LAUNCHER_PID"
+STATES_FOLDER = "full_state_checkpoints"
 # Before what this script itself says, among some hundred lines of mini-trainer's.
 SAY = "kfp-osft: "
 
@@ -48,7 +53,12 @@ def main() -> None:
     bin_folder = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
 
-    osft_args, device = read_train_args(os.environ.get(ARGS_VARIABLE, ""))
+    if os.getpid() == 1:
+        # The kernel gives a container's first process no SIGTERM that it does not handle: its pod would keep the GPU
+        # through its grace period.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+    osft_args, device, resumable = read_train_args(os.environ.get(ARGS_VARIABLE, ""))
     if device == "cpu":
         # Before torch is imported, so that no worker finds a GPU either.
         os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
@@ -67,34 +77,41 @@ def main() -> None:
         send_workers_to_cpu()
 
     checkpoint_dir = osft_args["ckpt_output_dir"]
+    if resumable and can_resume(training_hub.osft, osft_args):
+        osft_args["enable_jit_checkpoint"] = True
     weights_before = checkpoint_weights(checkpoint_dir)
     metrics_before = metrics_size(checkpoint_dir)
+    states_before = saved_states(checkpoint_dir)
     training_hub.osft(**osft_args)
+    # On every node: one that ended as if all were well would not be there for the next attempt.
+    if states := saved_states(checkpoint_dir) - states_before:
+        sys.exit(f"{SAY}the training was interrupted; its state is saved in {max(states)}, and the next attempt goes on "
+                 "from there")
     if node_rank(osft_args) == 0:
         problem = find_problem(osft_args, weights_before, metrics_before)
         if problem:
             sys.exit(SAY + problem)
 
 
-def read_train_args(encoded: str) -> tuple[dict, str]:
-    """Decodes the value of OSFT_TRAIN_ARGS into the keyword arguments of osft and the device.
+def read_train_args(encoded: str) -> tuple[dict, str, bool]:
+    """Decodes the value of OSFT_TRAIN_ARGS into the keyword arguments of osft, the device, and whether to resume.
 
     Raises:
-        ValueError: not base64 of a JSON object with the key "osft" (an object) and, optionally, "device".
+        ValueError: not base64 of a JSON object with the key "osft" (an object) and, optionally, the others.
     """
     try:
         train_args = json.loads(base64.b64decode(encoded, validate=True))
         osft_args, device = train_args["osft"], train_args.get("device", "auto")
-        unknown = sorted(set(train_args) - {"osft", "device"})
+        unknown = sorted(set(train_args) - {"osft", "device", "resumable"})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{ARGS_VARIABLE} must be base64 of JSON {{"osft": {{...}}}}: {error!r}') from None
     if unknown:
-        raise ValueError(f"{ARGS_VARIABLE} holds {', '.join(unknown)}; allowed: osft, device")
+        raise ValueError(f"{ARGS_VARIABLE} holds {', '.join(unknown)}; allowed: osft, device, resumable")
     if not isinstance(osft_args, dict):
         raise ValueError(f"osft in {ARGS_VARIABLE} is a {type(osft_args).__name__}; it must be an object")
     if device not in DEVICES:
         raise ValueError(f"device in {ARGS_VARIABLE} is {device!r}; allowed: {', '.join(DEVICES)}")
-    return osft_args, device
+    return osft_args, device, bool(train_args.get("resumable"))
 
 
 def hide_broken_torchvision() -> None:
@@ -286,6 +303,27 @@ def _end_with_launcher() -> None:
             break
         time.sleep(1)
     os._exit(1)
+
+
+def can_resume(osft: Callable, osft_args: dict) -> bool:
+    """Whether mini-trainer can go on from a saved state: it must know how, and the training have one epoch.
+
+    mini-trainer 0.9 passes over as many batches as it made steps in every epoch, not in all of them: a training that
+    was interrupted after its first epoch would end at once, and its state be taken for the trained model.
+    """
+    from mini_trainer import TrainingArgs
+
+    return (
+        "enable_jit_checkpoint" in inspect.signature(osft).parameters
+        and "on_demand_checkpointing" in TrainingArgs.__dataclass_fields__
+        and osft_args.get("num_epochs") == 1
+    )
+
+
+def saved_states(checkpoint_dir: str) -> set[str]:
+    """The states that mini-trainer has saved on SIGTERM, whole ones (full_state_checkpoint.py)."""
+    files = glob.glob(os.path.join(glob.escape(checkpoint_dir), STATES_FOLDER, "step_*", "training_state.pt"))
+    return {str(Path(file).parent) for file in files}
 
 
 def node_rank(osft_args: dict) -> int:

@@ -185,6 +185,6 @@ def _env(config: TrainingConfig, pvc_path: str, task_env: list[dict[str, Any]], 
             secret_env.setdefault(name, environment[name])
     env |= {name: {"value": unexpanded(value)} for name, value in config.env.items()}
     # A TrainJob that asked for GPUs fails at once where there is none; it never trains on their CPU.
-    arguments = {"osft": config.osft, "device": "cuda" if accelerators else "cpu"}
+    arguments = {"osft": config.osft, "device": "cuda" if accelerators else "cpu", "resumable": True}
     env[ARGS_VARIABLE] = {"value": base64.b64encode(json.dumps(arguments).encode()).decode()}
     return [{"name": name, **value} for name, value in env.items()], secret_env

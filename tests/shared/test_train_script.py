@@ -23,6 +23,10 @@ class cuda:
     def is_available():
         return os.environ.get("GPUS") == "1" and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
 """
+MINI_TRAINER = """
+class TrainingArgs:
+    __dataclass_fields__ = {"on_demand_checkpointing": None}
+"""
 API_TRAIN = """
 class StreamablePopen:
     def __init__(self, log_file, command):
@@ -49,7 +53,7 @@ from mini_trainer import api_train
 
 def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_rate=None, use_liger=None,
          nproc_per_node=None, node_rank=None, save_final_checkpoint=None, checkpoint_at_epoch=None,
-         *, callbacks=None, **kwargs):
+         num_epochs=None, enable_jit_checkpoint=None, *, callbacks=None, **kwargs):
     given = {name: value for name, value in locals().items() if value is not None and name != "kwargs"}
     seen = {"args": given}
     train_file = str(pathlib.Path(api_train.__file__).parent / "train.py")
@@ -58,6 +62,10 @@ def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_r
     seen["script"] = pathlib.Path(seen["command"][1]).read_text() if len(seen["command"]) == 4 else None
     folder = pathlib.Path(ckpt_output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("INTERRUPTED"):
+        state = folder / "full_state_checkpoints" / "step_3" / "training_state.pt"
+        state.parent.mkdir(parents=True)
+        state.touch()
     (folder / "seen.json").write_text(json.dumps(seen))
     for loss in json.loads(os.environ.get("LOSSES", "[2.0, 1.0]")):
         with (folder / "training_metrics_0.jsonl").open("a") as file:
@@ -76,7 +84,7 @@ def image(tmp_path):
     folder = tmp_path / "image"
     (folder / "mini_trainer").mkdir(parents=True)
     (folder / "torch.py").write_text(TORCH)
-    (folder / "mini_trainer" / "__init__.py").write_text("")
+    (folder / "mini_trainer" / "__init__.py").write_text(MINI_TRAINER)
     (folder / "mini_trainer" / "api_train.py").write_text(API_TRAIN)
     (folder / "mini_trainer" / "osft_utils.py").write_text(OSFT_UTILS)
     (folder / "transformers.py").write_text(TRANSFORMERS)
@@ -89,11 +97,11 @@ def image(tmp_path):
 def run(image, tmp_path):
     """Runs the script in the image; returns the process and what osft saw (None: it was not called)."""
 
-    def run_script(osft=None, device="auto", command=(str(SCRIPT),), **env):
+    def run_script(osft=None, device="auto", command=(str(SCRIPT),), resumable=False, **env):
         checkpoint_dir = tmp_path / "checkpoints"
         (checkpoint_dir / "seen.json").unlink(missing_ok=True)
         osft = {"model_path": "/models/qwen", "ckpt_output_dir": str(checkpoint_dir), **(osft or {})}
-        encoded = base64.b64encode(json.dumps({"osft": osft, "device": device}).encode()).decode()
+        encoded = base64.b64encode(json.dumps({"osft": osft, "device": device, "resumable": resumable}).encode()).decode()
         process = subprocess.run(
             [sys.executable, *command],
             env={
@@ -121,6 +129,21 @@ def test_it_imports_nothing_that_a_training_image_lacks():
             assert node.level == 0
             imported.add(node.module.split(".")[0])
     assert imported - sys.stdlib_module_names == {"torch", "transformers", "training_hub", "mini_trainer"}
+
+
+@pytest.mark.parametrize(("epochs", "resumable", "saves"), [(1, True, True), (2, True, False), (1, False, False)])
+def test_a_resumable_training_of_one_epoch_saves_its_state_when_it_is_interrupted(run, epochs, resumable, saves):
+    # mini-trainer 0.9 resumes a later epoch than the first as if the training were over.
+    _, seen = run({"num_epochs": epochs}, resumable=resumable)
+    assert seen["args"].get("enable_jit_checkpoint", False) is saves
+
+
+@pytest.mark.parametrize("node_rank", [0, 1])
+def test_an_interrupted_training_fails_on_each_node_so_that_it_is_started_again(run, node_rank):
+    # mini-trainer itself reports success.
+    process, _ = run({"num_epochs": 1, "node_rank": node_rank}, resumable=True, INTERRUPTED="1")
+    assert process.returncode == 1
+    assert process.stderr.startswith("kfp-osft: the training was interrupted; its state is saved in")
 
 
 def test_its_text_fits_into_a_trainjob_command():

@@ -1,10 +1,12 @@
 """TrainJobs whose command really runs, from the stored manifest alone, on a cluster of the tests'."""
 
 import json
+import threading
 from pathlib import Path
 
+import psutil
 import pytest
-from cluster import Cluster, run_as_processes
+from cluster import Cluster, Job, run_as_processes
 from conftest import TINY_TRAINING
 from training_configs import workspace_task_config
 
@@ -62,6 +64,33 @@ def test_the_manifest_alone_trains_the_tiny_model(train, capsys, trainer, worker
     assert [line.split(" |")[0] for line in lines if line.startswith("step")] == [f"step {n}/8" for n in range(1, 9)]
     assert f"Running: {workers} of {workers} node{'s' if workers > 1 else ''}" in lines
     assert "step" in (checkpoint_dir / "training.log").read_text()
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_of_one_epoch_goes_on_where_it_was(train, tmp_path, capsys):
+    def preempt(job: Job) -> None:
+        """Takes the process away in the midst of the training, as an eviction does: with SIGTERM."""
+        metrics = tmp_path.glob("checkpoints/*/training_metrics_0.jsonl")
+        while not (written := next(metrics, None)) or len(written.read_text().splitlines()) < 3:
+            job.sleep(0.05)
+            metrics = tmp_path.glob("checkpoints/*/training_metrics_0.jsonl")
+        (script,) = [process for process in psutil.Process().children(recursive=True)
+                     if process.cmdline()[1:2] == ["-c"]]
+        script.terminate()
+
+    def life(job: Job) -> None:
+        threading.Thread(target=preempt, args=[job], daemon=True).start()
+        run_as_processes(claims=train.claims, backoff_limit=1)(job)
+
+    with Cluster(life=life, patience=300) as cluster:
+        launched = train(cluster, training_num_epochs=1, training_effective_batch_size=2)
+        (pod,) = cluster.pods
+        assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    checkpoint_dir = Path(launched.checkpoint_dir)
+    assert [step["step"] for step in steps_of(checkpoint_dir)] == list(range(1, 17))
+    # The state is several times the model's size, and of no more use.
+    assert not (checkpoint_dir / "full_state_checkpoints").exists()
+    assert "the training was interrupted; its state is saved in" in capsys.readouterr().out
 
 
 @pytest.mark.slow

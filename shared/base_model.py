@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.errors import InputError
+from kfp_osft.shared.oci_model import is_oci_model, pull_model, pulled_digest
 from kfp_osft.shared.publish import file_digest
 from kfp_osft.shared.train_script import hide_broken_torchvision
 
@@ -22,24 +23,29 @@ def model_folder(base_model: str) -> Path | None:
     return path if base_model.startswith(("/", "./", "../", "~")) or path.exists() else None
 
 
+def fetch_base_model(base_model: str, workspace: Path) -> str:
+    """The folder of an oci:// model, pulled into the workspace; other models as they are given."""
+    return str(pull_model(base_model, workspace).absolute()) if is_oci_model(base_model) else base_model
+
+
 def check_base_model(base_model: str) -> dict[str, Any]:
     """Sees that the base model is a language model that can be loaded, without loading its weights.
 
     Returns:
-        What identifies it: digests of its small files with size and time of its weights, or the Hub's revision.
+        What identifies it: digests of its small files with size and time of its weights, the Hub's revision, or
+        the digest by which it was pulled.
 
     Raises:
-        InputError: an oci:// model, a folder that is missing or no model, an id that the Hub does not give.
+        InputError: a folder that is missing or no model, an id that the Hub does not give.
     """
-    if base_model.startswith("oci://"):
-        raise InputError(f"{_PARAMETER}={base_model}: oci:// models are not supported yet; "
-                         "allowed: a Hugging Face model id or the path of a model folder")
     folder = model_folder(base_model)
     if folder is not None:
         _check_folder(folder)
     _from_pretrained("AutoConfig", base_model)
     if folder is None:
         return {"id": base_model, "revision": _fetched_revision(base_model)}
+    if digest := pulled_digest(folder):
+        return {"oci": digest}
     return {
         "files": {name: file_digest(folder / name) for name in _SMALL_FILES if (folder / name).is_file()},
         "weights": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in _weight_files(folder)},

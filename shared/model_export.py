@@ -74,7 +74,8 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         model_name=f"{Path(base_model).name or 'model'}-osft",
         artifact_path=output_model.path,
         pvc_model_dir=str(final_model),
-        base_model=base_model,
+        # What was given: an oci:// model was trained from the folder that it was pulled into.
+        base_model=run["about"]["base_model"] if run else "",
         checkpoint_dir=checkpoint_dir,
         checkpoint=checkpoint.name,
     )

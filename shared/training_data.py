@@ -11,6 +11,7 @@ from kfp_osft.shared.base_model import (
     check_base_model,
     check_lr_scheduler,
     check_target_patterns,
+    fetch_base_model,
     load_tokenizer,
     model_folder,
 )
@@ -25,6 +26,7 @@ from kfp_osft.shared.dataset_rows import (
 )
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
+from kfp_osft.shared.oci_model import is_oci_model
 from kfp_osft.shared.parameters import CheckedParameters, check_parameters
 from kfp_osft.shared.publish import (
     file_digest,
@@ -72,6 +74,8 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
         log(f"Warning: {warning}")
     osft = dict(checked.osft)
     workspace = writable_folder("pvc_path", pvc_path)
+    given_model = osft["model_path"]
+    osft["model_path"] = fetch_base_model(given_model, workspace)
     model = check_base_model(osft["model_path"])
     folder_of_model = model_folder(osft["model_path"])
     if folder_of_model is not None:
@@ -122,7 +126,8 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
         "ckpt_output_dir": str(checkpoint_dir),
     }
     config = TrainingConfig(run, osft, checked.trainjob, checked.env,
-                            {"base_model": osft["model_path"], "dataset": dataset_path, **report})
+                            {"base_model": given_model if is_oci_model(given_model) else osft["model_path"],
+                             "dataset": dataset_path, **report})
     return Preprocessed(str(data_path), report["samples"], config.to_json())
 
 

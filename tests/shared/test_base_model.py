@@ -130,11 +130,6 @@ def test_a_file_is_no_model(model: Path):
         f"training_base_model={model}/config.json: no such folder")
 
 
-def test_an_oci_model_is_told_to_be_for_later():
-    assert error_of(check_base_model, "oci://registry/model:1") == (
-        "training_base_model=oci://registry/model:1: oci:// models are not supported yet; "
-        "allowed: a Hugging Face model id or the path of a model folder")
-
 
 def test_a_folder_without_a_tokenizer_is_told(model: Path):
     for file in model.glob("tokenizer*"):

@@ -106,3 +106,17 @@ def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, tiny_model
 
     exported = tmp_path / "final_model" / "model.safetensors"
     assert exported.read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+
+
+def test_a_pulled_base_model_is_told_as_it_was_given(tmp_path: Path, tiny_model: Path):
+    folder = make_trained_folder(tmp_path, tiny_model)
+    run_file = folder / "osft_run.json"
+    run = json.loads(run_file.read_text())
+    run["about"]["base_model"] = "oci://quay.io/org/model:1"
+    run_file.write_text(json.dumps(run))
+    artifact = _artifact(tmp_path / "artifact")
+
+    export_model(str(folder), str(tmp_path / "pvc"), artifact)
+
+    assert artifact.metadata["base_model"] == "oci://quay.io/org/model:1"
+    assert artifact.metadata["model_name"] == f"{tiny_model.name}-osft"

@@ -162,7 +162,9 @@ def _scheduler_kwargs(name: str, value: str) -> dict[str, Any] | None:
 
 TRAINING_PARAMETERS: tuple[Parameter, ...] = (
     Parameter("training_base_model", str, "Qwen/Qwen2.5-1.5B-Instruct",
-              "Base model to fine-tune.", "a Hugging Face model id or the path of a model folder",
+              "Base model to fine-tune.",
+              "a Hugging Face model id, the path of a model folder, or oci://registry/repository with :tag or "
+              "@sha256:digest",
               "osft.model_path", _not_blank),
     Parameter("training_effective_batch_size", int, 128,
               "Samples per optimizer step, over all GPUs and workers.", "an integer of at least 1",

@@ -49,6 +49,8 @@ def read_state(job: Mapping[str, Any], pods: Sequence[Mapping[str, Any]],
         return JobState(COMPLETE, "Complete")
     if "Failed" in conditions:
         return JobState(FAILED, _said(conditions["Failed"]))
+    # Those that are on their way out (preempted, on a lost node) train no more.
+    pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
     if "Suspended" in conditions and not pods:
         message = conditions["Suspended"].get("message", "")
         return JobState(QUEUED, f"Waiting for quota: the TrainJob is suspended{f' ({message})' if message else ''}")

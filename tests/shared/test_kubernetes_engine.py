@@ -147,6 +147,28 @@ def test_waiting_for_quota_is_told_and_does_not_count_as_starting(launch, capsys
     assert lines[-1] == "Complete"
 
 
+def test_a_job_that_kueue_preempts_and_resumes_is_followed_to_its_end(launch, capsys):
+    def life(job: Job) -> None:
+        job.resume()
+        job.start()
+        job.launcher_saw("pods", times=2)
+        job.suspend("Preempted to accommodate a higher priority workload")
+        job.launcher_saw("pods", times=2)
+        job.resume()
+        job.create_pods()
+        job.start()
+        job.launcher_saw("pods", times=2)
+        job.complete()
+
+    with Cluster(life=life, queued=True) as cluster:
+        launch(cluster, training_config(training_metadata_labels="kueue.x-k8s.io/queue-name=gpus"))
+        assert cluster.trainjobs[0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    lines = told(capsys)
+    states = [line.split(":")[0] for line in lines if line.startswith(("Running", "Waiting for quota", "Complete"))]
+    assert states[-4:] == ["Running", "Waiting for quota", "Running", "Complete"]
+    assert any("Preempted to accommodate a higher priority workload" in line for line in lines)
+
+
 def test_all_that_the_task_and_the_parameters_say_is_in_the_stored_trainjob(launch):
     task = workspace_task_config(
         node_selector={"gpu": "h200"}, tolerations=[{"key": "gpu", "operator": "Exists"}],
@@ -461,6 +483,33 @@ def test_a_server_that_stays_away_does_not_end_the_training(launch, capsys):
     lines = told(capsys)
     assert any("The training goes on; asking again" in line for line in lines)
     assert "The cluster's API server answers again" in lines
+
+
+def test_a_server_that_is_down_for_a_while_is_waited_for(launch, capsys):
+    def life(job: Job) -> None:
+        job.start()
+        job.pod(0).log(*step(1))
+        job.wait_for_log_reader()
+        job.cluster.go_down()
+        time.sleep(0.5)
+        job.cluster.come_back()
+        job.wait_for_log_reader()
+        job.pod(0).log(*step(2))
+        job.complete()
+
+    with Cluster(life=life) as cluster:
+        launch(cluster)
+    lines = told(capsys)
+    assert [line.split(" |")[0] for line in lines if line.startswith("step")] == ["step 1/4", "step 2/4"]
+    assert lines[-1] == "Complete"
+
+
+def test_the_wait_that_the_server_asks_for_is_kept(launch):
+    with Cluster(life=lambda job: (job.start(), job.complete())) as cluster:
+        cluster.fail(1, 429, retry_after=1, verb="create", resource="trainjobs")
+        launch(cluster)
+        first, second = cluster.asked(verb="create", resource="trainjobs")
+        assert second.time - first.time >= 1
 
 
 @pytest.mark.parametrize("fault", ["reset", 500])

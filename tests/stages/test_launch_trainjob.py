@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from cluster import Cluster, Job
 from conftest import TINY_TRAINING
 from pytest_kfp_local import KfpLocal
 
@@ -83,3 +84,33 @@ def test_a_workspace_without_the_data_of_preprocess_is_an_error(errors_of, tmp_p
     (error,) = errors_of(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
 
     assert str(data_path) in error
+
+
+def test_on_a_cluster_the_stage_creates_the_trainjob_with_the_tasks_volumes(kfp_local: KfpLocal, monkeypatch,
+                                                                           tmp_path: Path, training_config: str):
+    model_path = json.loads(training_config)["osft"]["model_path"]
+    mounts = {"workspace": tmp_path / "pvc", "model": Path(model_path)}
+
+    def life(job: Job) -> None:
+        job.start()
+        job.pod(0).log("kfp-osft: a line of the training")
+        job.wait_for_log_reader()
+        job.complete()
+
+    monkeypatch.delenv("OSFT_LAUNCHER")
+    with Cluster(life=life, patience=60) as cluster:
+        # From outside the cluster: its address and a token; its certificate is one of the system's.
+        monkeypatch.setenv("KUBERNETES_SERVER_URL", cluster.url)
+        monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", cluster.token)
+        monkeypatch.setenv("KUBERNETES_NAMESPACE", cluster.namespace)
+        monkeypatch.setenv("SSL_CERT_FILE", str(cluster.ca_file))
+        result = kfp_local.run(
+            launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"), run_name="my-run",
+            task_name="launch-trainjob", kubernetes_config={
+                "volumes": [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in mounts],
+                "volumeMounts": [{"name": name, "mountPath": str(path)} for name, path in mounts.items()]})
+        (trainjob,) = cluster.trainjobs
+    assert trainjob["metadata"]["name"] == result.outputs["trainjob_name"]
+    assert result.outputs["trainjob_name"].startswith("my-run-")
+    assert "a line of the training" in result.log
+    assert cluster.token not in result.log

@@ -6,6 +6,8 @@ from typing import Any
 
 from kfp_osft.shared.trainjob_state import node_container
 
+#: The reason of a pod that was deleted before it had ended.
+GONE = "gone"
 _OUT_OF_HOST_MEMORY = ("OOMKilled",)
 _OUT_OF_GPU_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "HIP out of memory")
 _SIGKILL_EXIT_CODE = 137
@@ -18,7 +20,7 @@ class PodFailure:
 
     Attributes:
         pod, node: names.
-        reason: OOMKilled, Error, Evicted, ...
+        reason: OOMKilled, Error, Evicted, GONE, ...
         exit_code: of the container; None where it has none.
         message: the kubelet's.
         last_lines: the end of the container's log.
@@ -32,9 +34,12 @@ class PodFailure:
     last_lines: tuple[str, ...]
 
     def sentence(self) -> str:
+        where = f"pod {self.pod}{f' on {self.node}' if self.node else ''}"
+        if self.reason == GONE:
+            return f"{where} is gone: it was deleted while it ran (evicted, preempted, or its node was lost)"
         code = "" if self.exit_code is None else f" with exit code {self.exit_code}"
         message = f": {self.message}" if self.message else ""
-        return f"pod {self.pod}{f' on {self.node}' if self.node else ''} ended{code} ({self.reason}){message}"
+        return f"{where} ended{code} ({self.reason}){message}"
 
 
 class PodFailures:
@@ -58,8 +63,7 @@ class PodFailures:
         for name in [name for name in self._alive if name not in names]:
             node = self._alive.pop(name)
             if not any(failure.pod == name for failure in self._failures):
-                gone = PodFailure(name, node, "gone", None,
-                                  "it was deleted while it ran: evicted, preempted, or its node was lost", ())
+                gone = PodFailure(name, node, GONE, None, "", ())
                 self._failures.append(gone)
                 new.append(gone)
         self._alive |= {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in pods
@@ -79,7 +83,7 @@ class PodFailures:
         # Pods of several nodes fall together, most of them because the first one did.
         first = self._failures[0]
         # A later end that says more than the first (OOMKilled, Evicted) is the likelier cause.
-        cause = next((failure for failure in self._failures if failure.reason not in ("Error", "gone")), first)
+        cause = next((failure for failure in self._failures if failure.reason not in ("Error", GONE)), first)
         last_lines = node_0_lines if node_0_lines and cause.pod.split("-node-0-")[-1].startswith("0") else \
             cause.last_lines
         told = [cause.sentence()]

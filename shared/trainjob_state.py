@@ -90,6 +90,8 @@ def _waiting(pod: Mapping[str, Any], latest_events: Sequence[Mapping[str, Any]])
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return f"Pending: {name} is not scheduled ({condition.get('reason', '')}): " \
                    f"{condition.get('message', '')}", ""
+    if "terminated" in node_container(pod).get("state", {}):
+        return f"{name} has ended, and is started again or replaced", ""
     containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     about_pod = [event for event in latest_events
                  if event.get("involvedObject", {}).get("name") == name]

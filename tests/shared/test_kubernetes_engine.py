@@ -407,7 +407,7 @@ def test_a_failed_pod_that_is_gone_keeps_its_cause_and_its_last_lines(launch):
 @pytest.mark.parametrize(("end", "words"), [
     (lambda pod: pod.evict("The node was low on resource: ephemeral-storage."),
      r"\(Evicted\): The node was low on resource: ephemeral-storage."),
-    (lambda pod: pod.delete(), "deleted while it ran: evicted, preempted, or its node was lost"),
+    (lambda pod: pod.delete(), "is gone: it was deleted while it ran"),
 ], ids=["evicted", "deleted"])
 def test_a_pod_that_is_taken_away_is_named(launch, end, words):
     def life(job: Job) -> None:

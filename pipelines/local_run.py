@@ -15,6 +15,7 @@ from kfp_osft.shared.dataset_files import dataset_files
 from kfp_osft.shared.errors import InputError, TrainingError
 from kfp_osft.shared.parameters import check_parameters
 from kfp_osft.shared.publish import writable_folder
+from kfp_osft.shared.run_chart import CHART_PICTURE
 
 _LOG = "run.log"
 _ARTIFACTS = "artifacts"
@@ -26,7 +27,7 @@ class LocalRun(NamedTuple):
     Attributes:
         model: folder of the model.
         metrics: figures by name.
-        loss_chart: HTML file.
+        loss_chart: HTML file; the same as a still picture lies beside it, as .png.
         steps: table of the optimizer steps (JSON Lines).
         log: full log of the run.
     """
@@ -68,6 +69,7 @@ def run_locally(output_dir: Path, dataset: str, dataset_split: str, training: Ma
     chart = output_dir / "loss_chart.html"
     chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())
     checkpoint_dir = Path(outputs["output_model"].metadata["checkpoint_dir"])
+    chart.with_suffix(".png").write_bytes((checkpoint_dir / CHART_PICTURE).read_bytes())
     return LocalRun(Path(outputs["output_model"].metadata["pvc_model_dir"]), metrics, chart,
                     checkpoint_dir / "metrics.jsonl", log)
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from kfp_osft.shared import local_engine, train_script
 from kfp_osft.shared.errors import TrainingError
-from kfp_osft.shared.kept_subspace import leaked_shares
+from kfp_osft.shared.kept_subspace import ModelChanges
 from kfp_osft.shared.local_engine import train_locally
 from kfp_osft.shared.train_script import hide_broken_torchvision
 from tiny_model import make_tiny_model, write_chat_rows
@@ -202,7 +202,7 @@ class Trained:
         self.steps = [json.loads(line) for line in metrics]
 
     def leaks(self) -> dict[str, float]:
-        return leaked_shares(self.base, self.checkpoint, RATIO)
+        return {change.name: change.share for change in ModelChanges(self.base, self.checkpoint, RATIO)}
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ class ModelChanges:
     """Compares the trained projections of two models, one matrix of each in memory at a time.
 
     Each comparison costs an eigendecomposition, whose time grows with the third power of the matrix's shorter
-    side: a minute for 4096 on two CPU cores. So large models are sampled, in an order that is always the same.
+    side: 15 s for 4096 on two CPU cores. So large models are sampled, in an order that is always the same.
 
     Args:
         base_dir: the model before training, in the format of transformers; one or several .safetensors files.

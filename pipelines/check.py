@@ -3,15 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfp_osft.shared.base_model import model_folder
 from kfp_osft.shared.dataset_files import dataset_files
 from kfp_osft.shared.errors import InputError
-from kfp_osft.shared.knowledge_check import KnowledgeCheck, check_knowledge
+from kfp_osft.shared.knowledge_check import KnowledgeCheck, check_knowledge, model_on_disk
 from kfp_osft.shared.log import log
 from kfp_osft.shared.run_file import read_run
-
-# What transformers reads of a model on the Hub.
-_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 
 def run_check(
@@ -43,7 +39,7 @@ def run_check(
         raise InputError(f"--unfreeze-rank-ratio={unfreeze_rank_ratio:g} is not allowed; allowed: a number from 0 to 1")
     if dataset is not None:
         dataset_files(dataset)
-    base_dir, tuned_dir = _folder("BASE", base), _folder("TUNED", tuned)
+    base_dir, tuned_dir = model_on_disk("BASE", base), model_on_disk("TUNED", tuned)
     run = read_run(tuned_dir) or {}
     osft = run.get("osft", {})
     ratio = osft.get("unfreeze_rank_ratio") if unfreeze_rank_ratio is None else unfreeze_rank_ratio
@@ -54,20 +50,3 @@ def run_check(
         target_patterns=target_patterns or osft.get("target_patterns") or (), tell=log)
     log(f"\n{check.verdict[0].upper()}{check.verdict[1:]}.")
     return check
-
-
-def _folder(argument: str, model: str) -> Path:
-    """The model's folder; one of the Hub is fetched, or taken from its cache."""
-    folder = model_folder(model)
-    if folder is not None:
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{argument}={model}: is no model folder, it has no config.json")
-        return folder
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise InputError(f"{argument}={model}: is neither a folder nor a model that the Hugging Face Hub gives "
-                         f"(is the id right, is HF_TOKEN needed?): {str(error).splitlines()[0]}") from None

@@ -36,8 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (InputError, TrainingError) as error:
-        # The stage has told all lines; here they are one.
-        print(f"{program}: {'; '.join(str(error).splitlines())}", file=sys.stderr)
+        # The stage has told all lines; here they are one, of a training's last words what happened and where they are.
+        lines = str(error).splitlines()
+        short = f"{lines[0]} {lines[-1]}" if isinstance(error, TrainingError) and len(lines) > 3 else "; ".join(lines)
+        print(f"{program}: {short}", file=sys.stderr)
         return _BAD_INPUT if isinstance(error, InputError) else _FAILED
     except ModuleNotFoundError as error:
         print(f"{program}: {error.name} is not installed; running on this computer needs kfp-osft[local]",
@@ -152,7 +154,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.local_run import run_locally
-    from kfp_osft.pipelines.summary import show_run
+    from kfp_osft.pipelines.summary import check_local_run, show_run
     from kfp_osft.shared.training_metrics import read_table
 
     given: dict[str, Any] = {parameter.name: getattr(options, parameter.name) for parameter in _RUN_PARAMETERS}
@@ -160,8 +162,8 @@ def _run(options: argparse.Namespace) -> None:
     base_model = training.get("training_base_model")
     if base_model and Path(base_model).expanduser().exists():
         training["training_base_model"] = str(Path(base_model).expanduser().resolve())
-    run = run_locally(options.output_dir, options.dataset, options.dataset_split, training)
-    show_run(run, read_table(run.steps))
+    run = run_locally(options.output_dir, options.dataset, options.dataset_split, training, options.quiet)
+    show_run(run, read_table(run.steps), check_local_run(run))
 
 
 def _compile(options: argparse.Namespace) -> None:

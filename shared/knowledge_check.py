@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.base_model import model_folder
 from kfp_osft.shared.chat_tokens import ChatTokenizer, Conversation, Sample
 from kfp_osft.shared.dataset_files import read_rows
 from kfp_osft.shared.dataset_rows import messages_of, without_pretraining_role
@@ -15,10 +16,13 @@ from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.general_text import GENERAL_TEXT
 from kfp_osft.shared.kept_subspace import MatrixChange, ModelChanges
 from kfp_osft.shared.model_loss import loaded_model, mean, sample_losses, text_sample
+from kfp_osft.shared.run_file import RUN_FILE, read_run
 
 #: A leak beyond rounding above this share is one. OSFT leaves under 0.002, plain fine-tuning 0.8.
 MOST_LEAK = 0.05
 GENERAL = "general text"
+# What transformers reads of a model on the Hub.
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 # Rows of a dataset that the loss is taken of, the first ones, and their length in tokens.
 _ROWS = 64
 _TOKENS = 2048
@@ -103,6 +107,51 @@ class KnowledgeCheck(NamedTuple):
             name = "general_text" if loss.text == GENERAL else "held_out"
             figures |= {f"{name}_loss_before": loss.before, f"{name}_loss_after": loss.after}
         return figures
+
+
+def model_on_disk(argument: str, model: str) -> Path:
+    """The folder of a model; one of the Hugging Face Hub is fetched, or taken from its cache.
+
+    Args:
+        argument: what an error calls it.
+        model: a folder or an id.
+
+    Raises:
+        InputError: it is neither.
+    """
+    folder = model_folder(model)
+    if folder is not None:
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{argument}={model}: is no model folder, it has no config.json")
+        return folder
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(_MODEL_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise InputError(f"{argument}={model}: is neither a folder nor a model that the Hugging Face Hub gives "
+                         f"(is the id right, is HF_TOKEN needed?): {str(error).splitlines()[0]}") from None
+
+
+def check_run(checkpoint_dir: Path, tuned_dir: Path, **options: Any) -> KnowledgeCheck:
+    """check_knowledge of a run, whose osft_run.json tells the base model, the ratio and the matrices.
+
+    Args:
+        checkpoint_dir: of the run, with its osft_run.json.
+        tuned_dir: the model that came out.
+        options: matrices, seconds, dataset and tell of check_knowledge.
+
+    Raises:
+        InputError: as check_knowledge; no osft_run.json.
+    """
+    run = read_run(checkpoint_dir)
+    if run is None:
+        raise InputError(f"{checkpoint_dir} has no {RUN_FILE}: it is not known what was trained there")
+    osft = run["osft"]
+    base_dir = model_on_disk("training_base_model", osft["model_path"])
+    return check_knowledge(base_dir, tuned_dir, osft["unfreeze_rank_ratio"],
+                           target_patterns=osft.get("target_patterns") or (), **options)
 
 
 def check_knowledge(

@@ -31,8 +31,10 @@ class TrainerOutput:
         r"|loading base model|computing distributed svd",
         re.IGNORECASE,
     )
-    # Warnings for programmers, torch's internal log lines, and the marks below a line of a traceback.
-    _NOT_WORTH_READING = re.compile(r"FutureWarning|DeprecationWarning|^\[?[EWI]\d{4} |^[~^]+$")
+    # Warnings for programmers, torch's internal log lines, the marks below a line of a traceback, and that a model is
+    # saved in the type that it had.
+    _NOT_WORTH_READING = re.compile(
+        r"FutureWarning|DeprecationWarning|^\[?[EWI]\d{4} |^[~^]+$|Found tensor \S+ with dtype \S+ casting")
 
     def __init__(self, num_epochs: int, seconds_between_steps: float = 1.0) -> None:
         """Begins to read.

@@ -74,7 +74,6 @@ def test_of_the_console_one_line_a_step_and_what_matters_is_left():
         "removed 3 samples from batch because they are longer than the max tokens per gpu",
         "step 1/8 | epoch 1 | loss 2.1031 | lr 9.5e-05 | 312 tokens/s | 7 min 0 s left",
         "step 2/8 | epoch 1 | loss nan | lr 9e-05 | 300 tokens/s | 2 min 3 s left",
-        "Warning: Found tensor lm_head.weight with dtype torch.float32, casting to torch.bfloat16",
         "Saved model at 128.0 samples in 0.03 seconds",
     ]
 

@@ -14,7 +14,8 @@ _USED_AGAIN = "used again"
 # Lines that stay in every view.
 _IMPORTANT = ("Warning: ", INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX)
 _BARS = "▁▂▃▄▅▆▇█"
-_COURSE_WIDTH = 20
+# So that all figures fit into 80 columns.
+_COURSE_WIDTH = 12
 
 
 class Progress(Protocol):
@@ -126,8 +127,10 @@ class Live:
         from rich.text import Text
 
         stages = Table.grid(padding=(0, 2))
-        for column in ("stage", "state", "time"):
-            stages.add_column(column, no_wrap=True, justify="right" if column == "time" else "left")
+        # Widths that stay, whatever the state is.
+        stages.add_column(no_wrap=True)
+        stages.add_column(no_wrap=True, min_width=len(_USED_AGAIN))
+        stages.add_column(no_wrap=True, justify="right", min_width=len("59 min 59 s"))
         for stage, title in self._titles.items():
             state, seconds = self._states.get(stage, ("", None))
             style = {DONE: "green", _USED_AGAIN: "green", FAILED: "bold red", "stopped": "yellow"}.get(state, "dim")

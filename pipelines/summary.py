@@ -68,7 +68,8 @@ def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: Knowled
     if check is not None:
         lines.append(f"Weights  {check.verdict}")
         for loss in check.losses:
-            label, what = ("General", GENERAL) if loss.text == GENERAL else ("Task", f"{loss.text}, not trained on,")
+            label, what = ("General", "a general text") if loss.text == GENERAL else (
+                "Task", f"{loss.text}, not trained on,")
             lines.append(f"{label:<9}loss on {what} {loss.before:.2f} before, {loss.after:.2f} after")
     lines += [f"Model    {run.model}", f"Metrics  {run.steps}", f"Chart    {run.loss_chart}", f"Log      {run.log}"]
     described = read_run(run.steps.parent)

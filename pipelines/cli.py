@@ -36,8 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (InputError, TrainingError) as error:
-        # The stage has told all lines; here they are one.
-        print(f"{program}: {'; '.join(str(error).splitlines())}", file=sys.stderr)
+        # The stage has told all lines; here they are one, of a training's last words what happened and where they are.
+        lines = str(error).splitlines()
+        short = f"{lines[0]} {lines[-1]}" if isinstance(error, TrainingError) and len(lines) > 3 else "; ".join(lines)
+        print(f"{program}: {short}", file=sys.stderr)
         return _BAD_INPUT if isinstance(error, InputError) else _FAILED
     except ModuleNotFoundError as error:
         print(f"{program}: {error.name} is not installed; running on this computer needs kfp-osft[local]",
@@ -51,12 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,compile}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile}")
 
     demo = commands.add_parser("demo", help="fine-tune a small model on a built-in example, on this computer",
                                description="Fine-tunes SmolLM2-135M-Instruct on a built-in example, on this computer.")
     demo.add_argument("--output-dir", type=Path, default=Path("kfp-osft-output/demo"),
                       help="folder of the results (default: %(default)s)")
+    _add_quiet(demo)
     demo.set_defaults(run=_demo)
 
     run = commands.add_parser("run", help="fine-tune a model on your data, on this computer",
@@ -68,9 +71,30 @@ def _parser() -> argparse.ArgumentParser:
                      help="split of a Hugging Face dataset (default: %(default)s)")
     run.add_argument("--output-dir", type=Path, default=Path("kfp-osft-output/run"),
                      help="folder of the results (default: %(default)s)")
+    _add_quiet(run)
     for parameter in _RUN_PARAMETERS:
         _add_option(run, parameter)
     run.set_defaults(run=_run)
+
+    check = commands.add_parser(
+        "check", help="measure what a fine-tuned model kept of its base model",
+        description="Measures what a fine-tuned model kept: the share of the trained matrices' change that lies in the "
+                    "directions that OSFT promises to keep, and the loss of both models on a general text.")
+    check.add_argument("base", metavar="BASE", help="model before the training: a folder, or an id on the Hugging Face "
+                                                    "Hub")
+    check.add_argument("tuned", metavar="TUNED", help="model after it: a folder or an id")
+    check.add_argument("--unfreeze-rank-ratio", type=float, metavar="R",
+                       help="the training's, 0 to 1 (default: what osft_run.json in TUNED says)")
+    check.add_argument("--dataset", type=Path, metavar="FILE",
+                       help="rows that were not trained on: the loss of both models on what the assistant says in the "
+                            "first 64 of them")
+    check.add_argument("--matrices", type=int, default=12,
+                       help="trained matrices to look at, always the same ones (default: %(default)s)")
+    check.add_argument("--max-minutes", type=float, default=10,
+                       help="ends in about that time, with fewer rows and matrices (default: %(default)s)")
+    check.add_argument("--target-patterns", type=lambda text: [part.strip() for part in text.split(",")], default=[],
+                       help="the training's, where it had some: parts of the matrices' names, separated by commas")
+    check.set_defaults(run=_check)
 
     compile_ = commands.add_parser("compile", help="write the YAML to upload to a cluster",
                                    description="Writes osft_pipeline.yaml and one YAML for each stage.")
@@ -90,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
                           help="the stages install nothing: for clusters without a package index")
     compile_.set_defaults(run=_compile)
     return parser
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true",
+                        help="print where each stage begins and ends, warnings and the summary, and nothing else")
 
 
 def _add_option(parser: argparse.ArgumentParser, parameter: Parameter) -> None:
@@ -113,12 +142,19 @@ def _boolean(text: str) -> bool:
 def _demo(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.demo import run_demo
 
-    run_demo(options.output_dir)
+    run_demo(options.output_dir, options.quiet)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from kfp_osft.pipelines.check import run_check
+
+    run_check(options.base, options.tuned, options.unfreeze_rank_ratio, matrices=options.matrices,
+              max_minutes=options.max_minutes, dataset=options.dataset, target_patterns=options.target_patterns)
 
 
 def _run(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.local_run import run_locally
-    from kfp_osft.pipelines.summary import show_run
+    from kfp_osft.pipelines.summary import check_local_run, show_run
     from kfp_osft.shared.training_metrics import read_table
 
     given: dict[str, Any] = {parameter.name: getattr(options, parameter.name) for parameter in _RUN_PARAMETERS}
@@ -126,8 +162,8 @@ def _run(options: argparse.Namespace) -> None:
     base_model = training.get("training_base_model")
     if base_model and Path(base_model).expanduser().exists():
         training["training_base_model"] = str(Path(base_model).expanduser().resolve())
-    run = run_locally(options.output_dir, options.dataset, options.dataset_split, training)
-    show_run(run, read_table(run.steps))
+    run = run_locally(options.output_dir, options.dataset, options.dataset_split, training, options.quiet)
+    show_run(run, read_table(run.steps), check_local_run(run))
 
 
 def _compile(options: argparse.Namespace) -> None:

@@ -2,28 +2,23 @@
 
 from pathlib import Path
 
-from kfp_osft.pipelines.answers import answers, mean_loss
+from kfp_osft.pipelines.answers import answers
 from kfp_osft.pipelines.example import (
     BASE_ABILITY_PROMPT,
     EXAMPLE_QUESTIONS,
     EXAMPLE_TRAINING,
-    GENERAL_TEXT,
     cache_dir,
     example_dataset,
     example_model,
 )
 from kfp_osft.pipelines.local_run import LocalRun, run_locally
-from kfp_osft.pipelines.summary import show_run
-from kfp_osft.shared.kept_subspace import leaked_shares
+from kfp_osft.pipelines.summary import check_local_run, show_run
 from kfp_osft.shared.log import log
 from kfp_osft.shared.publish import writable_folder
 from kfp_osft.shared.training_metrics import read_table
 
-# A sample of the 210 that are trained: each costs a singular value decomposition.
-_MATRICES = 6
 
-
-def run_demo(output_dir: Path) -> LocalRun:
+def run_demo(output_dir: Path, quiet: bool = False) -> LocalRun:
     """Fine-tunes SmolLM2-135M-Instruct on real questions and answers, and shows what it learnt and what it kept.
 
     Raises:
@@ -34,8 +29,9 @@ def run_demo(output_dir: Path) -> LocalRun:
     log("OSFT of SmolLM2-135M-Instruct on questions and answers of chatterbot-corpus: about five minutes on two CPU "
         "cores")
     model = example_model(cache_dir())
-    dataset, _ = example_dataset(cache_dir(), output_dir / "dataset.jsonl")
-    run = run_locally(output_dir, str(dataset), "train", {"training_base_model": str(model), **EXAMPLE_TRAINING})
+    dataset, held_out = example_dataset(cache_dir(), output_dir / "dataset.jsonl")
+    run = run_locally(output_dir, str(dataset), "train", {"training_base_model": str(model), **EXAMPLE_TRAINING},
+                        quiet)
 
     log("\nAsking both models ...")
     questions = [*EXAMPLE_QUESTIONS, BASE_ABILITY_PROMPT]
@@ -45,12 +41,7 @@ def run_demo(output_dir: Path) -> LocalRun:
         log(f"  {question}\n    before  {_one_line(base)}\n    after   {_one_line(tuned)}")
     log("What it kept (not in the training data)")
     log(f"  {BASE_ABILITY_PROMPT}\n    before  {_one_line(before[-1])}\n    after   {_one_line(after[-1])}")
-    log(f"  loss on a general text: {mean_loss(model, [GENERAL_TEXT]):.2f} before, "
-        f"{mean_loss(run.model, [GENERAL_TEXT]):.2f} after")
-    leaked = leaked_shares(model, run.model, EXAMPLE_TRAINING["training_unfreeze_rank_ratio"], sample=_MATRICES)
-    log(f"  share of the weights' change inside the directions to keep: {max(leaked.values()):.4%} at most, in "
-        f"{len(leaked)} matrices")
-    show_run(run, read_table(run.steps))
+    show_run(run, read_table(run.steps), check_local_run(run, held_out))
     return run
 
 

@@ -15,6 +15,7 @@ from kfp_osft.shared.dataset_files import dataset_files
 from kfp_osft.shared.errors import InputError, TrainingError
 from kfp_osft.shared.parameters import check_parameters
 from kfp_osft.shared.publish import writable_folder
+from kfp_osft.shared.run_chart import CHART_PICTURE
 
 _LOG = "run.log"
 _ARTIFACTS = "artifacts"
@@ -26,7 +27,7 @@ class LocalRun(NamedTuple):
     Attributes:
         model: folder of the model.
         metrics: figures by name.
-        loss_chart: HTML file.
+        loss_chart: HTML file; the same as a still picture lies beside it, as .png.
         steps: table of the optimizer steps (JSON Lines).
         log: full log of the run.
     """
@@ -38,7 +39,8 @@ class LocalRun(NamedTuple):
     log: Path
 
 
-def run_locally(output_dir: Path, dataset: str, dataset_split: str, training: Mapping[str, Any]) -> LocalRun:
+def run_locally(output_dir: Path, dataset: str, dataset_split: str, training: Mapping[str, Any],
+                quiet: bool = False) -> LocalRun:
     """Runs the six stages with kfp.local in this Python environment; what is there already is used again.
 
     Args:
@@ -46,6 +48,7 @@ def run_locally(output_dir: Path, dataset: str, dataset_split: str, training: Ma
         dataset: path or dataset_uri.
         dataset_split: split of a Hugging Face dataset.
         training: training parameters by name; others take the sub-pipeline's defaults.
+        quiet: shows where stages begin and end, warnings and errors, and nothing else.
 
     Raises:
         InputError: bad parameters, found here or by a stage.
@@ -62,22 +65,23 @@ def run_locally(output_dir: Path, dataset: str, dataset_split: str, training: Ma
     os.environ |= {"OSFT_LAUNCHER": "local", "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
                    "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     outputs, log = _run(output_dir, {"pvc_path": str(output_dir), "dataset_uri": dataset,
-                                     "dataset_split": dataset_split, **training})
+                                     "dataset_split": dataset_split, **training}, quiet)
     metrics = dict(outputs["output_metrics"].metadata)
     # KFP names an artifact's file without an extension; a browser wants one.
     chart = output_dir / "loss_chart.html"
     chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())
     checkpoint_dir = Path(outputs["output_model"].metadata["checkpoint_dir"])
+    chart.with_suffix(".png").write_bytes((checkpoint_dir / CHART_PICTURE).read_bytes())
     return LocalRun(Path(outputs["output_model"].metadata["pvc_model_dir"]), metrics, chart,
                     checkpoint_dir / "metrics.jsonl", log)
 
 
-def _run(output_dir: Path, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[dict[str, Any], Path]:
     from kfp import local
 
     # use_venv=False: the stages use this environment's torch and training-hub instead of installing them anew.
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(output_dir / _ARTIFACTS))
-    run_log = RunLog(output_dir / _LOG, sys.stdout)
+    run_log = RunLog(output_dir / _LOG, sys.stdout, quiet)
     try:
         with _temporary_folder(), warnings.catch_warnings(), contextlib.redirect_stdout(run_log):
             # That resources, display names and the image are for clusters only.

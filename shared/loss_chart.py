@@ -14,13 +14,23 @@ import textwrap
 from functools import cache
 from pathlib import Path
 
+from kfp_osft.shared.duration import duration_text
 from kfp_osft.shared.loss_chart_data import chart_notes, is_drawable, loss_text
 from kfp_osft.shared.loss_chart_page import DRAWING, SCRIPT, STYLE
-from kfp_osft.shared.loss_chart_spec import DARK, FONT, LIGHT, chart_config, chart_spec, vega_lite_version
+from kfp_osft.shared.loss_chart_spec import (
+    DARK,
+    FONT,
+    LIGHT,
+    RIGHT_MARGIN,
+    chart_config,
+    chart_spec,
+    vega_lite_version,
+)
 from kfp_osft.shared.publish import replacing_file
 from kfp_osft.shared.training_metrics import summarize
 
-_PNG_WIDTH = 860  # pixels of the plot, doubled when written
+_PNG_WIDTH = 860  # pixels of the plot
+_PNG_SCALE = 1.5
 
 
 def render_loss_chart(steps: list[dict], path: Path, *, title: str, subtitle: str) -> None:
@@ -42,7 +52,7 @@ def render_loss_chart(steps: list[dict], path: Path, *, title: str, subtitle: st
 
 
 def write_chart_png(steps: list[dict], path: Path, *, title: str, subtitle: str) -> None:
-    """Writes the same chart as a still PNG, about 1,900 pixels wide and in light colors, for READMEs."""
+    """Writes the same chart as a still PNG, about 1,400 pixels wide and in light colors, for READMEs and chats."""
     import vl_convert
 
     spec = chart_spec(steps, width=_PNG_WIDTH)
@@ -50,7 +60,7 @@ def write_chart_png(steps: list[dict], path: Path, *, title: str, subtitle: str)
     spec["title"] = {"text": textwrap.wrap(title, 84) or "", "subtitle": below}
     spec["config"] = chart_config(LIGHT)
     spec["padding"] = 24
-    png = vl_convert.vegalite_to_png(json.dumps(spec), vl_version=vega_lite_version(), scale=2)
+    png = vl_convert.vegalite_to_png(json.dumps(spec), vl_version=vega_lite_version(), scale=_PNG_SCALE)
     with replacing_file(path) as unfinished:
         unfinished.write_bytes(png)
 
@@ -90,7 +100,7 @@ def _figures(steps: list[dict]) -> str:
         ("Lowest loss", "lowest_loss", loss_text, f"at step {lowest:,}" if lowest is not None else ""),
         ("Validation loss", "validation_loss", loss_text, "last one logged"),
         ("Steps", "steps", "{:,}".format, _plural(figures.get("epochs"), "epoch")),
-        ("Training time", "training_seconds", _duration, "sum of the steps"),
+        ("Training time", "training_seconds", duration_text, "sum of the steps"),
         ("Tokens/second", "median_tokens_per_second", _large, tokens and f"{_large(tokens)} in all"),
         ("GPU memory", "peak_gpu_memory_gb", "{:.1f} GB".format, "peak of one GPU"),
     ]
@@ -117,17 +127,6 @@ def _large(value: float) -> str:
     return f"{scaled:,.{max(0, 2 - int(math.log10(scaled)))}f} {' kMGT'[power]}"
 
 
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
 def _scripts(steps: list[dict]) -> str:
     spec = chart_spec(steps, width=600)
     rows = spec["datasets"].pop("steps")
@@ -137,6 +136,7 @@ def _scripts(steps: list[dict]) -> str:
         # Columns, as each name in every row would double the size.
         "columns": {key: [row[key] for row in rows] for key in rows[0]},
         "count": len(steps),
+        "margin": RIGHT_MARGIN,
         "light": chart_config(LIGHT),
         "dark": chart_config(DARK),
     }

@@ -36,7 +36,8 @@ def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
     - epochs: step and label, where each begins
     - validations: step and loss
     - broken: from, to, label: stretches of steps whose loss is NaN or infinite
-    - marked: step, loss, label, below (the point): the lowest and the final loss
+    - marked: step, loss, label, place (of the label: above, below or right of the point): the lowest and the final
+      loss
     """
     rows = _rows(steps)
     drawn = thin(rows)
@@ -138,7 +139,7 @@ def _rows(steps: list[dict]) -> list[dict]:
 
 
 def _epochs(rows: list[dict]) -> list[dict]:
-    """Where each epoch begins; of many only every 2nd, 5th, 10th, 20th ... so that at most 8 are marked."""
+    """Where each epoch begins; of many only every 2nd, 5th, 10th, 20th ... so that at most 6 are marked."""
     begins = [
         (row["step"], round(row["epoch"]))
         for before, row in zip([None, *rows], rows)
@@ -147,7 +148,7 @@ def _epochs(rows: list[dict]) -> list[dict]:
     if len(begins) < 2:
         return []
     rounded = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
-    every = next(number for number in rounded if len(begins) <= 8 * number)
+    every = next(number for number in rounded if len(begins) <= 6 * number)
     kept = [(step, epoch) for step, epoch in begins if every == 1 or epoch % every == 0]
     return [{"step": step, "label": f"epoch {epoch:,}"} for step, epoch in kept]
 
@@ -191,19 +192,24 @@ def _broken(rows: list[dict]) -> list[dict]:
 
 
 def _marked(rows: list[dict]) -> list[dict]:
-    """The lowest and the final loss with their labels; one label where they are the same step."""
+    """The lowest and the final loss with their labels; one label where they are the same step.
+
+    Nothing is drawn below the lowest loss, nor right of the last step, so no label lies on points or lines there.
+    """
     finite = [row for row in rows if row["loss"] == row["loss"]]
     lowest = min(finite, key=lambda row: row["loss"])
     final = finite[-1]
-    name = "final" if final is rows[-1] else "last finite"
+    if final is not rows[-1]:
+        if lowest is final:
+            return [_mark(final, "lowest and last finite ", "below")]
+        return [_mark(lowest, "lowest ", "below"), _mark(final, "last finite ", "above")]
     if lowest is final:
-        return [_mark(final, f"lowest and {name}", below=True)]
-    return [_mark(lowest, "lowest", below=True), _mark(final, name, below=False)]
+        return [_mark(final, "final,\nlowest\n", "right")]
+    return [_mark(lowest, "lowest ", "below"), _mark(final, "final\n", "right")]
 
 
-def _mark(row: dict, name: str, below: bool) -> dict:
-    label = f"{name} {loss_text(row['loss'])}"
-    return {"step": row["step"], "loss": row["loss"], "label": label, "below": below}
+def _mark(row: dict, name: str, place: str) -> dict:
+    return {"step": row["step"], "loss": row["loss"], "label": f"{name}{loss_text(row['loss'])}", "place": place}
 
 
 def _short(value: float) -> float | None:

@@ -8,7 +8,7 @@ h1 { margin: 0; font-size: 20px; font-weight: 600; line-height: 1.25; overflow-w
 header p { margin: 3px 0 0; color: var(--muted); overflow-wrap: anywhere; }
 #notes p { margin: 12px 0 0; padding: 9px 12px; border-left: 3px solid var(--alarm);
   background: var(--raised); border-radius: 0 4px 4px 0; max-width: 110ch; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(106px, 1fr)); gap: 12px;
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(97px, 1fr)); gap: 12px;
   margin: 18px 0 0; max-width: 1250px; }
 dt { color: var(--muted); font-size: 12px; }
 dd { margin: 0; font-size: 17px; font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
@@ -70,7 +70,7 @@ DRAWING = """
 # "concat_0_height", "concat_0_group") are those that Vega-Lite gives charts stacked over one x scale.
 SCRIPT = r"""
   "use strict";
-  const { spec, columns, count, light, dark } = DATA;
+  const { spec, columns, count, margin, light, dark } = DATA;
   const by = (id) => document.getElementById(id);
   const [hint, out] = by("zoom").children;
   const chart = by("chart"), over = by("over"), tip = by("tip"), line = by("line"), range = by("range");
@@ -114,7 +114,7 @@ SCRIPT = r"""
     for (const [name, value] of [["x0", shown[0]], ["x1", shown[1]]]) {
       spec.params.find((param) => param.name === name).value = value;
     }
-    spec.vconcat.forEach((panel) => { panel.width = Math.max(120, chart.clientWidth - 64); });
+    spec.vconcat.forEach((panel) => { panel.width = Math.max(120, chart.clientWidth - 64 - margin); });
     spec.vconcat[0].height = tall();
     const options = { mode: "vega-lite", renderer: "canvas", actions: false, tooltip: false };
     const drawn = await vegaEmbed("#view", spec, options);
@@ -133,7 +133,7 @@ SCRIPT = r"""
   // The plot takes what the axis labels leave of the page's width.
   async function fit() {
     if (!view) return;
-    const width = Math.max(120, chart.clientWidth - places()[0].x - 20);
+    const width = Math.max(120, chart.clientWidth - places()[0].x - 20 - margin);
     if (Math.abs(width - view.width()) >= 1 || tall() !== view.signal(height)) {
       await view.width(width).signal(height, tall()).runAsync();
     }

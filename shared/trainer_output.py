@@ -3,10 +3,13 @@
 import collections
 import re
 import signal
+import time
 import unicodedata
 from pathlib import Path
 
+from kfp_osft.shared.duration import duration_text
 from kfp_osft.shared.train_script import SAY
+from kfp_osft.shared.training_step import TrainingStep
 
 
 class TrainerOutput:
@@ -14,7 +17,7 @@ class TrainerOutput:
 
     mini-trainer prints some 25 lines of coloured JSON and a progress bar for each optimizer step, and much
     about its own setup. Of this come through: one line a step, warnings and errors, the data's size, saved
-    checkpoints, and what the training script says itself.
+    checkpoints, and what the training script says itself. Of quick steps one a second comes through.
     """
 
     _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -28,12 +31,22 @@ class TrainerOutput:
         r"|loading base model|computing distributed svd",
         re.IGNORECASE,
     )
-    # Warnings for programmers, torch's internal log lines, and the marks below a line of a traceback.
-    _NOT_WORTH_READING = re.compile(r"FutureWarning|DeprecationWarning|^\[?[EWI]\d{4} |^[~^]+$")
+    # Warnings for programmers, torch's internal log lines, the marks below a line of a traceback, and that a model is
+    # saved in the type that it had.
+    _NOT_WORTH_READING = re.compile(
+        r"FutureWarning|DeprecationWarning|^\[?[EWI]\d{4} |^[~^]+$|Found tensor \S+ with dtype \S+ casting")
 
-    def __init__(self, num_epochs: int) -> None:
-        """num_epochs: the training's, from which the total number of steps follows."""
+    def __init__(self, num_epochs: int, seconds_between_steps: float = 1.0) -> None:
+        """Begins to read.
+
+        Args:
+            num_epochs: the training's, from which the total number of steps follows.
+            seconds_between_steps: a step that comes earlier after the last one that was told is left out; the
+                first and the last one never are.
+        """
         self._num_epochs = num_epochs
+        self._seconds_between_steps = seconds_between_steps
+        self._told_at = float("-inf")
         self._fields: dict = {}
         self._step_seconds: collections.deque[float] = collections.deque(maxlen=20)
         self._recent: collections.deque[str] = collections.deque(maxlen=2000)
@@ -121,20 +134,14 @@ class TrainerOutput:
         if step == 2:
             self._step_seconds.clear()
         self._step_seconds.append(seconds)
+        now = time.monotonic()
+        if step < total and now - self._told_at < self._seconds_between_steps:
+            return None
+        self._told_at = now
         left = (total - step) * sum(self._step_seconds) / len(self._step_seconds)
-        return (
-            f"step {step}/{total} | epoch {epoch + 1} | loss {loss:.4f} | lr {learning_rate:.3g} | "
-            f"{tokens_per_second:.0f} tokens/s | {_duration(left)} left"
-        )
+        return str(TrainingStep(step, total, epoch + 1, loss, learning_rate, tokens_per_second,
+                                duration_text(round(left) if left >= 1 else 0)))
 
 
 def _exit_name(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}h {minutes:02d}m"
-    return f"{minutes}m {seconds:02d}s" if minutes else f"{seconds}s"

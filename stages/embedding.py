@@ -35,7 +35,9 @@ with _tarfile.open(fileobj=_io.BytesIO(_base64.b64decode('{archive}')), mode='r:
     _archive.extractall(_embedded.name, filter='data')
 _sys.path.insert(0, _embedded.name)
 from kfp_osft.shared.errors import tell_briefly as _tell_briefly
+from kfp_osft.shared.stage_end import tell_end as _tell_end
 _tell_briefly()
+_tell_end()
 """
 
 
@@ -51,7 +53,7 @@ def stage(**options: Any) -> Callable[[Callable], PythonComponent]:
         # KFP puts the program's source last in the command (component_factory).
         command = component.component_spec.implementation.container.command
         source = textwrap.dedent(inspect.getsource(function))
-        archive = base64.b64encode(_archive(imported_modules(source))).decode("ascii")
+        archive = base64.b64encode(_archive(imported_modules(_UNPACK + source))).decode("ascii")
         command[-1] = _UNPACK.format(archive=archive) + command[-1]
         return component
 
@@ -105,7 +107,7 @@ def _module_file(name: str) -> Path:
 def _archive(modules: list[str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in sorted({"__init__", "errors", *modules}):
+        for name in sorted({"__init__", *modules}):
             content = _module_file(name).read_bytes()
             member = tarfile.TarInfo(f"kfp_osft/shared/{name}.py")
             member.size = len(content)

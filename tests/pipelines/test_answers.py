@@ -1,22 +1,18 @@
-"""What a model answers and how well it predicts a text."""
+"""What a model answers."""
 
-import math
 import shutil
 from pathlib import Path
 
 import pytest
 
 from kfp_osft.pipelines import example
-from kfp_osft.pipelines.answers import answers, mean_loss
+from kfp_osft.pipelines.answers import answers
+from kfp_osft.shared.general_text import GENERAL_TEXT
+from kfp_osft.shared.model_loss import loaded_model, mean, sample_losses, text_sample
 from kfp_osft.shared.train_script import hide_broken_torchvision
 from tiny_model import make_tiny_model
 
 QUESTIONS = ["What is the capital of Peru?", "Is Oslo the capital of Norway?"]
-CHAT = [
-    {"role": "user", "content": "What is the capital of Peru?"},
-    {"role": "assistant", "content": "Lima."},
-]
-PROMPT = "<|im_start|>user\nWhat is the capital of Peru?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(scope="module")
@@ -57,48 +53,6 @@ def test_special_tokens_are_no_part_of_an_answer(indifferent_model_dir):
     assert answers(indifferent_model_dir, QUESTIONS, 4) == ["", ""]
 
 
-def test_the_loss_of_a_model_that_knows_nothing_is_the_logarithm_of_its_vocabulary(indifferent_model_dir):
-    from transformers import AutoConfig
-
-    vocabulary = AutoConfig.from_pretrained(indifferent_model_dir).vocab_size
-    loss = mean_loss(indifferent_model_dir, ["Some text.", CHAT])
-    assert loss == pytest.approx(math.log(vocabulary), abs=1e-5)
-
-
-@pytest.mark.parametrize("text, prompt, counted", [
-    ("Take the train to Vienna.", "T", "ake the train to Vienna."),
-    (CHAT, PROMPT, "Lima.<|im_end|>"),
-], ids=["plain text", "last answer of a chat with its end of turn"])
-def test_the_loss_is_transformers_own_over_the_tokens_that_count(model_dir, text, prompt, counted):
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    tokens = torch.tensor([tokenizer(prompt + counted)["input_ids"]])
-    labels = tokens.clone()
-    labels[0, :1 if isinstance(text, str) else len(tokenizer(prompt)["input_ids"])] = -100
-    model = AutoModelForCausalLM.from_pretrained(model_dir)
-    with torch.inference_mode():
-        expected = model(input_ids=tokens, labels=labels).loss.item()
-    assert mean_loss(model_dir, [text]) == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_mean_is_over_tokens_not_over_texts(model_dir):
-    from transformers import AutoTokenizer
-
-    long, short = "Take the train to Vienna, the capital of Austria.", "Peru is far."
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    counts = [len(tokenizer(text)["input_ids"]) - 1 for text in (long, short)]
-    losses = [mean_loss(model_dir, [text]) for text in (long, short)]
-    expected = sum(loss * count for loss, count in zip(losses, counts)) / sum(counts)
-    assert mean_loss(model_dir, [long, short]) == pytest.approx(expected, abs=1e-5)
-
-
-def test_texts_without_a_token_to_predict_are_an_error(model_dir):
-    with pytest.raises(ValueError, match="texts: no token to predict"):
-        mean_loss(model_dir, [""])
-
-
 @pytest.mark.slow
 def test_the_example_model_can_do_what_the_demo_shows_and_does_not_know_the_example_data():
     model_dir = example.example_model(example.cache_dir())
@@ -106,4 +60,5 @@ def test_the_example_model_can_do_what_the_demo_shows_and_does_not_know_the_exam
     assert "light energy" in ability and "chemical energy" in ability
     assert not any(word in answer for answer in base for word in ("reset option", "router", "air vents"))
     # Measured 3.30; a model that knows nothing has ln 49152 = 10.8.
-    assert mean_loss(model_dir, [example.GENERAL_TEXT]) < 3.5
+    with loaded_model(model_dir) as (model, tokenizer):
+        assert mean(sample_losses(model, [text_sample(tokenizer, GENERAL_TEXT)])) < 3.5

@@ -75,9 +75,9 @@ def started(monkeypatch):
     """Takes the place of the local run; returns the calls with their arguments."""
     calls = []
 
-    def run_locally(output_dir, dataset, dataset_split, training):
+    def run_locally(output_dir, dataset, dataset_split, training, quiet):
         calls.append({"output_dir": output_dir, "dataset": dataset, "dataset_split": dataset_split,
-                      "training": training})
+                      "training": training, "quiet": quiet})
         raise TrainingError("stopped")
 
     monkeypatch.setattr("kfp_osft.pipelines.local_run.run_locally", run_locally)
@@ -87,8 +87,8 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "kfp-osft: the following arguments are required: {demo,run,compile}"),
-        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,compile}"),
+        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile}"),
+        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,check,compile}"),
         (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
         (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
@@ -115,8 +115,8 @@ def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments
 
 def test_an_unknown_command_is_refused_in_one_line_that_names_the_commands(refused):
     line = refused("train")
-    assert line.startswith("kfp-osft: argument {demo,run,compile}: invalid choice: 'train'")
-    assert all(command in line for command in ("demo", "run", "compile"))
+    assert line.startswith("kfp-osft: argument {demo,run,check,compile}: invalid choice: 'train'")
+    assert all(command in line for command in ("demo", "run", "check", "compile"))
 
 
 @pytest.mark.parametrize(
@@ -189,13 +189,18 @@ def test_an_option_reaches_the_run_with_the_parameters_type(started, tmp_path, o
 def test_without_options_nothing_is_passed_and_the_pipelines_defaults_hold(started):
     cli.main(RUN)
     assert started == [{"output_dir": Path("kfp-osft-output/run"), "dataset": "rows.jsonl",
-                        "dataset_split": "train", "training": {}}]
+                        "dataset_split": "train", "training": {}, "quiet": False}]
 
 
 def test_the_dataset_options_reach_the_run(started, tmp_path):
     cli.main(["run", "--dataset", "org/rows", "--dataset-split", "validation", "--output-dir", str(tmp_path)])
     assert (started[0]["dataset"], started[0]["dataset_split"], started[0]["output_dir"]) == (
         "org/rows", "validation", tmp_path)
+
+
+def test_quiet_reaches_the_run(started):
+    cli.main([*RUN, "--quiet"])
+    assert started[0]["quiet"] is True
 
 
 def test_a_base_model_folder_is_passed_by_its_whole_path(started, tmp_path, monkeypatch):
@@ -210,6 +215,8 @@ def test_a_base_model_folder_is_passed_by_its_whole_path(started, tmp_path, monk
     [
         (InputError("first\nsecond"), 2, "kfp-osft run: first; second"),
         (TrainingError("out of memory\nat step 3"), 1, "kfp-osft run: out of memory; at step 3"),
+        (TrainingError("exit code 1.\nIts last lines:\n  a\n  b\nThe whole output: training.log"), 1,
+         "kfp-osft run: exit code 1. The whole output: training.log"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 1,
          "kfp-osft run: torch is not installed; running on this computer needs kfp-osft[local]"),
         (KeyboardInterrupt(), 130,
@@ -246,9 +253,10 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_says_where(tmp_path,
 @pytest.mark.parametrize(
     ("command", "shows"),
     [
-        ([], ["demo", "run", "compile"]),
-        (["demo"], ["--output-dir", "kfp-osft-output/demo"]),
-        (["run"], ["--dataset", "--dataset-split", "--output-dir", "kfp-osft-output/run"]),
+        ([], ["demo", "run", "check", "compile"]),
+        (["demo"], ["--output-dir", "kfp-osft-output/demo", "--quiet"]),
+        (["run"], ["--dataset", "--dataset-split", "--output-dir", "kfp-osft-output/run", "--quiet"]),
+        (["check"], ["BASE", "TUNED", "--unfreeze-rank-ratio", "--dataset", "--matrices", "--max-minutes"]),
         (["compile"], ["--output-dir", "(default: compiled)"]),
     ],
 )

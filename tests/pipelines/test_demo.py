@@ -30,10 +30,13 @@ def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_p
     pairs = re.findall(r"before  (.*)\n    after   (.*)", output)
     assert len(pairs) == 4
     assert sum(before != after for before, after in pairs[:3]) >= 2
-    before, after = map(float, re.search(r"general text: ([\d.]+) before, ([\d.]+) after", output).groups())
+    before, after = map(float, re.search(r"general text ([\d.]+) before, ([\d.]+) after", output).groups())
     assert after < before + 0.3
-    assert float(re.search(r"directions to keep: ([\d.]+)% at most, in 6 matrices", output)[1]) < 1
-    for place in ("final_model/model.safetensors", "loss_chart.html", "run.log"):
+    before, after = map(float, re.search(r"not trained on, ([\d.]+) before, ([\d.]+) after", output).groups())
+    assert after < before
+    kept = re.search(r"Weights  kept: ([\d.]+)% of the change at most lies in the directions to keep .* 6 of 210", output)
+    assert float(kept[1]) < 1
+    for place in ("final_model/model.safetensors", "loss_chart.html", "loss_chart.png", "run.log"):
         assert (tmp_path / "demo" / place).is_file()
     assert f"Model    {tmp_path / 'demo/final_model'}" in output
     assert len((tmp_path / "demo/dataset.jsonl").read_text().splitlines()) >= 100

@@ -60,7 +60,7 @@ def follow(users_kfp_local, tmp_path):
 
 
 def without_seconds(text: str) -> list[str]:
-    return re.sub(r"after \d+ s$", "after N s", text, flags=re.MULTILINE).splitlines()
+    return re.sub(r"after [\d.]+ s$", "after N s", text, flags=re.MULTILINE).splitlines()
 
 
 def test_the_stages_lines_stay_and_kfps_own_are_left_out(follow):
@@ -114,7 +114,7 @@ def test_what_a_failing_stage_says_is_gathered(follow, says, errors, is_input_er
 
     shown, log = follow(failing, says=says)
     said = [f"      {line}" for line in says.splitlines()]
-    assert shown == ["[1/6] Train with OSFT", "      before", *said, "      FAILURE after N s"]
+    assert shown == ["[1/6] Train with OSFT", "      before", *said, "      failed after N s"]
     assert (log.stage_errors, log.is_input_error) == (errors, is_input_error)
 
 

@@ -151,8 +151,8 @@ def test_the_png_is_a_picture_of_readable_width_and_sane_size(tmp_path, count):
     write_chart_png(training(count), path, title=HOSTILE, subtitle="Ratio 0.25")
     content = path.read_bytes()
     width, height = struct.unpack(">II", content[16:24])
-    assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) < 1.5 * MEGABYTE
-    assert 1700 < width < 2200 and height > (1000 if count > 1 else 100)
+    assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) < 0.6 * MEGABYTE
+    assert 1300 < width < 1600 and height > (900 if count > 1 else 80)
 
 
 # ---- in a browser

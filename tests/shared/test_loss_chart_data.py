@@ -98,11 +98,12 @@ def test_the_smoothed_line_looks_at_an_odd_share_of_the_training(count, window):
     [
         (1, 24, []),
         (3, 24, ["epoch 1", "epoch 2", "epoch 3"]),
-        (16, 320, [f"epoch {epoch}" for epoch in range(2, 17, 2)]),
-        (40, 400, [f"epoch {epoch}" for epoch in range(5, 41, 5)]),
+        (12, 240, [f"epoch {epoch}" for epoch in range(2, 13, 2)]),
+        (16, 320, [f"epoch {epoch}" for epoch in range(5, 17, 5)]),
+        (40, 400, [f"epoch {epoch}" for epoch in range(10, 41, 10)]),
     ],
 )
-def test_epochs_are_marked_where_they_begin_but_never_more_than_eight(epochs, count, labels):
+def test_epochs_are_marked_where_they_begin_but_never_more_than_six(epochs, count, labels):
     marked = drawn_datasets(training(count, epochs))["epochs"]
     assert [each["label"] for each in marked] == labels
     for each in marked:
@@ -112,10 +113,10 @@ def test_epochs_are_marked_where_they_begin_but_never_more_than_eight(epochs, co
 @pytest.mark.parametrize(
     ("losses", "labels"),
     [
-        ([3, 1, 2], {2: "lowest 1.000", 3: "final 2.000"}),
-        ([3, 2, 1], {3: "lowest and final 1.000"}),
+        ([3, 1, 2], {2: "lowest 1.000", 3: "final\n2.000"}),
+        ([3, 2, 1], {3: "final,\nlowest\n1.000"}),
         ([3, 1, 2, math.nan], {2: "lowest 1.000", 3: "last finite 2.000"}),
-        ([3, 0.01234, 2000], {2: "lowest 0.0123", 3: "final 2e+03"}),
+        ([3, 0.01234, 2000], {2: "lowest 0.0123", 3: "final\n2e+03"}),
     ],
 )
 def test_the_lowest_and_the_final_loss_are_labelled(losses, labels):

@@ -2,12 +2,20 @@
 
 import json
 import math
+import re
 
 import pytest
 import vl_convert
 from synthetic_training import training
 
-from kfp_osft.shared.loss_chart_spec import DARK, LIGHT, chart_config, chart_spec, vega_lite_version
+from kfp_osft.shared.loss_chart_spec import (
+    DARK,
+    LIGHT,
+    RIGHT_MARGIN,
+    chart_config,
+    chart_spec,
+    vega_lite_version,
+)
 
 LOSS_ALONE = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]
 EVERYTHING = training(300, loss={40: math.nan}, val_loss={120: 2.0})
@@ -90,3 +98,58 @@ def test_both_color_schemes_differ_in_nothing_but_colors():
     for name in LIGHT:
         light, dark = light.replace(LIGHT[name], name), dark.replace(DARK[name], name)
     assert light == dark and "#" not in light
+
+
+def drawn_marks(steps: list[dict], width: int, log: bool) -> list[tuple[str, dict]]:
+    """The loss panel's texts and points as Vega places them, with their kind."""
+    spec = chart_spec(steps, width) | {"config": chart_config(LIGHT)}
+    for layer in spec["vconcat"][0]["layer"]:
+        if log and "scale" in layer["encoding"].get("y", {}):
+            layer["encoding"]["y"]["scale"]["type"] = "log"
+    found = vl_convert.vegalite_to_scenegraph(json.dumps(spec), vl_version=vega_lite_version())
+    marks = []
+    waiting = [found["scenegraph"]]
+    while waiting:
+        part = waiting.pop()
+        if part.get("role") == "mark" and re.match(r"(concat_0_)?layer_\d+_marks", part.get("name", "")):
+            marks += [(part["marktype"], item) for item in part["items"]]
+        waiting += part.get("items", [])
+    return marks
+
+
+def text_box(item: dict) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a text, by the usual width of a letter."""
+    lines = item["text"].split("\n")
+    wide, high = 0.55 * item["fontSize"] * max(map(len, lines)), 14 * len(lines)
+    x, y = item["x"] + item.get("dx", 0), item["y"] + item.get("dy", 0)
+    left = x - wide * {"left": 0, "center": 0.5, "right": 1}[item.get("align", "left")]
+    return left, y - high / 2, left + wide, y + high / 2
+
+
+@pytest.mark.parametrize("log", [False, True], ids=["linear", "log"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        training(2),
+        training(24),
+        training(24, loss={24: 1.0}),
+        training(24, loss={24: 6.0}),
+        training(24, loss={23: 1.0}, val_loss={24: 1.9}),
+        training(300, 12),
+        training(300, loss={1: 0.5, 300: math.nan}),
+    ],
+    ids=["two", "sound", "lowest last", "highest last", "validation", "many epochs", "lowest first"],
+)
+def test_labels_lie_on_no_point_and_on_no_other_label_and_within_the_page(steps, log):
+    width = 430  # of a page of 600 pixels
+    marks = drawn_marks(steps, width, log)
+    # The halo is the same text once more.
+    labels = {item["text"]: text_box(item) for kind, item in marks if kind == "text"}
+    points = [(item["x"], item["y"]) for kind, item in marks if kind == "symbol"]
+    assert any("lowest" in text for text in labels) and len(points) > 2
+    for text, (left, top, right, bottom) in labels.items():
+        assert left > -RIGHT_MARGIN and right < width + RIGHT_MARGIN + 20
+        if "last finite" not in text:
+            assert not [x for x, y in points if left < x < right and top < y < bottom], text
+        for other, (left_2, top_2, right_2, bottom_2) in labels.items():
+            assert text == other or right <= left_2 or right_2 <= left or bottom <= top_2 or bottom_2 <= top

@@ -65,16 +65,15 @@ RuntimeError: Training failed. Please check the logs at training_log_node0.log f
 
 
 def test_of_the_console_one_line_a_step_and_what_matters_is_left():
-    output = TrainerOutput(num_epochs=2)
+    output = TrainerOutput(num_epochs=2, seconds_between_steps=0)
     assert [line for raw in CONSOLE.splitlines(True) if (line := output.read(raw)) is not None] == [
         "training on the CPU, processes: 1, threads of each: 2",
         "Loading base model to CPU in torch.float32...",
         "Dataset split: 32 train",
         "EPOCH training mode: 4 batches/epoch * 2 epochs = 8 steps",
         "removed 3 samples from batch because they are longer than the max tokens per gpu",
-        "step 1/8 | epoch 1 | loss 2.1031 | lr 9.5e-05 | 312 tokens/s | 7m 00s left",
-        "step 2/8 | epoch 1 | loss nan | lr 9e-05 | 300 tokens/s | 2m 03s left",
-        "Warning: Found tensor lm_head.weight with dtype torch.float32, casting to torch.bfloat16",
+        "step 1/8 | epoch 1 | loss 2.1031 | lr 9.5e-05 | 312 tokens/s | 7 min 0 s left",
+        "step 2/8 | epoch 1 | loss nan | lr 9e-05 | 300 tokens/s | 2 min 3 s left",
         "Saved model at 128.0 samples in 0.03 seconds",
     ]
 
@@ -96,3 +95,17 @@ def test_a_worker_that_was_killed_is_said_to_want_memory():
     output.read("E1122 1 torch/distributed/elastic/multiprocessing/api.py:1] failed (exitcode: -9)")
     text = output.describe_failure(1, Path("run.log"))
     assert "ended with signal SIGKILL" in text and "too much memory" in text
+
+
+def test_of_quick_steps_the_first_the_last_and_one_a_second_are_left(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("kfp_osft.shared.trainer_output.time.monotonic", lambda: clock[0])
+    output = TrainerOutput(num_epochs=1)
+    told = []
+    for step in range(1, 41):
+        fields = {"step": step, "epoch": 0, "steps_per_epoch": 40, "lr": 1e-4, "loss": 2.0, "time_per_batch": 0.25,
+                  "tokens_per_second": 300.0}
+        raw = ["{", *(f'  "{name}": {value},' for name, value in fields.items()), "}"]
+        told += [line for text in raw if (line := output.read(text)) is not None]
+        clock[0] += 0.25
+    assert [line.split("/")[0] for line in told] == [f"step {step}" for step in (*range(1, 41, 4), 40)]

@@ -64,11 +64,13 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="fine-tune a model on your data, on this computer",
                               description="Fine-tunes a model on your data, on this computer.")
-    run.add_argument("--dataset", required=True,
+    run.add_argument("--from", type=Path, dest="run_file", metavar="osft_run.json",
+                     help="run again what made a model: osft_run.json of an exported model, or the model's folder; "
+                          "options beside it take the place of what it says")
+    run.add_argument("--dataset",
                      help="file or folder of rows with messages (JSON Lines, JSON, Parquet), or a Hugging Face "
                           "dataset as org/name")
-    run.add_argument("--dataset-split", default="train",
-                     help="split of a Hugging Face dataset (default: %(default)s)")
+    run.add_argument("--dataset-split", help="split of a Hugging Face dataset (default: train)")
     run.add_argument("--output-dir", type=Path, default=Path("kfp-osft-output/run"),
                      help="folder of the results (default: %(default)s)")
     _add_quiet(run)
@@ -153,7 +155,10 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.dataset is None and options.run_file is None:
+        raise InputError("the following arguments are required: --dataset, or --from")
     from kfp_osft.pipelines.local_run import run_locally
+    from kfp_osft.pipelines.repeated_run import repeated_run
     from kfp_osft.pipelines.summary import check_local_run, show_run
     from kfp_osft.shared.training_metrics import read_table
 
@@ -162,7 +167,10 @@ def _run(options: argparse.Namespace) -> None:
     base_model = training.get("training_base_model")
     if base_model and Path(base_model).expanduser().exists():
         training["training_base_model"] = str(Path(base_model).expanduser().resolve())
-    run = run_locally(options.output_dir, options.dataset, options.dataset_split, training, options.quiet)
+    dataset, split = options.dataset, options.dataset_split
+    if options.run_file:
+        dataset, split, training = repeated_run(options.run_file, dataset, split, training)
+    run = run_locally(options.output_dir, dataset, split or "train", training, options.quiet)
     show_run(run, read_table(run.steps), check_local_run(run))
 
 

@@ -1,15 +1,17 @@
 """collect_metrics: the trainer's lines to one table and to KFP metrics."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.log import log
 from kfp_osft.shared.run_file import read_run
 from kfp_osft.shared.training_metrics import check_trained, read_steps, summarize, warnings_of, write_table
+from kfp_osft.shared.validation import loss_after_the_last_step, validation_losses
 
 METRICS_FILE = "metrics.jsonl"
 #: The parameters people compare runs by, and the counts of rows, under the names they get as metrics.
-_PARAMETERS = {
+PARAMETERS = {
     "unfreeze_rank_ratio": "unfreeze_rank_ratio",
     "effective_batch_size": "effective_batch_size",
     "max_seq_len": "max_seq_len",
@@ -17,6 +19,8 @@ _PARAMETERS = {
     "seed": "seed",
 }
 _ROWS = {"samples": "rows_kept", "too_long": "rows_too_long", "too_short": "rows_too_short"}
+# mini-trainer's (TrainingArgs.seed), where none is passed.
+_SEED = 42
 
 
 class MetricsArtifact(Protocol):
@@ -44,14 +48,37 @@ def collect(checkpoint_dir: str, output_metrics: MetricsArtifact) -> Collected:
     for warning in warnings_of(steps):
         log(f"Warning: {warning}")
     write_table(steps, folder / METRICS_FILE)
-
-    metrics = summarize(steps)
-    run = read_run(folder)
-    if run:
-        metrics |= {name: run["osft"][key] for key, name in _PARAMETERS.items() if key in run["osft"]}
-        metrics |= {name: run["about"][key] for key, name in _ROWS.items()}
-        metrics["wall_clock_seconds"] = run["seconds"]
-    for name, value in metrics.items():
+    for name, value in figures(folder, steps, read_run(folder)).items():
         output_metrics.log_metric(name, value)
         log(f"{name} = {value:.6g}")
     return Collected(str(folder / METRICS_FILE))
+
+
+def figures(folder: Path, steps: list[dict], run: Mapping[str, Any] | None) -> dict[str, float | int]:
+    """The figures people compare runs by, all of them finite.
+
+    Those of summarize, and, where there are such:
+
+    - validation_loss, lowest_validation_loss: last and smallest, of the trainer's validations
+    - unfreeze_rank_ratio, effective_batch_size, max_seq_len, peak_learning_rate, seed: as the training got them
+    - rows_kept, rows_dropped: of the dataset; rows_too_long and rows_too_short are the latter by reason
+    - wall_clock_seconds: of the whole training, with loading the model and saving checkpoints
+
+    Args:
+        folder: of the checkpoints, with the trainer's log.
+        steps: as read_steps gives them.
+        run: what read_run gives.
+    """
+    found: dict[str, float | int] = summarize(steps)
+    losses = list(validation_losses(steps, loss_after_the_last_step(folder)).values())
+    if losses:
+        found |= {"validation_loss": losses[-1], "lowest_validation_loss": min(losses)}
+    if run:
+        osft, about = {"seed": _SEED, **run["osft"]}, run["about"]
+        found |= {name: osft[key] for key, name in PARAMETERS.items() if key in osft}
+        found |= {name: about[key] for key, name in _ROWS.items() if key in about}
+        if {"rows", "samples"} <= about.keys():
+            found["rows_dropped"] = about["rows"] - about["samples"]
+        if "seconds" in run:
+            found["wall_clock_seconds"] = run["seconds"]
+    return found

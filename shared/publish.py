@@ -4,6 +4,7 @@ A file or folder is written beside its place and renamed there; the manifest is 
 anywhere leaves nothing that a rerun trusts.
 """
 
+import ctypes
 import glob
 import hashlib
 import json
@@ -19,6 +20,9 @@ from typing import Any
 from kfp_osft.shared.errors import InputError
 
 _SECONDS_OF_A_DAY = 24 * 60 * 60
+# linux/fcntl.h, linux/fs.h
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def fingerprint(made_from: Any) -> str:
@@ -72,24 +76,52 @@ def replacing_file(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Gives an empty folder beside `path` to fill; it takes the place of `path` when the block ends without an error.
 
-    A folder that was there before stays until the new one is whole.
+    A folder that was there before stays until the new one is whole, and takes its place in one step. Where the file
+    system cannot do that (NFS), a process killed in between two steps leaves none; the next call puts it back.
     """
+    _put_back(path)
     _remove_leftovers(path)
-    unfinished, previous = _beside(path), _beside(path)
+    unfinished = _beside(path)
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
-        if path.exists():
-            os.rename(path, previous)
-        try:
+        if not path.exists():
             os.rename(unfinished, path)
-        except OSError:
-            if previous.exists():
-                os.rename(previous, path)
-            raise
+        elif not _exchange(unfinished, path):
+            _replace_in_two_steps(path, unfinished)
     finally:
+        # By now the one that was there before, if all went well.
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _replace_in_two_steps(path: Path, unfinished: Path) -> None:
+    previous = _beside(path, "previous")
+    os.rename(path, previous)
+    try:
+        os.rename(unfinished, path)
+    except OSError:
+        os.rename(previous, path)
+        raise
+    # What is half deleted must not be put back.
+    os.rename(previous, unfinished)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step (renameat2 of Linux); False where kernel or file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def _put_back(path: Path) -> None:
+    """The folder that a killed process had moved away, where nothing came in its place."""
+    for previous in path.parent.glob(f".{glob.escape(path.name)}.*.previous"):
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.rename(previous, path)
 
 
 def writable_folder(parameter: str, folder: str) -> Path:
@@ -112,8 +144,8 @@ def writable_folder(parameter: str, folder: str) -> Path:
     return path
 
 
-def _beside(path: Path) -> Path:
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
+def _beside(path: Path, kind: str = "unfinished") -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}"
 
 
 def _remove_leftovers(path: Path) -> None:

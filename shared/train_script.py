@@ -21,11 +21,13 @@ import base64
 import difflib
 import glob
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import json
 import math
 import os
+import platform
 import runpy
 import signal
 import sys
@@ -40,6 +42,8 @@ DEVICES = ("auto", "cuda", "cpu")
 WORKER_FLAG = "--cpu-worker"
 LAUNCHER_PID_VARIABLE = "OSFT_LAUNCHER_PID"
 STATES_FOLDER = "full_state_checkpoints"
+VERSIONS_FILE = "library_versions.json"
+LIBRARIES = ("training-hub", "rhai-innovation-mini-trainer", "instructlab-training", "torch", "transformers")
 # Before what this script itself says, among some hundred lines of mini-trainer's.
 SAY = "kfp-osft: "
 
@@ -79,6 +83,8 @@ def main() -> None:
     checkpoint_dir = osft_args["ckpt_output_dir"]
     if resumable and can_resume(training_hub.osft, osft_args):
         osft_args["enable_jit_checkpoint"] = True
+    if node_rank(osft_args) == 0:
+        write_versions(checkpoint_dir)
     weights_before = checkpoint_weights(checkpoint_dir)
     metrics_before = metrics_size(checkpoint_dir)
     states_before = saved_states(checkpoint_dir)
@@ -358,6 +364,18 @@ def find_problem(osft_args: dict, weights_before: dict[str, int], metrics_before
     if saves and checkpoint_weights(checkpoint_dir).items() <= weights_before.items():
         return f"the training ended without a checkpoint: no new one in {Path(checkpoint_dir, 'hf_format')}"
     return None
+
+
+def write_versions(checkpoint_dir: str) -> None:
+    """Writes the versions of the libraries that train into the checkpoint folder; the image may be anybody's."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    os.makedirs(checkpoint_dir, exist_ok=True)
+    Path(checkpoint_dir, VERSIONS_FILE).write_text(json.dumps(versions, indent=2), encoding="utf-8")
 
 
 def checkpoint_weights(checkpoint_dir: str) -> dict[str, int]:

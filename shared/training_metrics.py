@@ -24,8 +24,9 @@ def read_steps(checkpoint_dir: Path) -> list[dict]:
     - Attempts: the trainer appends to one file. A step that is already there begins a new attempt, which
       replaces the earlier lines from its first step on: what ran after the point of resuming is not in the
       model.
-    - Nodes: the file of the lowest node number counts, as the figures in all of them are the same. Only
-      peak_memory_usage_GB is each node's own: the largest is taken from the lines that show the same loss.
+    - Nodes: the figures in their files are the same, so the file of the lowest node number counts. Another
+      node's gives what only it has: a higher peak_memory_usage_GB, which is each node's own, and steps whose
+      lines the first one lost. A file that shows another loss for a step is another training's.
     - The end of a line that a killed trainer left cut is dropped, also where the next attempt wrote on in it.
 
     Returns [] where there is no file, which is a training that never finished a step. NaN and Infinity are
@@ -40,17 +41,26 @@ def read_steps(checkpoint_dir: Path) -> list[dict]:
     files = [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
     if not files:
         return []
-    steps = _last_attempts(_read_lines(files[0]))
-    by_number = {step["step"]: step for step in steps}
-    for other in files[1:]:
-        for line in _read_lines(other):
-            step = by_number.get(line["step"])
-            # Another loss is another training's: a file that an earlier run on more nodes left behind.
-            if step is not None and step["loss"] == line["loss"]:
-                peaks = [number(row.get("peak_memory_usage_GB")) for row in (step, line)]
-                if not math.isnan(peaks[1]) and not peaks[0] >= peaks[1]:
-                    step["peak_memory_usage_GB"] = peaks[1]
-    return steps
+    by_number = _last_attempts(_read_lines(files[0]))
+    for file in files[1:]:
+        _add_node(by_number, _last_attempts(_read_lines(file)))
+    return [by_number[step] for step in sorted(by_number)]
+
+
+def _add_node(steps: dict[int, dict], of_node: dict[int, dict]) -> None:
+    shared = steps.keys() & of_node.keys()
+    if any(not _same_loss(steps[step], of_node[step]) for step in shared):
+        return
+    for step in shared:
+        peaks = [number(row.get("peak_memory_usage_GB")) for row in (steps[step], of_node[step])]
+        if not math.isnan(peaks[1]) and not peaks[0] >= peaks[1]:
+            steps[step]["peak_memory_usage_GB"] = peaks[1]
+    if shared:
+        steps.update((step, line) for step, line in of_node.items() if step not in shared)
+
+
+def _same_loss(one: dict, other: dict) -> bool:
+    return one["loss"] == other["loss"] or math.isnan(one["loss"]) and math.isnan(other["loss"])
 
 
 def _read_lines(path: Path) -> list[dict]:
@@ -93,7 +103,7 @@ def _shown(line: bytes) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-def _last_attempts(lines: Iterable[dict]) -> list[dict]:
+def _last_attempts(lines: Iterable[dict]) -> dict[int, dict]:
     # Only a step that came before starts an attempt, not any smaller number: the trainer writes its lines
     # asynchronously, so two fast steps can stand in the wrong order.
     attempts: list[dict[int, dict]] = [{}]
@@ -105,7 +115,7 @@ def _last_attempts(lines: Iterable[dict]) -> list[dict]:
     for attempt in attempts:
         first = min(attempt, default=0)
         steps = {number: line for number, line in steps.items() if number < first} | attempt
-    return [steps[number] for number in sorted(steps)]
+    return steps
 
 
 def write_table(steps: list[dict], path: Path) -> None:
@@ -189,7 +199,7 @@ def summarize(steps: list[dict]) -> dict[str, float | int]:
     - median_grad_norm, largest_grad_norm: L2 norm of the gradient before it is clipped (mini-trainer
       clips to 1)
     - validation_loss: last one that a step's line shows. mini-trainer writes a validation at the end of an
-      epoch with the NEXT step, and so the one at the very end not at all
+      epoch with the NEXT step, and so the one at the very end not at all (kfp_osft.shared.validation finds it)
     """
     if not steps:
         return {}

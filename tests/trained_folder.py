@@ -4,9 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+from kfp_osft.shared.publish import file_digest, write_manifest
+
 
 def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("64.0",)) -> Path:
-    """Checkpoints (copies of the model), mini-trainer's metrics for 8 steps, and osft_run.json."""
+    """Checkpoints (copies of the model), mini-trainer's metrics for 8 steps, what preprocess and the training script
+    leave, and osft_run.json."""
     for count in samples:
         checkpoint = folder / "hf_format" / f"samples_{count}"
         shutil.copytree(model, checkpoint)
@@ -23,10 +26,19 @@ def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("
         for step in range(1, 9)
     ]
     (folder / "training_metrics_0.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    data = folder / "_internal_data_processing"
+    data.mkdir(parents=True)
+    small = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    base_model = {"files": {name: file_digest(model / name) for name in small if (model / name).is_file()},
+                  "weights": {file.name: [file.stat().st_size, 0] for file in model.glob("*.safetensors")}}
+    write_manifest(data / "manifest.json",
+                   {"dataset": ["d" * 64], "base_model": base_model, "processed": False}, report={})
+    (folder / "library_versions.json").write_text(json.dumps({"torch": "2.9.1", "training-hub": "0.11.2"}))
     run = {
         "fingerprint": "f" * 64, "made_from": "m" * 64, "trainjob_name": "local-x", "seconds": 12.5,
         "osft": {"model_path": str(model), "unfreeze_rank_ratio": 0.25, "effective_batch_size": 8,
-                 "max_seq_len": 256, "learning_rate": 1e-3, "num_epochs": 2},
+                 "max_seq_len": 256, "learning_rate": 1e-3, "num_epochs": 2, "data_path": str(data / "data.jsonl"),
+                 "data_output_dir": str(data), "use_processed_dataset": True, "ckpt_output_dir": str(folder)},
         "about": {"base_model": str(model), "dataset": "/data/rows.jsonl", "rows": 34, "samples": 32, "too_long": 1,
                   "too_short": 1, "tokens": 1000, "loss_tokens": 400, "longest": 40},
     }

@@ -92,7 +92,7 @@ def started(monkeypatch):
         (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
         (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
-        (["run"], "kfp-osft run: the following arguments are required: --dataset"),
+        (["run"], "kfp-osft run: the following arguments are required: --dataset, or --from"),
         ([*RUN, "--num-epoch", "1", "--epochs", "1"], "kfp-osft: unrecognized arguments: --epochs 1"),
         ([*RUN, "--num-epochs"],
          "kfp-osft run: argument --num-epochs/--training-num-epochs: expected one argument"),
@@ -156,7 +156,7 @@ def test_an_output_folder_that_cannot_be_written_is_refused(refused, tmp_path, c
 @pytest.mark.skipif(not COMMAND.exists(), reason="kfp-osft is not installed beside this interpreter")
 @pytest.mark.parametrize(
     ("arguments", "line"),
-    [(["run"], "kfp-osft run: the following arguments are required: --dataset"),
+    [(["run"], "kfp-osft run: the following arguments are required: --dataset, or --from"),
      ([*RUN, "--seed", "-5"], "kfp-osft run: training_seed=-5 is not allowed; "
                               "allowed: an integer from 0 to 4294967295")],
 )

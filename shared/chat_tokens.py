@@ -182,7 +182,8 @@ class ChatTokenizer:
             yield conversation.place, sample
 
     def _label(self, conversation: Conversation, ids: list[int]) -> Sample:
-        marks = [position for position, token in enumerate(ids) if token in self._marks]
+        all_marks = self._marks
+        marks = [position for position, token in enumerate(ids) if token in all_marks]
         regions = self._regions(conversation.place, ids, marks)
         said = sum(conversation.is_learnt(index) and message.get("content") is not None
                    for index, message in enumerate(conversation.messages))
@@ -207,10 +208,10 @@ class ChatTokenizer:
                     learnt.append((first, last))
         if unended:
             self._warn_of_no_end(conversation.place, ids[unended:unended + 1])
-        if marks:
-            edges = zip([-1, *marks], [*marks, len(ids)], strict=True)
-            ids = [token for begin, end in edges for token in ids[begin + 1:end]]
-        return Sample(ids, learnt)
+        kept: list[int] = []
+        for begin, end in zip([-1, *marks], [*marks, len(ids)], strict=True):
+            kept += ids[begin + 1:end]
+        return Sample(kept, learnt)
 
     def _regions(self, place: str, ids: list[int], marks: list[int]) -> list[_Region]:
         """Pairs of marks in the order in which they begin."""

@@ -101,8 +101,8 @@ def tell_report(report: dict[str, Any]) -> None:
     if report["dropped_in_words"]:
         log(f"Dropped: {report['dropped_in_words']}")
     lengths = report["tokens_of_a_sample"]
-    log(f"Tokens: {report['tokens']:,}, {report['loss_share']:.0%} of them with loss; a sample has {lengths['median']:,} "
-        f"(median), {lengths['95th']:,} (95th percentile), at most {lengths['longest']:,}")
+    log(f"Tokens: {report['tokens']:,}, {report['loss_share']:.0%} of them with loss; a sample has "
+        f"{lengths['median']:,} (median), {lengths['95th']:,} (95th percentile), at most {lengths['longest']:,}")
     if sample := report.get("sample"):
         shown = sample if len(sample) <= _MOST_CHARACTERS_LOGGED else sample[:_MOST_CHARACTERS_LOGGED] + " ..."
         log(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:\n{shown}")

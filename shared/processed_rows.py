@@ -34,21 +34,21 @@ class LineWriter:
 
     def __init__(self, vocabulary: int) -> None:
         # Joining the texts of ids is twice as fast as json.dumps, and the labels are the same texts.
-        self._texts = [str(token) for token in range(vocabulary)]
+        self._text_of = [str(token) for token in range(vocabulary)].__getitem__
 
     def line(self, sample: Sample | ProcessedRow) -> str:
-        ids = [self._texts[token] for token in sample.input_ids]
+        ids = list(map(self._text_of, sample.input_ids))
         if isinstance(sample, Sample):
             labels = [_NO_LOSS_TEXT] * len(ids)
             for begin, end in sample.learnt:
                 labels[begin:end] = ids[begin:end]
         else:
-            labels = [_NO_LOSS_TEXT if label == NO_LOSS else self._texts[label] for label in sample.labels]
+            labels = [_NO_LOSS_TEXT if label == NO_LOSS else self._text_of(label) for label in sample.labels]
         return (f'{{"labels":[{",".join(labels)}],"input_ids":[{",".join(ids)}],"len":{len(ids)},'
                 f'"num_loss_counted_tokens":{sample.num_loss_counted_tokens}}}\n')
 
 
-def first_sample(line: str) -> ProcessedRow:
+def read_line(line: str) -> ProcessedRow:
     """What LineWriter made a line of."""
     fields = json.loads(line)
     return ProcessedRow(fields["input_ids"], fields["labels"])

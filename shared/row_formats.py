@@ -43,14 +43,14 @@ def conversations(rows: Iterable[Row], unmask_messages: bool, problems: Problems
     expected = None
     for row in rows:
         try:
-            format = format_of(row)
+            found = format_of(row)
             if expected is None:
-                expected = format
-                log(f"Format of the rows: {format}")
-            elif format != expected:
-                raise InputError(f"{row.place}: is of the format {format}, the rows before it are {expected}; "
+                expected = found
+                log(f"Format of the rows: {found}")
+            elif found != expected:
+                raise InputError(f"{row.place}: is of the format {found}, the rows before it are {expected}; "
                                  "a dataset holds one format")
-            yield _conversation(row, format, unmask_messages, warnings)
+            yield _conversation(row, found, unmask_messages, warnings)
         except InputError as error:
             problems.add(str(error))
 
@@ -62,8 +62,13 @@ def format_of(row: Row) -> str:
         InputError: naming the row: fields of none, or of more than one.
     """
     place, values = row
-    found = [name for name, (fields, _) in FORMATS.items()
-             if all(values.get(field) is not None for field in fields)]
+    found = []
+    for name, (fields, _) in FORMATS.items():
+        for field in fields:
+            if values.get(field) is None:
+                break
+        else:
+            found.append(name)
     # With its fields there and one of them null, the format is clear, and its own check tells the field.
     found = found or [name for name, (fields, _) in FORMATS.items() if all(field in values for field in fields)]
     if len(found) == 1:
@@ -77,11 +82,11 @@ def format_of(row: Row) -> str:
                      f"known are {'; '.join(FORMATS)}")
 
 
-def _conversation(row: Row, format: str, unmask_messages: bool, warnings: Warnings) -> Conversation:
+def _conversation(row: Row, row_format: str, unmask_messages: bool, warnings: Warnings) -> Conversation:
     place, values = row
-    messages, given = FORMATS[format][1](row)
+    messages, given = FORMATS[row_format][1](row)
     unmask = values.get("unmask")
-    if not isinstance(unmask, (bool, int, None.__class__)):
+    if not isinstance(unmask, (bool, int, type(None))):
         raise InputError(f"{place}: 'unmask' is {kind_of(unmask)}, expected true or false")
     if values.get("tools"):
         warnings.add("'tools' is not put into the text, training_hub gives it to no template", place)
@@ -145,6 +150,7 @@ def _from_prompt(row: Row) -> tuple[Messages, int]:
                          "expected two strings, or two lists of messages")
     check_messages(f"{row.place}: prompt", prompt)
     check_messages(f"{row.place}: completion", completion)
+    prompt = _with_system(row, prompt)
     return prompt + completion, len(prompt)
 
 

@@ -21,7 +21,7 @@ from kfp_osft.shared.dataset_rows import Problems
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
 from kfp_osft.shared.parameters import CheckedParameters, check_parameters
-from kfp_osft.shared.processed_rows import LineWriter, ProcessedRow, first_sample, processed_rows
+from kfp_osft.shared.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
 from kfp_osft.shared.progress import Progress, rows_in
 from kfp_osft.shared.publish import (
     file_digest,
@@ -139,7 +139,8 @@ def _write_samples(dataset: Path, files: list[Path], target: Path, checked: Chec
     """Writes the samples that training keeps and returns the report."""
     osft = checked.osft
     report, problems = DataReport(osft["max_seq_len"]), Problems()
-    vocabulary = len(tokenizer)
+    # Ids may have holes, so that the last is beyond their number.
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
     samples: Iterator[tuple[str, Sample | ProcessedRow]]
     if osft.get("use_processed_dataset"):
         samples = processed_rows(read_rows(dataset), vocabulary, problems, report.warnings)
@@ -201,7 +202,7 @@ def _publish_report(report: dict[str, Any], made_from: str, folder: Path,
         sample = earlier.get("sample") if earlier.get("made_from") == made_from else None
         if sample is None:
             with (folder / DATA_FILE).open(encoding="ascii") as file:
-                sample = marked_text(first_sample(file.readline()), tokenizer().decode)
+                sample = marked_text(read_line(file.readline()), tokenizer().decode)
         report["sample"] = sample
     if report != earlier:
         write_json(path, report)

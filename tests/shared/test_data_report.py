@@ -30,8 +30,8 @@ def test_rows_of_the_limits_are_dropped_as_training_hub_drops_them():
     assert [length for length in (0, 19, 20, 39, 40, 41) if report.drops(f"row {length}", length)] == [0, 19, 40, 41]
     report.keep(20, 5)
     assert report.to_dict()["dropped_in_words"] == (
-        "2 with 40 tokens or more (training_max_seq_len) (row 40; row 41); 2 with fewer than 20 tokens (row 0; row 19); "
-        "the longest row has 41")
+        "2 with 40 tokens or more (training_max_seq_len) (row 40; row 41); 2 with fewer than 20 tokens "
+        "(row 0; row 19); the longest row has 41")
 
 
 def test_a_long_sample_is_cut_in_the_log_alone(capsys: pytest.CaptureFixture[str]):

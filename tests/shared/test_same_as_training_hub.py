@@ -119,8 +119,8 @@ def test_rows_of_another_format_become_what_training_hub_makes_of_their_messages
 
 
 PIECES = [*CHATML_TOKENS, *LLAMA_TOKENS, *MISTRAL_TOKENS, "[INST]", "[/INST]", "<think>", "{{ x }}", QUESTION, "Vienna",
-          " ", "\n", "\r\n", "  ahead", "behind \n", "\U0001f600", "Größe", "漢字", "שלום", "\0", "a\u0301", "ﬁ",
-          "\u2581a", "1234567890", "\u00a0"]
+          " ", "\n", "\r\n", "  ahead", "behind \n", "\U0001f600", "Größe", "漢字", "שלום", "\0", "a\u0301",
+          "ﬁ", "\u2581a", "1234567890", "\u00a0"]
 TEXTS = strategies.lists(strategies.sampled_from(PIECES) | strategies.text(
     strategies.characters(exclude_categories=["Cs"]), max_size=8), max_size=6).map("".join)
 

@@ -1,9 +1,9 @@
 """preprocess: checks everything that can be known before a GPU is asked for, and tokenizes the rows."""
 
+import gc
 import json
-import time
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,35 +15,31 @@ from kfp_osft.shared.base_model import (
     load_tokenizer,
     model_folder,
 )
-from kfp_osft.shared.chat_tokens import NO_LOSS, ChatTokenizer, Conversation, Sample
-from kfp_osft.shared.dataset_files import Row, dataset_files, read_rows
-from kfp_osft.shared.dataset_rows import (
-    PRETRAINING_ROLE,
-    Problems,
-    is_unmasked,
-    messages_of,
-    without_pretraining_role,
-)
+from kfp_osft.shared.chat_tokens import ChatTokenizer, Sample
+from kfp_osft.shared.data_report import COUNTS, DataReport, marked_text, tell_report
+from kfp_osft.shared.dataset_files import dataset_files, read_rows
+from kfp_osft.shared.dataset_rows import Problems
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
 from kfp_osft.shared.oci_model import is_oci_model
 from kfp_osft.shared.parameters import CheckedParameters, check_parameters
+from kfp_osft.shared.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
+from kfp_osft.shared.progress import Progress, rows_in
 from kfp_osft.shared.publish import (
     file_digest,
     fingerprint,
     read_manifest,
     replacing_file,
     writable_folder,
+    write_json,
     write_manifest,
 )
+from kfp_osft.shared.row_formats import conversations
 from kfp_osft.shared.training_config import TrainingConfig
 
-#: instructlab-training drops shorter samples (data_process.filter_samples_by_length).
-SHORTEST_SAMPLE = 20
+DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
 #: A change of what is written here makes earlier results stale.
-_FORMAT = 1
-_ROWS_AT_ONCE = 512
-_SECONDS_BETWEEN_PROGRESS = 10
+_FORMAT = 2
 
 
 class Preprocessed(NamedTuple):
@@ -58,10 +54,11 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     """Checks all parameters, the base model and each row, and writes token ids and loss labels.
 
     The data goes to training_data_output_dir/data.jsonl (by default below the checkpoints): a line a sample with
-    input_ids, labels, len and num_loss_counted_tokens, as mini-trainer reads them.
+    input_ids, labels, len and num_loss_counted_tokens, as mini-trainer reads them. Beside it lies report.json: what
+    became of the rows.
 
     Args:
-        dataset_path: file or folder of rows with `messages`, or with input_ids and labels where
+        dataset_path: file or folder of rows of one of row_formats.FORMATS, or with input_ids and labels where
             training_use_processed_dataset is set.
         pvc_path: the workspace; checkpoints go to pvc_path/checkpoints/<fingerprint of the run>.
         training: the training parameters by name.
@@ -74,6 +71,8 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
         log(f"Warning: {warning}")
     osft = dict(checked.osft)
     workspace = writable_folder("pvc_path", pvc_path)
+    # Before a model is pulled: a wrong path is told at once.
+    files = dataset_files(Path(dataset_path))
     given_model = osft["model_path"]
     osft["model_path"] = fetch_base_model(given_model, workspace)
     model = check_base_model(osft["model_path"])
@@ -85,7 +84,6 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
 
     data_output_dir = osft.pop("data_output_dir", None)
     is_processed = osft.pop("use_processed_dataset", False)
-    files = dataset_files(Path(dataset_path))
     data_made_from = {
         "format": _FORMAT,
         # The content alone: the same rows under another name are the same training.
@@ -98,26 +96,25 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     checkpoint_dir = workspace / "checkpoints" / run[:12]
     folder = writable_folder("training_data_output_dir",
                              data_output_dir or str(checkpoint_dir / "_internal_data_processing"))
-    data_path, manifest_path = folder / "data.jsonl", folder / "manifest.json"
-    if {data_path.resolve(), manifest_path.resolve()} & {file.resolve() for file in files}:
-        raise InputError(f"training_data_output_dir={folder}: its data.jsonl or manifest.json is the dataset "
-                         "itself, which would be overwritten; give another folder")
-    if folder.resolve().is_relative_to(Path(dataset_path).resolve()):
-        raise InputError(f"training_data_output_dir={folder}: lies in the dataset folder {dataset_path}, so that "
-                         "the next run would read its data.jsonl as rows; give another folder")
+    _check_places(folder, Path(dataset_path), files)
+    data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE))
 
+    tokenizer = cache(lambda: load_tokenizer(osft["model_path"]))
     manifest = read_manifest(manifest_path, data_made_from)
     if manifest and data_path.is_file():
         report = manifest["report"]
         log(f"The data in {folder} was made from the same rows, model and parameters: used again")
+        _check_dropped(Path(dataset_path), report, checked)
     else:
-        # Without its manifest nothing trusts the data, also when this process dies between the two files.
+        # Without its manifest nothing trusts the data, also when this process dies between the files.
         manifest_path.unlink(missing_ok=True)
-        tokenizer = load_tokenizer(osft["model_path"])
+        report_path.unlink(missing_ok=True)
         with replacing_file(data_path) as unfinished:
-            report = _write_samples(Path(dataset_path), unfinished, checked, tokenizer)
+            report = _write_samples(Path(dataset_path), files, unfinished, checked, tokenizer())
         write_manifest(manifest_path, data_made_from, report=report)
-    _tell(report, osft["max_seq_len"])
+    report = _publish_report(report, fingerprint(data_made_from), folder,
+                             tokenizer if checked.data["show_sample"] else None)
+    tell_report(report)
 
     osft |= {
         "data_path": str(data_path),
@@ -127,132 +124,100 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     }
     config = TrainingConfig(run, osft, checked.trainjob, checked.env,
                             {"base_model": given_model if is_oci_model(given_model) else osft["model_path"],
-                             "dataset": dataset_path, **report})
+                             "dataset": dataset_path, **{name: report[name] for name in COUNTS}})
     return Preprocessed(str(data_path), report["samples"], config.to_json())
 
 
-def _write_samples(dataset: Path, target: Path, checked: CheckedParameters, tokenizer: Any) -> dict[str, int]:
-    """Writes the samples that training keeps and returns the counts of the report."""
+def _check_places(folder: Path, dataset: Path, files: list[Path]) -> None:
+    """Sees that the output does not overwrite the dataset and does not become part of it."""
+    ours = {(folder / name).resolve() for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE)}
+    if ours & {file.resolve() for file in files}:
+        raise InputError(f"training_data_output_dir={folder}: its {DATA_FILE}, {REPORT_FILE} or {MANIFEST_FILE} is "
+                         "the dataset itself, which would be overwritten; give another folder")
+    if folder.resolve().is_relative_to(dataset.resolve()):
+        raise InputError(f"training_data_output_dir={folder}: lies in the dataset folder {dataset}, so that "
+                         f"the next run would read its {DATA_FILE} as rows; give another folder")
+
+
+def _write_samples(dataset: Path, files: list[Path], target: Path, checked: CheckedParameters,
+                   tokenizer: Any) -> dict[str, Any]:
+    """Writes the samples that training keeps and returns the report."""
     osft = checked.osft
+    report, problems = DataReport(osft["max_seq_len"]), Problems()
+    # Ids may have holes, so that the last is beyond their number.
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
+    samples: Iterator[tuple[str, Sample | ProcessedRow]]
     if osft.get("use_processed_dataset"):
-        samples = _processed_samples(dataset, len(tokenizer))
+        samples = processed_rows(read_rows(dataset), vocabulary, problems, report.warnings)
     else:
-        samples = _tokenized_samples(dataset, ChatTokenizer(tokenizer), osft.get("unmask_messages", False))
-    report = dict.fromkeys(("rows", "samples", "too_long", "too_short", "tokens", "loss_tokens", "longest"), 0)
-    problems = Problems()
-    with target.open("w", encoding="utf-8") as file:
-        for place, sample in samples:
-            length = len(sample.input_ids)
-            report["rows"] += 1
-            report["longest"] = max(report["longest"], length)
-            if length >= osft["max_seq_len"]:
-                report["too_long"] += 1
-            elif length < SHORTEST_SAMPLE:
-                report["too_short"] += 1
-            elif length > osft["max_tokens_per_gpu"]:
-                problems.add(f"{place}: has {length} tokens, more than "
-                             f"training_max_tokens_per_gpu={osft['max_tokens_per_gpu']}; raise that, or lower "
-                             "training_max_seq_len to drop such rows")
-            elif not sample.num_loss_counted_tokens:
-                problems.add(f"{place}: has no token to learn from")
-            else:
-                report["samples"] += 1
-                report["tokens"] += length
-                report["loss_tokens"] += sample.num_loss_counted_tokens
-                file.write(_json_line(sample))
+        chat = ChatTokenizer(tokenizer, report.warnings)
+        samples = chat.samples(conversations(read_rows(dataset), osft.get("unmask_messages", False), problems,
+                                             report.warnings), problems)
+    progress = Progress(rows_in(files))
+    writer = LineWriter(vocabulary)
+    # What the imports left behind is not looked through again with each of millions of new lists.
+    gc.freeze()
+    try:
+        with target.open("w", encoding="ascii", buffering=1 << 20) as file:
+            for place, sample in samples:
+                progress.advance()
+                length, loss_tokens = len(sample.input_ids), sample.num_loss_counted_tokens
+                if report.drops(place, length):
+                    continue
+                if length > osft["max_tokens_per_gpu"]:
+                    problems.add(f"{place}: has {length} tokens, more than "
+                                 f"training_max_tokens_per_gpu={osft['max_tokens_per_gpu']}; raise that, or lower "
+                                 "training_max_seq_len to drop such rows")
+                elif not loss_tokens:
+                    problems.add(f"{place}: has no token to learn from")
+                else:
+                    report.keep(length, loss_tokens)
+                    file.write(writer.line(sample))
+    finally:
+        gc.unfreeze()
     problems.raise_if_any()
-    if not report["samples"]:
+    if not report.rows:
+        raise InputError(f"dataset {dataset} has no rows")
+    if not report.samples:
+        raise InputError(f"dataset {dataset}: no row is left to train on; dropped were {report.dropped_in_words()}")
+    told = report.to_dict()
+    _check_dropped(dataset, told, checked)
+    return told
+
+
+def _check_dropped(dataset: Path, report: Mapping[str, Any], checked: CheckedParameters) -> None:
+    dropped, limit = report["rows"] - report["samples"], checked.data["max_dropped_share"]
+    if dropped > limit * report["rows"]:
         raise InputError(
-            f"dataset {dataset}: no row is left to train on: {report['too_long']} of {report['rows']} have at least "
-            f"training_max_seq_len={osft['max_seq_len']} tokens (the longest {report['longest']}), "
-            f"{report['too_short']} have fewer than {SHORTEST_SAMPLE}")
+            f"dataset {dataset}: {dropped:,} of {report['rows']:,} rows are dropped "
+            f"({dropped / report['rows']:.0%}), more than training_max_dropped_share={limit:g}: "
+            f"{report['dropped_in_words']}")
+
+
+def _publish_report(report: dict[str, Any], made_from: str, folder: Path,
+                    tokenizer: Callable[[], Any] | None) -> dict[str, Any]:
+    """Writes report.json, with the first sample where a tokenizer is given, and returns what is in it.
+
+    The manifest holds no sample: whether one is shown is no matter of what the data was made from.
+    """
+    path = folder / REPORT_FILE
+    earlier = _read_report(path)
+    report = {"made_from": made_from, **report}
+    if tokenizer:
+        sample = earlier.get("sample") if earlier.get("made_from") == made_from else None
+        if sample is None:
+            with (folder / DATA_FILE).open(encoding="ascii") as file:
+                sample = marked_text(read_line(file.readline()), tokenizer().decode)
+        report["sample"] = sample
+    if report != earlier:
+        write_json(path, report)
     return report
 
 
-def _json_line(sample: Sample) -> str:
-    fields = {"labels": sample.labels, "input_ids": sample.input_ids, "len": len(sample.input_ids),
-              "num_loss_counted_tokens": sample.num_loss_counted_tokens}
-    return json.dumps(fields, separators=(",", ":")) + "\n"
-
-
-def _tokenized_samples(dataset: Path, tokenizer: ChatTokenizer, unmask_messages: bool) -> Iterator[tuple[str, Sample]]:
-    """Tokenizes conversations; when rows are wrong, goes on reading to tell them all, and raises at the end."""
-    problems = Problems()
-    conversations = _conversations(dataset, unmask_messages, problems)
-    started = last_told = time.monotonic()
-    done = 0
-    while batch := list(islice(conversations, _ROWS_AT_ONCE)):
-        try:
-            samples = tokenizer.samples(batch)
-        except InputError:
-            for conversation in batch:
-                try:
-                    tokenizer.samples([conversation])
-                except InputError as error:
-                    problems.add(str(error))
-            continue
-        done += len(batch)
-        yield from zip((conversation.place for conversation in batch), samples, strict=True)
-        if time.monotonic() - last_told > _SECONDS_BETWEEN_PROGRESS:
-            last_told = time.monotonic()
-            log(f"Tokenized {done:,} rows, {done / (last_told - started):,.0f} rows/s")
-    problems.raise_if_any()
-    if not done:
-        raise InputError(f"dataset {dataset} has no rows")
-
-
-def _conversations(dataset: Path, unmask_messages: bool, problems: Problems) -> Iterator[Conversation]:
-    for row in read_rows(dataset):
-        try:
-            messages = messages_of(row)
-            roles = {message["role"] for message in messages}
-            # instructlab-training: `unmask` and the pretraining role open all roles but the system's.
-            unmask = PRETRAINING_ROLE in roles or is_unmasked(row, unmask_messages)
-            messages = without_pretraining_role(messages)
-            roles = {message["role"] for message in messages}
-            learnt = roles - {"system"} if unmask else roles & {"assistant"}
-            if not learnt:
-                raise InputError(f"{row.place}: has no assistant turn to learn from; its roles are "
-                                 f"{', '.join(sorted(roles)) or 'none'}")
-        except InputError as error:
-            problems.add(str(error))
-            continue
-        yield Conversation(row.place, messages, frozenset(learnt))
-
-
-def _processed_samples(dataset: Path, vocabulary: int) -> Iterator[tuple[str, Sample]]:
-    """Checks rows that somebody else tokenized."""
-    problems = Problems()
-    rows = 0
-    for row in read_rows(dataset):
-        rows += 1
-        problem = _processed_problem(row, vocabulary)
-        if problem:
-            problems.add(f"{row.place}: {problem}")
-        else:
-            yield row.place, Sample(row.values["input_ids"], row.values["labels"])
-    problems.raise_if_any()
-    if not rows:
-        raise InputError(f"dataset {dataset} has no rows")
-
-
-def _processed_problem(row: Row, vocabulary: int) -> str | None:
-    for field in ("input_ids", "labels"):
-        values = row.values.get(field)
-        if not isinstance(values, list) or not all(type(value) is int for value in values):
-            return f"'{field}' is missing or no list of integers (training_use_processed_dataset is set)"
-    ids, labels = row.values["input_ids"], row.values["labels"]
-    if len(ids) != len(labels):
-        return f"has {len(ids)} input_ids and {len(labels)} labels"
-    if any(not 0 <= token < vocabulary for token in ids):
-        return f"an id of input_ids is not in the model's vocabulary of {vocabulary}"
-    if any(label != NO_LOSS and not 0 <= label < vocabulary for label in labels):
-        return f"a label is neither {NO_LOSS} nor in the model's vocabulary of {vocabulary}"
-    return None
-
-
-def _tell(report: Mapping[str, int], max_seq_len: int) -> None:
-    log(f"Rows: {report['rows']:,} read, {report['samples']:,} to train on, {report['too_long']:,} dropped with "
-        f"{max_seq_len} tokens or more, {report['too_short']:,} dropped with fewer than {SHORTEST_SAMPLE}")
-    log(f"Tokens: {report['tokens']:,}, {report['loss_tokens'] / report['tokens']:.0%} of them with loss, "
-        f"the longest row {report['longest']:,}")
+def _read_report(path: Path) -> dict[str, Any]:
+    """An earlier report, or an empty one where there is none that can be read."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}

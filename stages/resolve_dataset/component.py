@@ -7,7 +7,8 @@ from kfp import dsl
 from kfp_osft.stages.embedding import stage
 
 
-@stage()
+# training-hub does not bring boto3; an image that has it, in a version of the last years, keeps its own.
+@stage(packages_to_install=["boto3>=1.34,<2"])
 def resolve_dataset(
     pvc_path: str,
     dataset_uri: str = "",
@@ -18,9 +19,11 @@ def resolve_dataset(
 
     Args:
         pvc_path: Workspace folder: the mounted PVC, or a folder of this computer.
-        dataset_uri: A path, pvc://path (below pvc_path), org/name or hf://org/name[@revision][/config] of a Hugging
-            Face dataset. JSON Lines, JSON or Parquet, a file or a folder. Empty with an upstream dataset.
-        dataset_split: Split of a Hugging Face dataset.
+        dataset_uri: A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of one file,
+            org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. Files: .jsonl, .json, .parquet,
+            .csv, .arrow, each also .gz or .zst; a folder of such, or one of save_to_disk. Empty with an upstream
+            dataset.
+        dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
         dataset: Upstream dataset artifact, instead of dataset_uri.
 
     Returns:

@@ -5,7 +5,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from kfp_osft.shared.dataset_files import FORMATS, Row, count_rows, dataset_files, read_rows
+from kfp_osft.shared.dataset_files import Row, count_rows, dataset_files, read_rows
 from kfp_osft.shared.errors import InputError
 
 BOM = b"\xef\xbb\xbf"

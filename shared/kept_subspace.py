@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kfp_osft.shared.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # The names by which mini-trainer picks the matrices (osft_utils.MODEL_CONFIGS) of Llama, Mistral, Qwen,

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.base_model import model_folder
-from kfp_osft.shared.chat_tokens import ChatTokenizer, Conversation, Sample
+from kfp_osft.shared.chat_tokens import ChatTokenizer, Sample
 from kfp_osft.shared.dataset_files import read_rows
-from kfp_osft.shared.dataset_rows import messages_of, without_pretraining_role
+from kfp_osft.shared.dataset_rows import Problems, Warnings
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.general_text import GENERAL_TEXT
 from kfp_osft.shared.kept_subspace import MatrixChange, ModelChanges
 from kfp_osft.shared.model_loss import loaded_model, mean, sample_losses, text_sample
+from kfp_osft.shared.row_formats import conversations
 from kfp_osft.shared.run_file import RUN_FILE, read_run
 
 #: A leak beyond rounding above this share is one. OSFT leaves under 0.002, plain fine-tuning 0.8.
@@ -222,11 +223,10 @@ def _losses(base_dir: Path, tuned_dir: Path, dataset: Path | None, seconds: floa
 
 
 def _samples(dataset: Path, tokenizer: Any) -> list[Sample]:
-    conversations = []
-    for row in islice(read_rows(dataset), _ROWS):
-        messages = without_pretraining_role(messages_of(row))
-        conversations.append(Conversation(row.place, messages, frozenset({"assistant"})))
-    found = ChatTokenizer(tokenizer).samples(conversations) if conversations else []
+    problems = Problems()
+    rows = list(conversations(islice(read_rows(dataset), _ROWS), False, problems, Warnings()))
+    problems.raise_if_any()
+    found = ChatTokenizer(tokenizer).samples(rows) if rows else []
     cut = [Sample(sample.input_ids[:_TOKENS], sample.labels[:_TOKENS]) for sample in found]
     counted = [sample for sample in cut if sample.num_loss_counted_tokens]
     if not counted:

@@ -33,7 +33,7 @@ from registry import (
     missing_programs,
 )
 
-from kfp_osft.shared import oci_model, oci_registry
+from kfp_osft.shared import oci_registry
 from kfp_osft.shared.base_model import check_base_model
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.oci_model import pull_model, pulled_digest
@@ -260,7 +260,7 @@ def test_links_inside_become_files(push: Callable, layout: Layout, workspace: Pa
         [link("models/evil", "d/../../outside"), link("models/d", "."), link("models/evil/.wh.kept", "",
                                                                               tarfile.REGTYPE)],
     ],
-    ids=lambda members: repr(list(members))[:40],
+    ids=lambda members: " ".join(getattr(member, "name", member) for member in members),
 )
 def test_a_member_that_points_outside_is_refused_by_name(push: Callable, layout: Layout, workspace: Path,
                                                          members: dict | list):

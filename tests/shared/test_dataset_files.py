@@ -1,42 +1,13 @@
 import json
 from pathlib import Path
 
-import pyarrow
+import datasets
 import pytest
-from pyarrow import parquet
+from question_rows import jsonl, put
 
-from kfp_osft.shared.dataset_files import Row, count_rows, dataset_files, read_rows
+from kfp_osft.shared.dataset_files import count_rows, dataset_files, passed_over, read_rows
+from kfp_osft.shared.dataset_formats import ALLOWED_FILES
 from kfp_osft.shared.errors import InputError
-
-BOM = b"\xef\xbb\xbf"
-
-
-def row(number: int) -> dict:
-    return {"messages": [{"role": "user", "content": f"Frage {number}?"},
-                         {"role": "assistant", "content": f"Größe {number} \U0001f600"}]}
-
-
-ROWS = [row(number) for number in range(3)]
-
-
-def as_jsonl(rows: list) -> bytes:
-    return "".join(json.dumps(values, ensure_ascii=False) + "\n" for values in rows).encode()
-
-
-def as_json(rows: list) -> bytes:
-    return json.dumps(rows, indent=1).encode()
-
-
-def as_parquet(rows: list) -> bytes:
-    sink = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def put(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
 
 
 def error_of(function, *arguments) -> str:
@@ -45,118 +16,101 @@ def error_of(function, *arguments) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("rows.jsonl", as_jsonl(ROWS)),
-        ("rows.ndjson", as_jsonl(ROWS)),
-        ("ROWS.JSONL", as_jsonl(ROWS)),
-        ("without a newline at the end.jsonl", as_jsonl(ROWS).rstrip()),
-        ("windows.jsonl", as_jsonl(ROWS).replace(b"\n", b"\r\n")),
-        ("blank lines.jsonl", as_jsonl(ROWS).replace(b"\n", b"\n\n  \n")),
-        ("bom.jsonl", BOM + as_jsonl(ROWS)),
-        ("array.json", as_json(ROWS)),
-        ("blanks and array.json", b"\n  " + as_json(ROWS)),
-        ("bom and array.json", BOM + as_json(ROWS)),
-        ("line by line.json", as_jsonl(ROWS)),
-        ("bom and line by line.json", BOM + as_jsonl(ROWS)),
-        ("rows.parquet", as_parquet(ROWS)),
-        # KFP's artifacts have no extension.
-        ("dataset", as_jsonl(ROWS)),
-        ("dataset with bom", BOM + as_jsonl(ROWS)),
-        ("dataset of array", as_json(ROWS)),
-        ("dataset of parquet", as_parquet(ROWS)),
-    ],
-)
-def test_rows_are_the_same_in_each_format(tmp_path: Path, name: str, content: bytes):
-    path = put(tmp_path / name, content)
-
-    assert list(read_rows(path)) == [
-        Row(f"{name}, row {number}", values) for number, values in enumerate(ROWS, start=1)]
-    assert count_rows(path) == 3
+def saved(path: Path, *questions: str, shards: int = 1) -> Path:
+    """A folder as `datasets` writes it."""
+    rows = datasets.Dataset.from_list([{"question": question} for question in questions])
+    rows.save_to_disk(path, num_shards=shards)
+    return path
 
 
-def test_a_parquet_file_is_read_through_all_its_row_groups(tmp_path: Path):
-    rows = [row(number) for number in range(2500)]
-    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=700)
-
-    assert [values for _, values in read_rows(tmp_path / "rows.parquet")] == rows
+def questions(path: Path) -> list[str]:
+    return [values["question"] for _, values in read_rows(path)]
 
 
 def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path: Path):
-    put(tmp_path / "part-2.parquet", as_parquet(ROWS[2:]))
-    put(tmp_path / "part-1.jsonl", as_jsonl(ROWS[:2]))
-    put(tmp_path / "below" / "part-0.json", as_json(ROWS))
+    put(tmp_path / "part-2.csv", b"question\nd\n")
+    put(tmp_path / "part-1.jsonl", b'{"question": "b"}\n{"question": "c"}\n')
+    put(tmp_path / "below" / "part-0.json", b'[{"question": "a"}]')
 
     assert [place for place, _ in read_rows(tmp_path)] == [
-        "part-0.json, row 1", "part-0.json, row 2", "part-0.json, row 3",
-        "part-1.jsonl, row 1", "part-1.jsonl, row 2", "part-2.parquet, row 1"]
-    assert [values for _, values in read_rows(tmp_path)] == [*ROWS, *ROWS]
+        "part-0.json, row 1", "part-1.jsonl, row 1", "part-1.jsonl, row 2", "part-2.csv, row 1"]
+    assert questions(tmp_path) == ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize("passed_over", [".hidden.jsonl", ".cache/rows.jsonl", "below/.git/rows.json",
-                                         "README.md", "LICENSE", ".manifest.json"])
-def test_hidden_files_and_what_is_no_data_are_passed_over(tmp_path: Path, passed_over: str):
-    rows = put(tmp_path / "rows.jsonl", as_jsonl(ROWS))
-    put(tmp_path / passed_over, b"no rows")
+@pytest.mark.parametrize("name", [".hidden.jsonl", ".cache/rows.jsonl", "below/.git/rows.json",
+                                  "README.md", "LICENSE", ".manifest.json", "rows.txt", "rows.tar.gz"])
+def test_hidden_files_and_what_is_no_data_are_passed_over(tmp_path: Path, name: str):
+    rows = put(tmp_path / "rows.jsonl", jsonl("a"))
+    other = put(tmp_path / name, b"no rows")
 
     assert dataset_files(tmp_path) == [rows]
+    # The hidden ones are not worth a word.
+    assert passed_over(tmp_path) == ([] if any(part.startswith(".") for part in Path(name).parts) else [other])
 
 
 def test_a_folder_that_is_itself_below_a_hidden_one_is_read(tmp_path: Path):
-    rows = put(tmp_path / ".cache" / "set" / "rows.jsonl", as_jsonl(ROWS))
+    rows = put(tmp_path / ".cache" / "set" / "rows.jsonl", jsonl("a"))
 
     assert dataset_files(rows.parent) == [rows]
 
 
 def test_a_link_to_a_file_is_followed_as_in_the_hub_cache(tmp_path: Path):
-    blob = put(tmp_path / "blobs" / "0123", as_jsonl(ROWS))
+    blob = put(tmp_path / "blobs" / "0123", jsonl("a", "b"))
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "rows.jsonl").symlink_to(blob)
 
-    assert count_rows(tmp_path / "snapshot") == 3
+    assert count_rows(tmp_path / "snapshot") == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("rows.jsonl", b"", "dataset file {path} is empty"),
-        ("rows.parquet", b"", "dataset file {path} is empty"),
-        ("dataset", b"", "dataset file {path} is empty"),
-        ("rows.jsonl", b"\n \n", "dataset {path} has no rows"),
-        ("rows.json", b"[]", "dataset {path} has no rows"),
-        ("rows.parquet", as_parquet([row(0)][:0]), "dataset {path} has no rows"),
-        ("rows.csv", b"a,b\n", "dataset file {path} is none of .jsonl, .ndjson, .json, .parquet"),
-        ("dataset", b"a,b\n", "dataset file {path} is none of .jsonl, .ndjson, .json, .parquet"),
-        ("rows.jsonl", as_jsonl(ROWS) + b'{"messages": [\n',
-         "rows.jsonl, line 4: is not JSON: Expecting value"),
-        ("rows.jsonl", b"\n" + as_jsonl(ROWS) + b"x\n", "rows.jsonl, line 5: is not JSON: Expecting value"),
-        ("rows.json", as_json(ROWS)[:-1], "rows.json: is not JSON: Expecting ',' delimiter"),
-        ("rows.json", json.dumps(row(0), indent=1).encode(),
-         "rows.json, line 1: is not JSON: Expecting property name enclosed in double quotes: line 2 column 1 "
-         "(char 2); a .json file holds an array of rows, or a row a line"),
-        ("rows.jsonl", as_jsonl(ROWS[:1]) + "{\"messages\": \"Größe\"}\n".encode("latin-1"),
-         "rows.jsonl, line 2: is not UTF-8"),
-        ("rows.parquet", as_jsonl(ROWS), "rows.parquet: is not Parquet: "),
-        ("rows.parquet", as_parquet(ROWS)[:-20], "rows.parquet: is not Parquet: "),
-        ("rows.jsonl", b"[1]\n", "rows.jsonl, row 1: is a list, expected an object with the fields of a row"),
-        ("rows.jsonl", as_jsonl(ROWS) + b'"x"\n', "rows.jsonl, row 4: is a string, expected an object"),
-        ("rows.json", b"[{}, null]",
-         "rows.json, row 2: is null, expected an object with the fields of a row"),
-        ("rows.json", b"[{}, 7]",
-         "rows.json, row 2: is a number, expected an object with the fields of a row"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named_with_its_row(tmp_path: Path, name: str, content: bytes,
-                                                          message: str):
-    path = put(tmp_path / name, content)
+def test_a_link_without_its_target_is_told(tmp_path: Path):
+    put(tmp_path / "a.jsonl", jsonl("a"))
+    link = tmp_path / "b.jsonl"
+    link.symlink_to(tmp_path / "gone")
 
-    assert error_of(count_rows, path).startswith(message.format(path=path))
+    assert error_of(count_rows, tmp_path) == (
+        f"dataset file {link} is missing: a link without its target, or a part of a saved dataset")
 
 
-def test_a_cut_parquet_file_in_a_folder_is_named(tmp_path: Path):
-    put(tmp_path / "a.jsonl", as_jsonl(ROWS))
-    put(tmp_path / "b.parquet", as_parquet(ROWS)[:-20])
+def test_a_saved_dataset_is_read_without_its_descriptions_and_caches(tmp_path: Path):
+    path = saved(tmp_path / "rows", "a", "b", "c", shards=2)
+    put(path / "cache-0123456789abcdef.arrow", (path / "data-00000-of-00002.arrow").read_bytes())
+
+    assert [file.name for file in dataset_files(path)] == ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    assert questions(path) == ["a", "b", "c"]
+
+
+def test_a_saved_dataset_without_one_of_its_parts_is_told(tmp_path: Path):
+    path = saved(tmp_path / "rows", "a", "b", shards=2)
+    (path / "data-00001-of-00002.arrow").unlink()
+
+    assert error_of(count_rows, path) == (f"dataset file {path}/data-00001-of-00002.arrow is missing: a link without "
+                                          "its target, or a part of a saved dataset")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_saved_dataset_whose_description_is_broken_is_told(tmp_path: Path, content: str):
+    path = saved(tmp_path / "rows", "a")
+    (path / "state.json").write_text(content)
+
+    assert error_of(count_rows, path) == (
+        f"dataset file {path}/state.json cannot be read as what `datasets` writes: no '_data_files'")
+
+
+def test_saved_splits_are_not_mixed(tmp_path: Path):
+    for split in ("train", "test"):
+        saved(tmp_path / split, split)
+    put(tmp_path / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}).encode())
+
+    assert error_of(count_rows, tmp_path) == (
+        f"dataset folder {tmp_path} holds several splits; give the folder of one: train, test")
+    assert questions(tmp_path / "test") == ["test"]
+    # What is asked before a split is chosen: is it a dataset at all?
+    assert [file.parent.name for file in dataset_files(tmp_path)] == ["test", "train"]
+
+
+def test_a_cut_file_in_a_folder_is_named(tmp_path: Path):
+    put(tmp_path / "a.jsonl", jsonl("a"))
+    put(tmp_path / "b.parquet", b"PAR1")
 
     assert error_of(count_rows, tmp_path).startswith("b.parquet: is not Parquet: ")
 
@@ -167,7 +121,6 @@ def test_a_missing_dataset_is_told(tmp_path: Path):
 
 def test_a_folder_without_data_is_told(tmp_path: Path):
     put(tmp_path / "README.md", b"x")
-    put(tmp_path / ".rows.jsonl", as_jsonl(ROWS))
+    put(tmp_path / ".rows.jsonl", jsonl("a"))
 
-    assert error_of(count_rows, tmp_path) == (
-        f"dataset folder {tmp_path} holds no data file; allowed: {', '.join(FORMATS)}")
+    assert error_of(count_rows, tmp_path) == f"dataset folder {tmp_path} holds no data file; allowed: {ALLOWED_FILES}"

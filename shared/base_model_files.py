@@ -4,12 +4,12 @@ from pathlib import Path
 
 from kfp_osft.shared.base_model import model_folder, safetensors_header
 from kfp_osft.shared.log import log
+from kfp_osft.shared.model_card import CARD
 
 #: Files that say how a text becomes tokens and how answers are generated; a training changes none of them.
 CARRIED_OVER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",
                 "*.tiktoken", "chat_template*", "additional_chat_templates/*", "generation_config.json", "LICENSE*",
                 "NOTICE*")
-CARD = "README.md"
 
 
 def base_model_folder(base_model: str, revision: str | None = None) -> Path | None:
@@ -30,7 +30,7 @@ def base_model_folder(base_model: str, revision: str | None = None) -> Path | No
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base_model, revision=revision, allow_patterns=[*CARRIED_OVER, CARD]))
+        return Path(snapshot_download(base_model, revision=revision, allow_patterns=[*CARRIED_OVER, CARD, "config.json"]))
     # What the HTTP client raises where there is no Hub, which is another client in other versions.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ _TAGS = ["osft", "orthogonal-subspace-fine-tuning", "continual-learning", "train
 _LICENSE_KEYS = ("license", "license_name", "license_link")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What CommonMark, its tables and the Hub's formulas ($) read inside a line. A _ within a word is none of it.
-_SPECIAL = re.compile(r"([\\`*\[\]|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_SPECIAL = re.compile(r"([\\`*\[\]|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 _LOADING = """\
 ```python
@@ -96,15 +96,15 @@ def model_card(facts: CardFacts) -> str:
         base_model_relation="finetune" if base else None,
         **facts.license,
     )
-    what = f"{escaped(base or Path(facts.base_model).name or 'a model')}"
+    what = escaped(base or Path(facts.base_model).name or "a model")
     on = f" on {escaped(facts.dataset)}" if facts.dataset else ""
     parts = [
         f"---\n{data.to_yaml(original_order=None)}\n---\n",
         f"# {escaped(facts.name)}\n",
-        f"{what}, fine-tuned{on} with OSFT (Orthogonal Subspace Fine-Tuning, "
+        f"This is {what}, fine-tuned{on} with OSFT (Orthogonal Subspace Fine-Tuning, "
         "[arXiv:2504.07097](https://arxiv.org/abs/2504.07097)) by "
         "[training-hub](https://github.com/Red-Hat-AI-Innovation-Team/training_hub). OSFT changes weights only in the "
-        f"directions that matter least to what the base model knew. This is its {escaped(facts.checkpoint)}.\n",
+        f"directions that matter least to what the base model knew. Of the training it is {escaped(facts.checkpoint)}.\n",
         f"## Use it\n\n{_LOADING}",
         _table("Metrics", ("metric", "value"), {name: f"{value:,.6g}" for name, value in facts.metrics.items()}),
         _table("Parameters", ("parameter", "value"), facts.parameters),

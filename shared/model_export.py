@@ -87,8 +87,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         _switch_cache_on(unfinished / "config.json")
         write_json(unfinished / RUN_FILE, published)
         (unfinished / CARD).write_text(_card(name, training, checkpoint, published), encoding="utf-8")
-        for file in (unfinished / RUN_FILE, unfinished / CARD):
-            file.chmod(0o644)
+        _let_others_read(unfinished)
     log(f"Model of checkpoint {checkpoint.description}, the {'best of' if losses else 'last of'} "
         f"{len(list(folder.glob('hf_format/samples_*')))}: {final_model}")
 
@@ -97,6 +96,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     artifact.mkdir(parents=True)
     with _told_when_full(artifact):
         _place_files(final_model, artifact)
+        _let_others_read(artifact)
     known = {
         "data_fingerprint": published["dataset"].get("fingerprint"),
         "parameters": published["parameters"],
@@ -196,10 +196,14 @@ def _place_files(source: Path, target: Path) -> None:
                 copied += file.stat().st_size
         else:
             shutil.copyfile(file, place)
-        # safetensors saves for the owner alone; a pod that serves the model is somebody else.
-        place.chmod(place.stat().st_mode | 0o044)
     if copied:
         log(f"{copied / 1e9:,.1f} GB of weights are copied to {target}: there are no hard links to it")
+
+
+def _let_others_read(folder: Path) -> None:
+    """safetensors saves for the owner alone; a pod that serves the model is somebody else."""
+    for place in (folder, *folder.rglob("*")):
+        place.chmod(place.stat().st_mode | (0o055 if place.is_dir() else 0o044))
 
 
 def _carry_over(training: _Training, folder: Path) -> None:
@@ -219,10 +223,7 @@ def _carry_over(training: _Training, folder: Path) -> None:
 
 def _switch_cache_on(config_file: Path) -> None:
     """mini-trainer switches it off for the training; without it generating takes many times as long."""
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    mode = config_file.stat().st_mode
-    write_json(config_file, {**config, "use_cache": True})
-    config_file.chmod(mode)
+    write_json(config_file, {**json.loads(config_file.read_text(encoding="utf-8")), "use_cache": True})
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kfp_osft.shared import publish
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.publish import (
     file_digest,
@@ -103,6 +104,40 @@ def test_a_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path: Pa
 
     with pytest.raises(OSError), replacing_folder(path) as unfinished:
         unfinished.rmdir()
+
+    assert names(tmp_path) == ["one", "one/old"]
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_with_and_without_a_file_system_that_swaps(tmp_path: Path, monkeypatch, can_exchange: bool):
+    path = tmp_path / "one"
+    path.mkdir()
+    (path / "old").write_text("old")
+    if not can_exchange:
+        monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
+
+    with replacing_folder(path) as unfinished:
+        (unfinished / "new").write_text("new")
+
+    assert names(tmp_path) == ["one", "one/new"]
+
+
+def test_two_folders_are_swapped_in_one_step_on_this_file_system(tmp_path: Path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+
+    assert publish._exchange(tmp_path / "one", tmp_path / "other")
+    assert names(tmp_path) == ["one", "one/other", "other", "other/one"]
+    assert not publish._exchange(tmp_path / "one", tmp_path / "nothing")
+
+
+def test_a_folder_that_a_killed_process_had_moved_away_is_put_back(tmp_path: Path):
+    (tmp_path / ".one.0123.previous").mkdir()
+    (tmp_path / ".one.0123.previous" / "old").write_text("old")
+
+    with pytest.raises(RuntimeError), replacing_folder(tmp_path / "one"):
+        raise RuntimeError("before the new one was whole")
 
     assert names(tmp_path) == ["one", "one/old"]
 

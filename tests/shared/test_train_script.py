@@ -325,6 +325,20 @@ def test_only_the_first_node_looks_for_results(run, osft, env):
     assert run(osft, LOSSES="[]", SAVES="0", **env)[0].returncode == 0
 
 
+@pytest.mark.parametrize(("osft", "writes"), [({}, True), ({"node_rank": 1}, False)])
+def test_the_first_node_writes_the_versions_of_the_libraries_that_train(run, image, tmp_path, osft, writes):
+    (image / "torch-9.9.dist-info").mkdir()
+    (image / "torch-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
+
+    run(osft)
+
+    file = tmp_path / "checkpoints" / "library_versions.json"
+    assert file.exists() is writes
+    if writes:
+        versions = json.loads(file.read_text())
+        assert versions["torch"] == "9.9" and versions["python"].startswith("3.")
+
+
 def hidden(folder: Path, source: str | None) -> str:
     if source is not None:
         (folder / "torchvision.py").write_text(source)

@@ -171,9 +171,19 @@ def test_peak_memory_is_that_of_the_fullest_node(tmp_path):
 
 
 def test_the_file_of_a_node_that_took_no_part_in_this_training_is_not_mixed_in(tmp_path):
-    write(tmp_path, [line(1, 2.0, peak_memory_usage_GB=30.0)])
-    write(tmp_path, [line(1, 2.5, peak_memory_usage_GB=70.0), line(2, 2.4)], node=1)
-    assert read_steps(tmp_path) == [line(1, 2.0, peak_memory_usage_GB=30.0)]
+    mine = [line(1, 2.0, peak_memory_usage_GB=30.0), line(2, 1.9, peak_memory_usage_GB=30.0)]
+    write(tmp_path, mine)
+    # The same loss at one step is chance.
+    write(tmp_path, [line(1, 2.0, peak_memory_usage_GB=70.0), line(2, 2.4), line(3, 2.3)], node=1)
+    assert read_steps(tmp_path) == mine
+
+
+def test_steps_that_the_first_node_lost_come_from_another(tmp_path):
+    # A thread writes the file, and the end of the process may cut its last lines.
+    write(tmp_path, [line(1, 3.0), line(2, math.nan), '{"step": 3, "lo'])
+    write(tmp_path, [line(1, 3.0), line(2, math.nan), line(3, 2.0), line(4, 1.5)], node=1)
+    write(tmp_path, [line(9, 1.0)], node=2)
+    assert list(losses_by_step(read_steps(tmp_path))) == [1, 2, 3, 4]
 
 
 # ---- write_table, read_table

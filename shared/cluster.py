@@ -5,6 +5,7 @@ that break) are sent again with backoff and jitter by urllib3; what then still f
 """
 
 import json
+import logging
 import os
 import ssl
 import tempfile
@@ -66,6 +67,8 @@ def connect(backoff_seconds: float = 0.5) -> "Cluster":
     from kubernetes import client
     from urllib3 import Retry
 
+    # Of its retries; what people are told is told once.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     url, token = os.environ.get(SERVER_URL, "").strip(), os.environ.get(AUTH_TOKEN, "").strip()
     if bool(url) != bool(token):
         given, missing = (SERVER_URL, AUTH_TOKEN) if url else (AUTH_TOKEN, SERVER_URL)

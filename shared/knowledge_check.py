@@ -226,8 +226,9 @@ def _samples(dataset: Path, tokenizer: Any) -> list[Sample]:
     problems = Problems()
     rows = list(conversations(islice(read_rows(dataset), _ROWS), False, problems, Warnings()))
     problems.raise_if_any()
-    found = ChatTokenizer(tokenizer).samples(rows) if rows else []
-    cut = [Sample(sample.input_ids[:_TOKENS], sample.labels[:_TOKENS]) for sample in found]
+    found = [sample for _, sample in ChatTokenizer(tokenizer).samples(rows)]
+    cut = [Sample(sample.input_ids[:_TOKENS],
+                  [(begin, min(end, _TOKENS)) for begin, end in sample.learnt if begin < _TOKENS]) for sample in found]
     counted = [sample for sample in cut if sample.num_loss_counted_tokens]
     if not counted:
         raise InputError(f"dataset {dataset}: its first {_ROWS} rows have no assistant turn to take the loss of")

@@ -37,7 +37,7 @@ def mean(losses: Sequence[SummedLoss]) -> float:
 def text_sample(tokenizer: Any, text: str) -> Sample:
     """A plain text as a sample: every token after the first counts."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Sample(ids, ids)
+    return Sample(ids, [(0, len(ids))])
 
 
 def sample_losses(model: Any, samples: Sequence[Sample], seconds: float = float("inf")) -> list[SummedLoss]:

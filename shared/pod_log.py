@@ -42,8 +42,10 @@ class PodLog:
         """Tells which pod is node 0, and how often its container was started again; may be called at any time."""
         self._pod, self._restarts = pod, restarts
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, daemon=True)
+            # An interruption may come between any two lines, and end() joins no thread that has not started.
+            thread.start()
+            self._thread = thread
 
     def end(self, timeout_seconds: float) -> None:
         """Reads what is still to be had, and ends; gives up after the timeout."""

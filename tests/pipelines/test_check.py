@@ -27,13 +27,13 @@ def test_it_prints_losses_matrices_and_a_verdict_and_ends_well_whatever_that_is(
                      "--dataset", str(chat_rows)])
     lines = capsys.readouterr().out.splitlines()
     assert code == 0
-    assert [line.split(",")[0] for line in lines[1:3]] == ["  general text", "  rows.jsonl"]
-    assert len(lines) == 9 and lines[-1].startswith("Leaked: up to ")
+    assert [line.split(",")[0] for line in lines[2:4]] == ["  general text", "  rows.jsonl"]
+    assert len(lines) == 10 and lines[-1].startswith("Leaked: up to ")
     assert lines[-1].endswith("looked at 3 of 14 trained matrices.")
 
 
 def test_the_ratio_is_the_one_of_the_tuned_models_run_where_it_is_not_given(tiny_model, tuned, capsys):
-    (tuned / "osft_run.json").write_text(json.dumps({"osft": {"unfreeze_rank_ratio": 0.5}}))
+    (tuned / "osft_run.json").write_text(json.dumps({"osft": {"unfreeze_rank_ratio": 0.5}, "about": {}}))
     assert cli.main(["check", str(tiny_model), str(tuned), "--matrices", "1"]) == 0
     assert "(without OSFT about 71%)" in capsys.readouterr().out
 

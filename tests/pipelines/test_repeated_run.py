@@ -70,7 +70,7 @@ def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tm
 
     cli.main(["run", "--from", str(model / "osft_run.json"), "--output-dir", str(tmp_path / "out"), "--seed", "3"])
 
-    assert calls == [(tmp_path / "out", str(rows), "train", {**_parameters(base_model), "training_seed": 3})]
+    assert calls == [(tmp_path / "out", str(rows), "train", {**_parameters(base_model), "training_seed": 3}, False)]
 
 
 def test_rows_that_have_changed_are_told(model: Path, rows: Path, capsys):

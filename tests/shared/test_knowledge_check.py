@@ -119,8 +119,8 @@ def test_each_figure_is_told_as_it_comes(models):
 
 @pytest.mark.parametrize(
     ("row", "problem"),
-    [({"text": "x"}, "has no 'messages'"),
-     ({"messages": [{"role": "user", "content": "Hello?"}]}, "have no assistant turn to take the loss of")],
+    [({"text": "x"}, "is of no known format; it has 'text'"),
+     ({"messages": [{"role": "user", "content": "Hello?"}]}, "has no assistant turn to learn from")],
 )
 def test_a_dataset_without_an_answer_is_refused(models, tmp_path, row, problem):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")

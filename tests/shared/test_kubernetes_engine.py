@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import functools
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from kfp_osft.shared.cluster import Forbidden, connect
 from kfp_osft.shared.errors import InputError, TrainingError
 from kfp_osft.shared.kubernetes_engine import Task, Timing, train_on_cluster
 from kfp_osft.shared.termination import Terminated
+from kfp_osft.shared.trainer_output import TrainerOutput
 
 TIMING = Timing(poll=0.03, trouble=0.3, refused=0.5, deletion=5, log=2)
 #: Training parameters' minutes that a test can wait for.
@@ -39,6 +41,9 @@ def launch(monkeypatch, tmp_path):
 
     def run(cluster: Cluster, config=None, task=None, before_creation=lambda: None, timing=TIMING, run_name="run"):
         in_pod_of(cluster, monkeypatch)
+        # Each step, however quick.
+        monkeypatch.setattr("kfp_osft.shared.kubernetes_engine.TrainerOutput",
+                            functools.partial(TrainerOutput, seconds_between_steps=0))
         return train_on_cluster(
             connect(backoff_seconds=0.01), config or training_config(),
             Task(run_name, "launch-trainjob", "/kfp-workspace", task or workspace_task_config()),
@@ -111,7 +116,7 @@ def test_a_training_is_followed_from_its_pods_to_its_last_step(launch, capsys, t
         f"Pending: {pod} starts",
         f"Pending: {pod} pulls its image",
         "Running: 1 of 1 node",
-        *(f"step {number}/4 | epoch 1 | loss {2 - number / 10:.4f} | lr 0.0001 | 100 tokens/s | {4 - number}s left"
+        *(f"step {number}/4 | epoch 1 | loss {2 - number / 10:.4f} | lr 0.0001 | 100 tokens/s | {4 - number} s left"
           for number in range(1, 5)),
         "Complete",
     ]

@@ -308,4 +308,3 @@ def test_a_pulled_base_model_is_told_as_it_was_given(tmp_path: Path, checkpoint_
     run_file.write_text(json.dumps(run))
 
     assert _export(tmp_path, checkpoint_dir)["base_model"] == "oci://quay.io/org/model:1"
-    assert artifact.metadata["model_name"] == f"{tiny_model.name}-osft"

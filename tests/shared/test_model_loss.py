@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kfp_osft.shared.chat_tokens import NO_LOSS, Sample
+from kfp_osft.shared.chat_tokens import Sample
 from kfp_osft.shared.model_loss import SummedLoss, loaded_model, mean, sample_losses, text_sample
 
 TEXTS = ["Take the train to Vienna, the capital of Austria.", "Peru is far.", "Go."]
@@ -26,7 +26,7 @@ def transformers_loss(model, sample: Sample) -> float:
 def test_the_loss_of_each_sample_is_transformers_own_although_they_are_padded_to_one_length(loaded):
     model, tokenizer = loaded
     samples = [text_sample(tokenizer, text) for text in TEXTS]
-    samples[0] = Sample(samples[0].input_ids, [NO_LOSS] * 5 + samples[0].labels[5:])
+    samples[0] = Sample(samples[0].input_ids, [(5, len(samples[0].input_ids))])
     losses = sample_losses(model, samples)
     assert [loss.tokens for loss in losses] == [len(samples[0].input_ids) - 5,
                                                 *(len(sample.input_ids) - 1 for sample in samples[1:])]
@@ -70,4 +70,4 @@ def test_the_mean_is_over_tokens_not_over_samples():
 def test_samples_without_a_token_to_predict_are_an_error(loaded):
     model, tokenizer = loaded
     with pytest.raises(ValueError, match="no token to predict"):
-        mean(sample_losses(model, [Sample([5, 6, 7], [NO_LOSS] * 3)]))
+        mean(sample_losses(model, [Sample([5, 6, 7], [])]))

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _PROGRAM = """
@@ -43,20 +43,25 @@ print(json.dumps(resolve(uri, "train", pvc, None)))
 
 
 def resolve_in_a_process(uri: str, pvc: Path, point: int | str | None = None,
-                         environment: Mapping[str, str] | None = None) -> Path | None:
+                         environment: Mapping[str, str] | None = None,
+                         started: Callable[[int], None] = lambda pid: None) -> Path | None:
     """Resolves a dataset in a child process.
 
     Args:
         point: where it is killed: after so many bytes, "publishing" (all is there, the manifest not), "renaming"
             (the manifest too), or None for nowhere.
         environment: on top of this process'.
+        started: is told the child's process id, to kill it from outside.
 
     Returns:
         dataset_path, or None if it was killed.
     """
-    process = subprocess.run([sys.executable, "-c", _PROGRAM, json.dumps([uri, str(pvc), point])],
-                             env={**os.environ, **(environment or {})}, capture_output=True, text=True, timeout=120)
+    process = subprocess.Popen([sys.executable, "-c", _PROGRAM, json.dumps([uri, str(pvc), point])],
+                               env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    started(process.pid)
+    output, _ = process.communicate(timeout=120)
     if process.returncode == -signal.SIGKILL:
         return None
-    assert process.returncode == 0, process.stdout + process.stderr
-    return Path(json.loads(process.stdout.splitlines()[-1])[0])
+    assert process.returncode == 0, output
+    return Path(json.loads(output.splitlines()[-1])[0])

@@ -29,6 +29,7 @@ from kfp_osft.shared.redaction import redacted
 _MIB = 1 << 20
 # Parts of 16 MiB, ten at a time: what one connection to S3 carries is a fraction of a pod's network.
 _PART_SIZE, _PARTS_AT_ONCE = 16 * _MIB, 10
+_BEFORE_GET = "before-parameter-build.s3.GetObject"
 _MOST_CHANGES = 3
 _MOST_NAMES_SHOWN = 3
 
@@ -124,7 +125,7 @@ def _client(place: _Place) -> Any:
                     # In a cluster, bucket.host of a store has no entry in the name service.
                     s3={"addressing_style": "path"} if is_other_store else None)
     try:
-        return boto3.client("s3", config=config, **{name: value for name, value in given.items() if value})
+        return boto3.Session().client("s3", config=config, **{name: value for name, value in given.items() if value})
     except ValueError:
         raise InputError(f"{place.said}: AWS_S3_ENDPOINT={redacted(endpoint)} is no URL of a store; "
                          "allowed: http(s)://host[:port]") from None
@@ -213,6 +214,7 @@ def _fetch(client: Any, place: _Place, objects: list[_Object], workspace: Path) 
 def _download(client: Any, place: _Place, objects: list[_Object], partial: PartialDownload) -> None:
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
     from botocore.exceptions import ClientError
+    from s3transfer.exceptions import S3DownloadFailedError
     from s3transfer.subscribers import BaseSubscriber
 
     progress = Progress(f"s3://{place.bucket}", sum(entry.size for entry in objects))
@@ -233,7 +235,7 @@ def _download(client: Any, place: _Place, objects: list[_Object], partial: Parti
     def only_this_version(params: dict[str, Any], **_: Any) -> None:
         params["IfMatch"] = etags[params["Key"]]
 
-    client.meta.events.register("before-parameter-build.s3.GetObject", only_this_version, unique_id="version")
+    client.meta.events.register(_BEFORE_GET, only_this_version)
     config = TransferConfig(multipart_threshold=_PART_SIZE, multipart_chunksize=_PART_SIZE,
                             max_concurrency=_PARTS_AT_ONCE, preferred_transfer_client="classic")
     try:
@@ -250,10 +252,15 @@ def _download(client: Any, place: _Place, objects: list[_Object], partial: Parti
                 if (partial.folder / entry.name).stat().st_size != entry.size:
                     raise _ChangedMeanwhile
                 partial.mark(entry.name, entry.size)
+    # Of a part that is no longer of this version.
+    except S3DownloadFailedError:
+        raise _ChangedMeanwhile from None
     except ClientError as error:
         if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404", "InvalidRange", "416"):
             raise _ChangedMeanwhile from None
         raise
+    finally:
+        client.meta.events.unregister(_BEFORE_GET, only_this_version)
 
 
 @contextmanager

@@ -77,7 +77,6 @@ def resolve(dataset_uri: str, dataset_split: str, pvc_path: str, dataset: Datase
             path = _from_uri(dataset_uri.strip(), dataset_split, workspace)
         else:
             raise InputError(f"no dataset: give dataset_uri ({_SUPPORTED}), or an upstream dataset artifact")
-        path = _split_of(path, dataset_split)
         rows = _counted_rows(path, workspace)
     log(f"Dataset: {rows:,} rows in {path}")
     return ResolvedDataset(str(path), rows)
@@ -87,7 +86,7 @@ def _from_artifact(artifact: DatasetArtifact, split: str, workspace: Path) -> Pa
     path = Path(artifact.path) if artifact.path else None
     # An empty file is what KFP leaves for an artifact whose data went elsewhere.
     if path and (path.is_dir() and any(path.iterdir()) or path.is_file() and path.stat().st_size):
-        return _into_workspace(path, workspace)
+        return _split_of(_into_workspace(path, workspace), split)
     for key in _METADATA_KEYS:
         value = artifact.metadata.get(key)
         if value:
@@ -122,21 +121,24 @@ def _from_uri(uri: str, split: str, workspace: Path) -> Path:
         scheme, rest = "", uri
     scheme = scheme.lower()
     if scheme == "s3":
-        return fetch_from_s3(f"s3://{rest}", workspace)
-    if scheme in ("http", "https"):
-        return fetch_from_http(uri, workspace)
-    if scheme == "pvc":
-        return _existing(workspace / rest.lstrip("/"), uri)
-    if scheme == "file" or uri.startswith(("/", "./", "../", "~")):
-        return _existing(Path(os.path.expanduser(rest)), uri)
-    if scheme not in ("", "hf"):
+        path = fetch_from_s3(f"s3://{rest}", workspace)
+    elif scheme in ("http", "https"):
+        path = fetch_from_http(uri, workspace)
+    elif scheme == "pvc":
+        path = _existing(workspace / rest.lstrip("/"), uri)
+    elif scheme == "file" or uri.startswith(("/", "./", "../", "~")):
+        path = _existing(Path(os.path.expanduser(rest)), uri)
+    elif scheme == "hf":
+        return fetch_from_hub(uri, split, workspace)
+    elif scheme:
         raise InputError(f"dataset_uri={redacted(uri)}: unknown scheme '{scheme}://'; allowed: {_SUPPORTED}")
-    if not scheme:
+    else:
         # Somebody's relative path: it is there, or no Hub dataset is named so.
         relative = next((path for path in (workspace / uri, Path(uri)) if path.exists()), None)
-        if relative or has_data_extension(uri):
-            return _existing(relative or Path(uri), uri)
-    return fetch_from_hub(uri, split, workspace)
+        if not relative and not has_data_extension(uri):
+            return fetch_from_hub(uri, split, workspace)
+        path = _existing(relative or Path(uri), uri)
+    return _split_of(path, split)
 
 
 def _existing(path: Path, uri: str) -> Path:
@@ -149,6 +151,8 @@ def _split_of(path: Path, split: str) -> Path:
     """The split's own folder, where `path` is a DatasetDict that `datasets` saved."""
     splits = saved_splits(path)
     if not splits:
+        if split not in ("", "train"):
+            log(f"Warning: dataset_split={split} is not used: {path} has no splits, all its rows are taken")
         return path
     if split not in splits:
         raise InputError(f"dataset_split={split} is not in {path}; allowed: {', '.join(splits)}")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,11 +44,13 @@ class HubServer:
         requests: "METHOD /path" of each request so far.
         broken: requests whose "METHOD /path" it is found in are answered with 403 (after a 500 the client
             would try again for half a minute).
+        on_request: is called with the "METHOD /path" of each request before it is answered.
     """
 
     token: str = "hf_testtokentesttokentesttoken"
     requests: list[str] = field(default_factory=list)
     broken: re.Pattern[str] | None = None
+    on_request: Callable[[str], None] = lambda line: None
     _repositories: dict[tuple[str, str], _Repository] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -108,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         line = f"{self.command} {path}"
         self.hub.requests.append(line)
+        self.hub.on_request(line)
         try:
             if self.hub.broken and self.hub.broken.search(line):
                 raise _Refused(403, "")

@@ -43,7 +43,7 @@ class S3Server:
         with (self._folder / "log.txt").open("wb") as log:
             self._process = subprocess.Popen(
                 [weed, "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-                 "-s3", f"-s3.config={config}", "-master.telemetry=false", "-volume.max=20",
+                 "-s3", f"-s3.config={config}", "-master.telemetry=false", "-volume.max=1000",
                  "-master.volumeSizeLimitMB=64", f"-filer.localSocket={self._folder / 'filer.sock'}",
                  "-s3.port.iceberg=0", "-s3.port.lance=0",
                  *(f"-{option}={port}" for option, port in zip(

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer
+from killed_resolve import resolve_in_a_process
 from question_rows import files_in, jsonl, put, questions
 
 _NUMBERS = itertools.count()
@@ -91,6 +93,7 @@ def worker(all_of_hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> I
 def hub(all_of_hub: HubServer) -> HubServer:
     all_of_hub.requests.clear()
     all_of_hub.broken = None
+    all_of_hub.on_request = lambda line: None
     return all_of_hub
 
 
@@ -142,7 +145,7 @@ def test_the_configuration_that_is_asked_for_is_taken(worker: Worker, hub: HubSe
             b"- config_name: en\n  data_files: b.jsonl\n---\n")
     hub.commit(name, {"README.md": card, "a.jsonl": jsonl("a"), "b.jsonl": jsonl("b")})
 
-    addresses = {f"{name}/de": "a", f"hf://{name}/en": "b", f"{name}@main/en": "b", f"{name}:de": "a"}
+    addresses = {f"{name}/de": "a", f"hf://{name}/en": "b", f"hf://datasets/{name}/en": "b", f"{name}@main/en": "b", f"{name}:de": "a"}
     assert {uri: questions(worker(uri, pvc)[0])[0] for uri in addresses} == addresses
     assert worker(name, pvc) == (
         not_loaded(name) + "Config name is missing. Please pick one among the available configs: ['de', "
@@ -195,6 +198,31 @@ def test_a_fetch_that_fails_leaves_nothing(worker: Worker, hub: HubServer, pvc: 
 
     assert worker(name, pvc).startswith(not_loaded(name))
     assert not files_in(pvc)
+
+
+@pytest.mark.slow
+def test_a_killed_fetch_gives_the_same_bytes_when_it_is_run_again(hub: HubServer, pvc: Path, name: str, tmp_path: Path):
+    hub.commit(name, {"train.jsonl": jsonl(*map(str, range(5000))), "README.md": b"# Rows"})
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+    # With a home of its own: there huggingface_hub keeps the files of a revision.
+    undisturbed = resolve_in_a_process(name, tmp_path / "other",
+                                       environment=environment | {"HF_HOME": str(tmp_path / "other home")})
+    running = []
+
+    def kill_at(request: str) -> None:
+        hub.on_request = lambda line: re.search(request, line) and os.kill(running[-1], signal.SIGKILL)
+
+    for point in (rf"GET /api/datasets/{name}$", r"GET .*/resolve/.*/train\.jsonl", "publishing", "renaming"):
+        is_request = point.startswith("GET")
+        if is_request:
+            kill_at(point)
+        assert resolve_in_a_process(name, pvc, None if is_request else point, environment, running.append) is None, point
+        hub.on_request = lambda line: None
+        assert not list(pvc.glob("datasets/org--*")), point
+    path = resolve_in_a_process(name, pvc, None, environment)
+
+    assert path.relative_to(pvc) == undisturbed.relative_to(tmp_path / "other")
+    assert path.read_bytes() == undisturbed.read_bytes() and len(questions(path)) == 5000
 
 
 NOT_TO_BE_SEEN = ("the Hugging Face Hub has no such dataset, or it is gated and HF_TOKEN is missing or may "

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import pytest
 from question_rows import files_in, jsonl, put, questions
 
+from kfp_osft.shared import dataset_source
+from kfp_osft.shared.dataset_files import read_rows
 from kfp_osft.shared.dataset_source import ResolvedDataset, resolve
 from kfp_osft.shared.errors import InputError
 
@@ -92,6 +95,75 @@ def test_a_workspace_that_cannot_be_written_is_told(tmp_path: Path):
     rows = put(tmp_path / "rows.jsonl", jsonl("a"))
 
     assert error_of(str(rows), file / "pvc") == f"pvc_path={file}/pvc cannot be written: Not a directory"
+
+
+@pytest.mark.parametrize("uri", ["ftp://user:hunter2@host/rows.jsonl?x=hunter2", "s3a://user:hunter2@host/rows.jsonl"])
+def test_a_secret_in_a_uri_of_an_unknown_scheme_is_not_shown(pvc: Path, uri: str):
+    for dataset in (None, artifact(pvc)):
+        message = error_of(uri, pvc, dataset)
+        assert "://***@host/rows.jsonl" in message and "hunter2" not in message
+
+
+def test_rows_are_counted_once_and_again_when_a_file_changes(pvc: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = put(pvc / "data" / "rows.jsonl", jsonl("a", "b"))
+    assert resolve("pvc://data", "train", str(pvc), None).num_rows == 2
+    with monkeypatch.context() as unread:
+        unread.delattr(dataset_source, "count_rows")
+        assert resolve("pvc://data", "train", str(pvc), None).num_rows == 2
+
+    # As long as before: only the time tells.
+    put(rows, b"{}\n" * 2 + b" " * (len(rows.read_bytes()) - 6))
+    put(pvc / "data" / "more.jsonl", b"{}\n")
+    assert resolve("pvc://data", "train", str(pvc), None).num_rows == 3
+    put(rows, b"{" * len(rows.read_bytes()))
+    assert "rows.jsonl, line 1: is not JSON" in error_of("pvc://data", pvc)
+
+
+def test_files_that_are_passed_over_are_told(pvc: Path, capsys: pytest.CaptureFixture):
+    for name in ("rows.jsonl", "rows.jsonl.bz2", "below/notes.txt", ".hidden"):
+        put(pvc / "data" / name, jsonl("a"))
+
+    resolve("pvc://data", "train", str(pvc), None)
+    assert (f"Passed over in {pvc}/data, as they are no data by their extension: below/notes.txt, rows.jsonl.bz2\n"
+            in capsys.readouterr().out)
+
+
+def saved_splits(path: Path) -> Path:
+    splits = {split: datasets.Dataset.from_list([{"split": split}] * rows)
+              for split, rows in {"train": 3, "test": 1}.items()}
+    datasets.DatasetDict(splits).save_to_disk(path)
+    return path
+
+
+@pytest.mark.parametrize(("split", "rows"), [("train", 3), ("test", 1)])
+@pytest.mark.parametrize("kind", ["path", "artifact"])
+def test_of_saved_splits_the_one_that_is_asked_for_is_taken(pvc: Path, tmp_path: Path, kind: str, split: str,
+                                                            rows: int):
+    if kind == "path":
+        uri, dataset = str(saved_splits(pvc / "set")), None
+    else:
+        uri, dataset = "", artifact(saved_splits(tmp_path / "store" / "set"))
+
+    path, count = resolve(uri, split, str(pvc), dataset)
+
+    assert Path(path).is_relative_to(pvc) and Path(path).name == split and count == rows
+    assert [values for _, values in read_rows(Path(path))] == [{"split": split}] * rows
+
+
+def test_a_saved_split_that_is_not_there_is_told(pvc: Path):
+    path = saved_splits(pvc / "set")
+
+    with pytest.raises(InputError) as caught:
+        resolve(str(path), "validation", str(pvc), None)
+    assert str(caught.value) == f"dataset_split=validation is not in {path}; allowed: train, test"
+
+
+def test_a_split_that_says_nothing_is_told(pvc: Path, capsys: pytest.CaptureFixture):
+    rows = put(pvc / "rows.jsonl", jsonl("a"))
+
+    resolve(str(rows), "test", str(pvc), None)
+    assert f"Warning: dataset_split=test is not used: {rows} has no splits, all its rows are taken\n" in (
+        capsys.readouterr().out)
 
 
 # Artifacts

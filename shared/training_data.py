@@ -20,6 +20,7 @@ from kfp_osft.shared.data_report import COUNTS, DataReport, marked_text, tell_re
 from kfp_osft.shared.dataset_files import dataset_files, read_rows
 from kfp_osft.shared.dataset_rows import Problems
 from kfp_osft.shared.errors import InputError
+from kfp_osft.shared.light_transformers import leave_torch_out
 from kfp_osft.shared.log import log
 from kfp_osft.shared.oci_model import is_oci_model
 from kfp_osft.shared.parameters import CheckedParameters, check_parameters
@@ -38,6 +39,8 @@ from kfp_osft.shared.row_formats import conversations
 from kfp_osft.shared.training_config import TrainingConfig
 
 DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
+#: Learning rate schedulers that do not run without arguments of theirs.
+SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 #: A change of what is written here makes earlier results stale.
 _FORMAT = 2
 
@@ -50,7 +53,8 @@ class Preprocessed(NamedTuple):
     training_config: str
 
 
-def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, Any]) -> Preprocessed:
+def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, Any], *,
+                       own_process: bool = False) -> Preprocessed:
     """Checks all parameters, the base model and each row, and writes token ids and loss labels.
 
     The data goes to training_data_output_dir/data.jsonl (by default below the checkpoints): a line a sample with
@@ -62,6 +66,7 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
             training_use_processed_dataset is set.
         pvc_path: the workspace; checkpoints go to pvc_path/checkpoints/<fingerprint of the run>.
         training: the training parameters by name.
+        own_process: this process does nothing else, so that torch can be left out of it.
 
     Raises:
         InputError: anything that would fail, or train on nothing, later.
@@ -70,6 +75,10 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     for warning in checked.warnings:
         log(f"Warning: {warning}")
     osft = dict(checked.osft)
+    # Trying a scheduler needs torch; most have nothing that could be wrong.
+    tries_scheduler = "lr_scheduler_kwargs" in osft or osft.get("lr_scheduler") in SCHEDULERS_OF_ARGUMENTS
+    if own_process and not tries_scheduler:
+        leave_torch_out()
     workspace = writable_folder("pvc_path", pvc_path)
     # Before a model is pulled: a wrong path is told at once.
     files = dataset_files(Path(dataset_path))
@@ -80,7 +89,8 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
     if folder_of_model is not None:
         osft["model_path"] = str(folder_of_model.absolute())
     check_target_patterns(osft["model_path"], osft.get("target_patterns", []))
-    check_lr_scheduler(osft)
+    if tries_scheduler:
+        check_lr_scheduler(osft)
 
     data_output_dir = osft.pop("data_output_dir", None)
     is_processed = osft.pop("use_processed_dataset", False)

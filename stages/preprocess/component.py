@@ -62,4 +62,4 @@ def preprocess(
     training = {name: value for name, value in locals().items() if name.startswith("training_")}
     from kfp_osft.shared.training_data import preprocess_dataset
 
-    return preprocess_dataset(dataset_path, pvc_path, training)
+    return preprocess_dataset(dataset_path, pvc_path, training, own_process=True)

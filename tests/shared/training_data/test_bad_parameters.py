@@ -4,8 +4,10 @@ import pytest
 from preprocessed import ANSWER, QUESTION
 
 from kfp_osft.shared import training_data
+from kfp_osft.shared.base_model import check_lr_scheduler
 from kfp_osft.shared.errors import InputError
-from kfp_osft.shared.training_data import preprocess_dataset
+from kfp_osft.shared.parameters import LR_SCHEDULERS
+from kfp_osft.shared.training_data import SCHEDULERS_OF_ARGUMENTS, preprocess_dataset
 
 
 @pytest.mark.parametrize(
@@ -109,3 +111,13 @@ def test_a_value_that_will_not_run_as_given_is_a_warning(run, chat_rows: Path,
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning: ")]
     assert len(warnings) == 2
     assert "training_fsdp_sharding_strategy=NO_SHARD has no effect" in warnings[1]
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULERS)
+def test_a_scheduler_is_tried_where_it_may_fail(run, chat_rows: Path, name: str):
+    if name in SCHEDULERS_OF_ARGUMENTS:
+        with pytest.raises(InputError, match=f"the scheduler {name} says: "):
+            run(chat_rows, lr_scheduler=name)
+    else:
+        check_lr_scheduler({"lr_scheduler": name, "learning_rate": 1e-4, "warmup_steps": 3})
+        run(chat_rows, lr_scheduler=name)

@@ -15,7 +15,8 @@ from kfp_osft.shared.training_metrics import number
 _LOG = "training_log_node0.log"
 # Behind the last step come a progress bar, a few lines, and what is said while saving.
 _TAIL_BYTES = 1 << 20
-_LOSS = re.compile(rb"validation loss: (\d\S*)", re.IGNORECASE)
+# "New best validation loss" is rounded.
+_LOSS = re.compile(rb"(?<!best )validation loss: (\d\S*)", re.IGNORECASE)
 
 
 def validation_losses(steps: Sequence[Mapping[str, Any]], after_the_last: float | None = None) -> dict[float, float]:

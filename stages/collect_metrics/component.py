@@ -16,7 +16,7 @@ def collect_metrics(
 
     Args:
         checkpoint_dir: What launch_trainjob returned.
-        output_metrics: Loss, perplexity, steps, tokens, speed and the main parameters.
+        output_metrics: Loss, perplexity, steps, tokens, speed, rows and the main parameters.
 
     Returns:
         metrics_path: The table, JSON Lines, a line an optimizer step.

@@ -16,7 +16,8 @@ def export_model(
     Args:
         checkpoint_dir: What launch_trainjob returned.
         pvc_path: Workspace folder.
-        output_model: The model's folder, as transformers loads it.
+        output_model: The model's folder, as transformers loads it, with a model card; its metadata tells base model,
+            data, parameters, metrics and library versions.
 
     Returns:
         Output: "training completed".

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from conftest import TINY_TRAINING
 from kfp import dsl
 
 from kfp_osft.pipelines import osft_pipeline, train_model
+from kfp_osft.pipelines.repeated_run import repeated_run
 from kfp_osft.shared.base_model import safetensors_header
 from kfp_osft.shared.launch import launch
 from kfp_osft.shared.training_data import preprocess_dataset
@@ -62,6 +64,15 @@ def test_the_sub_pipeline_trains_and_train_model_outside_a_pipeline_uses_it_agai
     assert _loads_and_answers(outputs["output_model"].path)
     assert "<!doctype html" in Path(outputs["output_loss_chart"].path).read_text(encoding="utf-8").lower()
     assert "step 8/8" in capfd.readouterr().out
+    # Its tokenizer is the base model's to the byte, and it says which libraries made it.
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (pvc / "final_model" / name).read_bytes() == (tiny_model / name).read_bytes()
+    assert outputs["output_model"].metadata["library_versions"]["torch"] == version("torch")
+    # Its osft_run.json is the same training again.
+    repeated = repeated_run(pvc / "final_model", None, None, {})
+    prepared = preprocess_dataset(repeated.dataset, str(pvc), repeated.training)
+    assert (json.loads(prepared.training_config)["osft"]["ckpt_output_dir"]
+            == outputs["output_model"].metadata["checkpoint_dir"])
 
     # The same arguments through the facade: every stage finds what it made.
     dataset = dsl.Dataset(uri=str(chat_rows))

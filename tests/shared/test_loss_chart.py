@@ -175,7 +175,7 @@ async function probe() {
     for (let at = 0; at < data.length; at += 4) colors.add(data[at] << 16 | data[at + 1] << 8 | data[at + 2]);
     const box = chart.getBoundingClientRect();
     const send = (type, share) => chart.dispatchEvent(new PointerEvent(type, { pointerId: 1, button: 0,
-      clientX: box.left + 44 + (box.width - 56) * share, clientY: box.top + 90 }));
+      clientX: box.left + 44 + (box.width - 112) * share, clientY: box.top + 90 }));
     chart.setPointerCapture = () => {};
     Object.assign(result, { chart: root.dataset.chart, plot: root.dataset.plot, colors: colors.size,
       background: getComputedStyle(document.body).backgroundColor, corner: data.slice(0, 3).join(","),
@@ -250,7 +250,7 @@ def look(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sandboxed", [False, True])
-@pytest.mark.parametrize(("width", "plot"), [(600, (440, 540)), (1600, (1440, 1560))])
+@pytest.mark.parametrize(("width", "plot"), [(600, (400, 480)), (1600, (1400, 1500))])
 def test_the_chart_is_drawn_offline_at_the_width_there_is(chromium, tmp_path, sandboxed, width, plot):
     found = look(chromium, rendered(tmp_path, training(24)), tmp_path, width, sandboxed)
     assert (found["chart"], found["errors"], found["loaded"]) == ("drawn", [], [])

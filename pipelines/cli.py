@@ -68,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
                      help="run again what made a model: osft_run.json of an exported model, or the model's folder; "
                           "options beside it take the place of what it says")
     run.add_argument("--dataset",
-                     help="file or folder of rows with messages (JSON Lines, JSON, Parquet), or a Hugging Face "
-                          "dataset as org/name")
+                     help="file or folder of rows (JSON Lines, JSON, Parquet, CSV, Arrow), a Hugging Face dataset as "
+                          "org/name, an s3:// or http(s):// URL")
     run.add_argument("--dataset-split", help="split of a Hugging Face dataset (default: train)")
     run.add_argument("--output-dir", type=Path, default=Path("kfp-osft-output/run"),
                      help="folder of the results (default: %(default)s)")

@@ -77,9 +77,10 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         Args:
             pvc_path: Workspace folder; the run's own workspace volume unless given. The model ends up in its
                 final_model.
-            dataset_uri: A path, pvc://path (below pvc_path), org/name or hf://org/name[@revision][/config] of a
-                Hugging Face dataset. JSON Lines, JSON or Parquet, a file or a folder, with conversations in
-                `messages`.
+            dataset_uri: A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of one file,
+                org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. JSON Lines, JSON, Parquet, CSV
+                or Arrow, also .gz or .zst, a file or a folder. Rows of messages (chat), conversations (ShareGPT),
+                prompt and completion, or instruction and output (Alpaca).
             dataset_split: Split of a Hugging Face dataset.
             training parameters:
 

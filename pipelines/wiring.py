@@ -79,7 +79,8 @@ def add_stages(
     prepared = stage.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
     launched = stage.launch_trainjob(
         training_config=prepared.outputs["training_config"], pvc_path=pvc_path,
-        run_name=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER, task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER)
+        run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER)
     checkpoint_dir = launched.outputs["checkpoint_dir"]
     collected = stage.collect_metrics(checkpoint_dir=checkpoint_dir)
     chart = stage.render_loss_chart(metrics_path=collected.outputs["metrics_path"])

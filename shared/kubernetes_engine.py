@@ -68,13 +68,14 @@ class Task:
     """The task of a pipeline run that trains.
 
     Attributes:
-        run_name: of the pipeline run, or empty.
+        run_name, run_id: of the pipeline run, or empty.
         task_name: of the task in it, or empty.
         pvc_path: the workspace.
         task_config: KFP's TaskConfig, or None.
     """
 
     run_name: str
+    run_id: str
     task_name: str
     pvc_path: str
     task_config: Any
@@ -106,7 +107,7 @@ def train_on_cluster(cluster: Cluster, config: TrainingConfig, task: Task, log_p
     runtime = config.trainjob["runtime"]
     field = pods_field(cluster.trainer_api())
     spec = trainjob_spec(config, pods, field, _runtime_kind(cluster, runtime))
-    name = trainjob_name(task.run_name, task.task_name, spec)
+    name = trainjob_name(task.run_name, task.run_id, task.task_name, spec)
     log_path.parent.mkdir(parents=True, exist_ok=True)
 
     complete = False

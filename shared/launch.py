@@ -30,7 +30,7 @@ class Launched(NamedTuple):
     trainjob_name: str
 
 
-def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str = "",
+def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str = "", run_id: str = "",
            task_name: str = "") -> Launched:
     """Trains and returns when the training is complete; a training that is complete already is not repeated.
 
@@ -38,7 +38,7 @@ def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str 
         training_config: what preprocess returned.
         pvc_path: the workspace that preprocess wrote to.
         task_config: KFP's TaskConfig of this task, for the pods of the TrainJob.
-        run_name: of the pipeline run, for the TrainJob's name.
+        run_name, run_id: of the pipeline run, for the TrainJob's name.
         task_name: of this task in the run.
 
     Raises:
@@ -63,7 +63,7 @@ def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str 
 
     started = time.monotonic()
     train = _train_locally if launcher == _LOCAL else _train_on_cluster
-    name = train(config, Task(run_name, task_name, pvc_path, task_config), checkpoint_dir)
+    name = train(config, Task(run_name, run_id, task_name, pvc_path, task_config), checkpoint_dir)
     seconds = round(time.monotonic() - started, 1)
     # Weights and the optimizer's moments: several times the model's size.
     shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)

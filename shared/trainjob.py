@@ -105,13 +105,14 @@ def trainjob(name: str, spec: Mapping[str, Any], config: TrainingConfig, secret:
             "spec": {**spec, "trainer": {**spec["trainer"], "env": [*spec["trainer"]["env"], *env]}}}
 
 
-def trainjob_name(run_name: str, task_name: str, spec: Mapping[str, Any]) -> str:
+def trainjob_name(run_name: str, run_id: str, task_name: str, spec: Mapping[str, Any]) -> str:
     """A name of at most 48 characters that a retry of the same task of the same run finds again.
 
-    It ends in a hash of run, task and spec, so that the tasks of a loop, and runs that give no name, do not take each
-    other's TrainJobs.
+    It begins with the run's name, which need not be that run's alone, and ends in a hash of run, task and spec, so that
+    the tasks of a loop, and runs that are not known, do not take each other's TrainJobs.
     """
-    digest = hashlib.sha256(f"{run_name}\n{task_name}\n{fingerprint(spec)}".encode()).hexdigest()[:_HASH_CHARACTERS]
+    hashed = f"{run_name}\n{run_id}\n{task_name}\n{fingerprint(spec)}"
+    digest = hashlib.sha256(hashed.encode()).hexdigest()[:_HASH_CHARACTERS]
     words = re.sub(r"[^a-z0-9]+", "-", run_name.lower())[:_LONGEST_NAME - _HASH_CHARACTERS - 1].strip("-")
     # Names of JobSets and of Services begin with a letter (RFC 1035).
     if not words or not words[0].isalpha():

@@ -77,7 +77,7 @@ def test_ci_runs_the_test_command_of_the_readme():
     found = subprocess.run(["bash", "-c", awk], cwd=_ROOT, capture_output=True, text=True, check=True).stdout
 
     assert found == command
-    assert command.endswith("python -m pytest\n") and "python3 -m venv" in command
+    assert command.endswith("python -m pytest -n 2\n") and "python3 -m venv" in command
 
 
 def test_the_commands_install_extras_that_are_declared():
@@ -108,8 +108,8 @@ def test_the_compile_command_of_the_readme_writes_the_files(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_run_command_of_the_readme_trains(tmp_path: Path, tiny_model: Path, chat_rows: Path):
-    (command,) = [command for command in _blocks(_README, "sh") if "kfp-osft run" in command]
+def test_the_commands_of_the_readme_train_train_again_and_check(tmp_path: Path, tiny_model: Path, chat_rows: Path):
+    command, repeat_and_check = [command for command in _blocks(_README, "sh") if "kfp-osft run" in command]
     _set_the_scene(tmp_path, tiny_model, chat_rows)
 
     output = _run_command(command, tmp_path)
@@ -120,6 +120,12 @@ def test_the_run_command_of_the_readme_trains(tmp_path: Path, tiny_model: Path, 
         assert words in output
     for noise in ("KFP Executor", "executor_input", "\x1b["):
         assert noise not in output
+
+    repeat, check = repeat_and_check.splitlines()
+    _run_command(repeat, tmp_path)
+    assert (tmp_path / "again/final_model/model.safetensors").read_bytes() == (
+        tmp_path / "out/final_model/model.safetensors").read_bytes()
+    assert "rows.jsonl" in _run_command(check, tmp_path)
 
 
 @pytest.mark.slow

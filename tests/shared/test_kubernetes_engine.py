@@ -46,7 +46,7 @@ def launch(monkeypatch, tmp_path):
                             functools.partial(TrainerOutput, seconds_between_steps=0))
         return train_on_cluster(
             connect(backoff_seconds=0.01), config or training_config(),
-            Task(run_name, "launch-trainjob", "/kfp-workspace", task or workspace_task_config()),
+            Task(run_name, run_name, "launch-trainjob", "/kfp-workspace", task or workspace_task_config()),
             tmp_path / "training.log", before_creation, timing)
 
     return run
@@ -641,7 +641,7 @@ from kfp_osft.shared.cluster import connect
 from kfp_osft.shared.kubernetes_engine import Task, Timing, train_on_cluster
 from training_configs import training_config, workspace_task_config
 cluster_module.SERVICE_ACCOUNT = Path(sys.argv[1])
-train_on_cluster(connect(), training_config(), Task("run", "launch-trainjob", "/kfp-workspace", workspace_task_config()),
+train_on_cluster(connect(), training_config(), Task("run", "run", "launch-trainjob", "/kfp-workspace", workspace_task_config()),
                  Path(sys.argv[2]), lambda: None, Timing(poll=0.03))
 """
 

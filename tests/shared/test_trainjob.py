@@ -134,17 +134,17 @@ SPEC = manifest(RUNTIME_PATCHES)["spec"]
 
 @pytest.mark.parametrize("run_name", ["osft-pipeline-x7k2p", "", "2026-run", "Über_Run!", "x" * 253, "a" * 36 + "-b"])
 def test_a_name_is_a_dns_label_of_at_most_48_characters(run_name):
-    name = trainjob_name(run_name, "launch-trainjob", SPEC)
+    name = trainjob_name(run_name, "id", "launch-trainjob", SPEC)
     assert len(name) <= 48 and name[0].isalpha() and "--" not in name
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 def test_a_retry_has_the_same_name_and_another_run_task_or_training_another():
     other = {**SPEC, "runtimeRef": {"name": "other"}}
-    names = [trainjob_name("run", "task", SPEC), trainjob_name("run-2", "task", SPEC),
-             trainjob_name("run", "task-2", SPEC), trainjob_name("run", "task", other)]
+    names = [trainjob_name("run", "1", "task", SPEC), trainjob_name("run", "2", "task", SPEC),
+             trainjob_name("run", "1", "task-2", SPEC), trainjob_name("run", "1", "task", other)]
     assert len(set(names)) == 4
-    assert trainjob_name("run", "task", manifest(RUNTIME_PATCHES)["spec"]) == names[0]
+    assert trainjob_name("run", "1", "task", manifest(RUNTIME_PATCHES)["spec"]) == names[0]
 
 
 def test_a_field_that_the_server_has_dropped_is_found():

@@ -34,7 +34,7 @@ def train(monkeypatch, tmp_path, tiny_model, chat_rows):
         model = {"name": "model", "persistentVolumeClaim": {"claimName": "model"}}
         task = workspace_task_config(tmp_path, volumes=[model], volume_mounts=[
             {"name": "model", "mountPath": str(tiny_model), "readOnly": True}])
-        return launch(prepared.training_config, str(tmp_path), task, "run", "launch-trainjob")
+        return launch(prepared.training_config, str(tmp_path), task, "run", "1", "launch-trainjob")
 
     run.claims = {"run-workspace": tmp_path, "model": tiny_model}
     return run

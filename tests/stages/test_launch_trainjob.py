@@ -105,8 +105,8 @@ def test_on_a_cluster_the_stage_creates_the_trainjob_with_the_tasks_volumes(kfp_
         monkeypatch.setenv("KUBERNETES_NAMESPACE", cluster.namespace)
         monkeypatch.setenv("SSL_CERT_FILE", str(cluster.ca_file))
         result = kfp_local.run(
-            launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"), run_name="my-run",
-            task_name="launch-trainjob", kubernetes_config={
+            launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"), run_name="My run",
+            run_id="1", task_name="launch-trainjob", kubernetes_config={
                 "volumes": [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in mounts],
                 "volumeMounts": [{"name": name, "mountPath": str(path)} for name, path in mounts.items()]})
         (trainjob,) = cluster.trainjobs

@@ -273,7 +273,8 @@ def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
          "the S3 store http://no-such-host.invalid:9000 cannot be reached: its host name cannot be resolved"),
         ({"AWS_S3_ENDPOINT": "http://user:hunter2@127.0.0.1:1"},
          "the S3 store http://***@127.0.0.1:1 cannot be reached: Connection refused"),
-        ({"AWS_S3_ENDPOINT": "ht tp://x"}, "AWS_S3_ENDPOINT=ht tp://x is no URL of a store; allowed: http(s)://host[:port]"),
+        ({"AWS_S3_ENDPOINT": "ht tp://x"},
+         "AWS_S3_ENDPOINT=ht tp://x is no URL of a store; allowed: http(s)://host[:port]"),
         ({"AWS_PROFILE": "nobody"}, "boto3 is not set up for it: The config profile (nobody) could not be found"),
     ])
 def test_what_keeps_from_reading_is_told(store: S3Server, pvc: Path, monkeypatch: pytest.MonkeyPatch,

@@ -150,6 +150,9 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
         raise InputError(f"{place.said}: {_nothing_there(client, place, others)}")
     if others:
         log(f"Passed over, as they are no data by their extension: {_some(others)}")
+    empty = [entry.key for entry in objects if not entry.size]
+    if empty:
+        raise InputError(f"{place.said}: holds empty objects: {_some(empty)}")
     outside = next((entry.key for entry in objects if ".." in PurePosixPath(entry.name).parts
                     or entry.name.startswith("/")), None)
     if outside is not None:

@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,17 @@ rows = resolve(sys.argv[1], "train", sys.argv[2], None).num_rows
 seconds = time.monotonic() - start
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(json.dumps([rows / seconds, peak / 1000]))
+"""
+_FETCH = """
+import json, re, sys, time
+from pathlib import Path
+import boto3
+from kfp_osft.shared.dataset_from_s3 import fetch_from_s3
+start = time.monotonic()
+fetch_from_s3("s3://bench/rows.jsonl", Path(sys.argv[1]))
+seconds = time.monotonic() - start
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(json.dumps([seconds, peak / 1000]))
 """
 
 
@@ -66,8 +76,12 @@ def _write(folder: Path, count: int) -> list[Path]:
 
 def _measure(file: Path) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as pvc:
-        command = [sys.executable, "-c", _PROGRAM, str(file), pvc]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return _run(_PROGRAM, str(file), pvc)
+
+
+def _run(program: str, *arguments: str) -> tuple[float, float]:
+    output = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True,
+                            check=True).stdout
     return tuple(json.loads(output.splitlines()[-1]))
 
 
@@ -84,8 +98,6 @@ def _compare_s3(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from s3_server import S3Server
 
-    from kfp_osft.shared.dataset_from_s3 import fetch_from_s3
-
     (folder / "s3").mkdir()
     with S3Server(folder / "s3") as server:
         os.environ |= server.environment
@@ -96,15 +108,11 @@ def _compare_s3(folder: Path) -> None:
                 file.write(piece)
             os.fsync(file.fileno())
         baseline = _OBJECT_SIZE / (time.monotonic() - start) / 1e6
-        start = time.monotonic()
-        fetch_from_s3("s3://bench/rows.jsonl", folder)
-        parallel = _OBJECT_SIZE / (time.monotonic() - start) / 1e6
-        start = time.monotonic()
-        fetch_from_s3("s3://bench/rows.jsonl", folder)
-        again = time.monotonic() - start
-    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1000
+        seconds, peak = _run(_FETCH, str(folder))
+        again, _ = _run(_FETCH, str(folder))
+    parallel = _OBJECT_SIZE / seconds / 1e6
     print(f"\nS3, {_OBJECT_SIZE >> 20} MiB on this computer: {parallel:,.0f} MB/s, one connection {baseline:,.0f} MB/s "
-          f"(ratio {parallel / baseline:.2f}); again, unchanged: {again * 1000:.0f} ms; this process {peak:.0f} MB")
+          f"(ratio {parallel / baseline:.2f}); again, unchanged: {again * 1000:.0f} ms; peak memory {peak:.0f} MB")
 
 
 def main() -> None:

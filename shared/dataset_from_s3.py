@@ -150,6 +150,9 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
         raise InputError(f"{place.said}: {_nothing_there(client, place, others)}")
     if others:
         log(f"Passed over, as they are no data by their extension: {_some(others)}")
+    empty = [entry.key for entry in objects if not entry.size]
+    if empty:
+        raise InputError(f"{place.said}: holds empty objects: {_some(empty)}")
     outside = next((entry.key for entry in objects if ".." in PurePosixPath(entry.name).parts
                     or entry.name.startswith("/")), None)
     if outside is not None:
@@ -214,7 +217,7 @@ def _fetch(client: Any, place: _Place, objects: list[_Object], workspace: Path) 
 def _download(client: Any, place: _Place, objects: list[_Object], partial: PartialDownload) -> None:
     from boto3.s3.transfer import TransferConfig, create_transfer_manager
     from botocore.exceptions import ClientError
-    from s3transfer.exceptions import S3DownloadFailedError
+    from s3transfer import exceptions
     from s3transfer.subscribers import BaseSubscriber
 
     progress = Progress(f"s3://{place.bucket}", sum(entry.size for entry in objects))
@@ -252,8 +255,8 @@ def _download(client: Any, place: _Place, objects: list[_Object], partial: Parti
                 if (partial.folder / entry.name).stat().st_size != entry.size:
                     raise _ChangedMeanwhile
                 partial.mark(entry.name, entry.size)
-    # Of a part that is no longer of this version.
-    except S3DownloadFailedError:
+    # What s3transfer makes of a refused part; older versions let the ClientError through.
+    except getattr(exceptions, "S3DownloadFailedError", ()):
         raise _ChangedMeanwhile from None
     except ClientError as error:
         if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey", "404", "InvalidRange", "416"):

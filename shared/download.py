@@ -15,7 +15,7 @@ from typing import Any
 
 from kfp_osft.shared.errors import InputError
 from kfp_osft.shared.log import log
-from kfp_osft.shared.publish import replacing_folder, write_manifest
+from kfp_osft.shared.publish import read_manifest, replacing_folder, write_manifest
 
 MANIFEST = ".manifest.json"
 _MARKS, _LOCK = ".marks", ".lock"
@@ -116,7 +116,12 @@ class PartialDownload:
         self._marked[name] = size
 
     def publish(self, folder: Path, made_from: Any) -> None:
-        """Moves the files, now whole, to `folder`, with a manifest of what they were made from."""
+        """Moves the files, now whole, to `folder`, with a manifest of what they were made from.
+
+        What another process has published meanwhile stays: somebody may be reading it.
+        """
+        if read_manifest(folder / MANIFEST, made_from):
+            return
         with replacing_folder(folder) as complete:
             for entry in self.folder.iterdir():
                 if entry.name not in (_MARKS, _LOCK):

@@ -30,7 +30,7 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and those inside it, from outside in: urllib3, requests and botocore each nest in a way of theirs."""
+    """The exception and those inside it, from outside in: each HTTP client nests in a way of its own."""
     seen: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting:

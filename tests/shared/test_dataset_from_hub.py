@@ -145,7 +145,8 @@ def test_the_configuration_that_is_asked_for_is_taken(worker: Worker, hub: HubSe
             b"- config_name: en\n  data_files: b.jsonl\n---\n")
     hub.commit(name, {"README.md": card, "a.jsonl": jsonl("a"), "b.jsonl": jsonl("b")})
 
-    addresses = {f"{name}/de": "a", f"hf://{name}/en": "b", f"hf://datasets/{name}/en": "b", f"{name}@main/en": "b", f"{name}:de": "a"}
+    addresses = {f"{name}/de": "a", f"hf://{name}/en": "b", f"hf://datasets/{name}/en": "b",
+                 f"{name}@main/en": "b", f"{name}:de": "a"}
     assert {uri: questions(worker(uri, pvc)[0])[0] for uri in addresses} == addresses
     assert worker(name, pvc) == (
         not_loaded(name) + "Config name is missing. Please pick one among the available configs: ['de', "
@@ -216,7 +217,8 @@ def test_a_killed_fetch_gives_the_same_bytes_when_it_is_run_again(hub: HubServer
         is_request = point.startswith("GET")
         if is_request:
             kill_at(point)
-        assert resolve_in_a_process(name, pvc, None if is_request else point, environment, running.append) is None, point
+        moment = None if is_request else point
+        assert resolve_in_a_process(name, pvc, moment, environment, running.append) is None, point
         hub.on_request = lambda line: None
         assert not list(pvc.glob("datasets/org--*")), point
     path = resolve_in_a_process(name, pvc, None, environment)

@@ -225,12 +225,15 @@ def test_a_killed_download_is_gone_on_with_and_gives_the_same_bytes(store: S3Ser
         ("notes", "holds no data file, but a.md, b.txt; allowed: .jsonl, .ndjson, "),
         ("notes/a.md", "is none of .jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz or .zst"),
         ("empty.jsonl", "the object is empty"),
+        ("empties/", "holds empty objects: empties/a.jsonl, empties/c.json"),
     ])
 def test_an_object_that_is_not_there_or_no_data_is_told(store: S3Server, bucket: str, pvc: Path, key: str,
                                                         message: str):
     for name in ("set/rows.jsonl", "notes/a.md", "notes/b.txt"):
         store.put(bucket, name, jsonl("a"))
-    store.put(bucket, "empty.jsonl", b"")
+    for name in ("empty.jsonl", "empties/a.jsonl", "empties/c.json"):
+        store.put(bucket, name, b"")
+    store.put(bucket, "empties/b.jsonl", jsonl("a"))
 
     assert error_of(f"s3://{bucket}/{key}", pvc).startswith(
         f"dataset_uri=s3://{bucket}/{key}: " + message.format(bucket=bucket))
@@ -273,7 +276,8 @@ def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
          "the S3 store http://no-such-host.invalid:9000 cannot be reached: its host name cannot be resolved"),
         ({"AWS_S3_ENDPOINT": "http://user:hunter2@127.0.0.1:1"},
          "the S3 store http://***@127.0.0.1:1 cannot be reached: Connection refused"),
-        ({"AWS_S3_ENDPOINT": "ht tp://x"}, "AWS_S3_ENDPOINT=ht tp://x is no URL of a store; allowed: http(s)://host[:port]"),
+        ({"AWS_S3_ENDPOINT": "ht tp://x"},
+         "AWS_S3_ENDPOINT=ht tp://x is no URL of a store; allowed: http(s)://host[:port]"),
         ({"AWS_PROFILE": "nobody"}, "boto3 is not set up for it: The config profile (nobody) could not be found"),
     ])
 def test_what_keeps_from_reading_is_told(store: S3Server, pvc: Path, monkeypatch: pytest.MonkeyPatch,

@@ -76,7 +76,8 @@ def test_a_relative_path_becomes_an_absolute_one(pvc: Path, tmp_path: Path, monk
          "dataset_uri=gs://bucket/rows.jsonl: unknown scheme 'gs://'; allowed: a path, "),
         ("a/b/c/d", "dataset_uri=a/b/c/d: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"),
         ("hf://", "dataset_uri=hf://: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"),
-        ("org/na me", "dataset_uri=org/na me: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"),
+        ("org/na me",
+         "dataset_uri=org/na me: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"),
     ],
 )
 def test_a_dataset_uri_that_leads_nowhere_is_told(pvc: Path, uri: str, message: str):

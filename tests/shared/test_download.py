@@ -47,6 +47,16 @@ def test_what_was_marked_is_there_for_the_next_and_goes_with_the_last(tmp_path: 
     assert read_manifest(folder / MANIFEST, {"made": "of"})
 
 
+def test_what_another_process_has_published_meanwhile_stays(tmp_path: Path):
+    folder = tmp_path / "rows"
+    for content in (b"theirs", b"mine"):
+        with partial_download(folder) as partial:
+            put(partial.folder / "rows.jsonl", content)
+            partial.publish(folder, "the same")
+
+    assert (folder / "rows.jsonl").read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [folder]
+
+
 @pytest.mark.parametrize("damage", ["shorter", "gone", "no mark", "mark cut"])
 def test_what_does_not_agree_with_its_mark_is_not_trusted(tmp_path: Path, damage: str):
     part = leave_a_part(tmp_path / "rows", b"0123456789", 7)

@@ -7,8 +7,9 @@ texts are encoded at once, and one batch is encoded (in native code, on all core
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.dataset_rows import (
@@ -30,6 +31,8 @@ NO_LOSS = -100
 # What is encoded at once: enough for all cores, and little memory where rows are long.
 _ROWS_AT_ONCE = 512
 _CHARACTERS_AT_ONCE = 1_000_000
+# One batch is encoded while another one's ids become Python's, which keeps the cores from waiting for it.
+_BATCHES_AT_ONCE = 2
 
 
 class Sample(NamedTuple):
@@ -66,7 +69,7 @@ class _Region(NamedTuple):
 class _Batch(NamedTuple):
     conversations: list[Conversation]
     texts: list[str]
-    ids: "Future[list[list[int]]]"
+    ids: Callable[[], list[list[int]]]
 
 
 class ChatTokenizer:
@@ -109,14 +112,14 @@ class ChatTokenizer:
             InputError: the template refuses a conversation, drops or changes a turn, or loses the marks in it; naming
                 the row.
         """
-        with ThreadPoolExecutor(1) as encoder:
-            waiting: list[_Batch] = []
+        with ThreadPoolExecutor(_BATCHES_AT_ONCE) as encoders:
+            waiting: deque[_Batch] = deque()
             for batch in _batches(conversations):
                 rendered = self._rendered(batch, problems)
                 texts = [text for _, text in rendered]
-                waiting.append(_Batch([one for one, _ in rendered], texts, encoder.submit(self._encode, texts)))
-                if len(waiting) > 1:
-                    yield from self._labelled(waiting.pop(0), problems)
+                waiting.append(_Batch([one for one, _ in rendered], texts, self._start_encoding(encoders, texts)))
+                if len(waiting) > _BATCHES_AT_ONCE:
+                    yield from self._labelled(waiting.popleft(), problems)
             for batch in waiting:
                 yield from self._labelled(batch, problems)
 
@@ -155,22 +158,25 @@ class ChatTokenizer:
             raise InputError(f"{conversation.place}: the model's chat template does not take this conversation: "
                              f"{error}") from None
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
+    def _start_encoding(self, encoders: ThreadPoolExecutor, texts: list[str]) -> Callable[[], list[list[int]]]:
+        """Gives what waits for the ids of the texts."""
         if self._encodes_fast:
-            # Without the offsets and masks that transformers asks for and nobody here needs.
-            encoded = self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            return [encoding.ids for encoding in encoded]
+            return encoders.submit(self._encode_fast, texts).result
+        # transformers changes settings of the native tokenizer, which no other thread may use meanwhile.
         ids = self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         if self._encodes_fast is None and texts:
             # A tokenizer in Python, or one with steps of its own around the native one, shows in the first batch.
             backend = getattr(self._tokenizer, "backend_tokenizer", None)
-            fast = getattr(backend, "encode_batch_fast", None)
-            self._encodes_fast = fast is not None and ids == [
-                encoding.ids for encoding in fast(texts, add_special_tokens=False)]
-        return ids
+            self._encodes_fast = hasattr(backend, "encode_batch_fast") and ids == self._encode_fast(texts)
+        return lambda: ids
+
+    def _encode_fast(self, texts: list[str]) -> list[list[int]]:
+        """Without the offsets and masks that transformers asks for and nobody here needs."""
+        encoded = self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
 
     def _labelled(self, batch: _Batch, problems: Problems | None) -> Iterator[tuple[str, Sample]]:
-        for conversation, text, ids in zip(batch.conversations, batch.texts, batch.ids.result(), strict=True):
+        for conversation, text, ids in zip(batch.conversations, batch.texts, batch.ids(), strict=True):
             try:
                 sample = self._label(conversation, ids)
                 self._check_turns(conversation, text)

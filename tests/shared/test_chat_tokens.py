@@ -93,16 +93,19 @@ def test_long_rows_are_encoded_few_at_once():
     assert [len(batch) for batch in chat_tokens._batches([long] * 7)] == [3, 3, 1]
 
 
-def test_a_tokenizer_that_does_more_than_its_native_one_is_asked_itself():
-    class Upper(type(make_tokenizer(FAMILIES["chatml"]))):
+def test_a_tokenizer_that_does_more_than_its_native_one_is_asked_itself(monkeypatch: pytest.MonkeyPatch):
+    class Renaming(type(make_tokenizer(FAMILIES["chatml"]))):
         def __call__(self, text: Any, *arguments: Any, **more: Any) -> Any:
-            return super().__call__([one.upper() for one in text], *arguments, **more)
+            return super().__call__([one.replace("Vienna", "Lima") for one in text], *arguments, **more)
 
     tokenizer = make_tokenizer(FAMILIES["chatml"])
-    tokenizer.__class__ = Upper
-    chat = ChatTokenizer(tokenizer)
+    tokenizer.__class__ = Renaming
+    monkeypatch.setattr(chat_tokens, "_ROWS_AT_ONCE", 1)
 
-    assert [chat._encode(["a b"]) for _ in range(2)] == [[make_tokenizer(FAMILIES["chatml"]).encode("A B")]] * 2
+    samples = samples_of(tokenizer, *[Conversation("row", ROWS["one turn"], ASSISTANT)] * 3)
+
+    assert [learnt_text(tokenizer, sample.labels) for sample in samples] == [
+        [ANSWER.replace("Vienna", "Lima") + "<|im_end|>"]] * 3
 
 
 def test_no_mark_is_left_in_a_sample():

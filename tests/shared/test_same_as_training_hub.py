@@ -135,6 +135,9 @@ def random_conversations(draw: Callable) -> list[dict]:
         if reasoning:
             answer[reasoning] = draw(TEXTS)
         messages += [said("user", draw(TEXTS)), answer]
+    if draw(strategies.booleans()):
+        # An end of a turn that is the text's, perhaps the only one after an answer.
+        messages[-1]["content"] += draw(strategies.sampled_from([*CHATML_TOKENS, *LLAMA_TOKENS, *MISTRAL_TOKENS]))
     return messages
 
 

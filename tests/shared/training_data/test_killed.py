@@ -26,7 +26,7 @@ if moment == "sample":
     LineWriter.line = stop_after(int(count), LineWriter.line)
 elif moment == "encode":
     from kfp_osft.shared.chat_tokens import ChatTokenizer
-    ChatTokenizer._encode = stop_after(int(count), ChatTokenizer._encode)
+    ChatTokenizer._encode_fast = stop_after(int(count), ChatTokenizer._encode_fast)
 elif moment == "rename":
     os.replace = stop_after(int(count), os.replace)
 else:

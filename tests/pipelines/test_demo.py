@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kfp_osft.pipelines.example import MODEL_NAME, cache_dir
+
 _ROOT = Path(__file__).parent.parent.parent
 
 
@@ -33,7 +35,10 @@ def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_p
     before, after = map(float, re.search(r"general text: ([\d.]+) before, ([\d.]+) after", output).groups())
     assert after < before + 0.3
     assert float(re.search(r"directions to keep: ([\d.]+)% at most, in 6 matrices", output)[1]) < 1
-    for place in ("final_model/model.safetensors", "loss_chart.html", "run.log"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "demo/final_model" / name).read_bytes() == (cache_dir() / MODEL_NAME / name).read_bytes()
+    for place in ("final_model/README.md", "final_model/osft_run.json", "final_model/model.safetensors",
+                  "loss_chart.html", "run.log"):
         assert (tmp_path / "demo" / place).is_file()
     assert f"Model    {tmp_path / 'demo/final_model'}" in output
     assert len((tmp_path / "demo/dataset.jsonl").read_text().splitlines()) >= 100

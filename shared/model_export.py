@@ -73,7 +73,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     """
     workspace = writable_folder("pvc_path", pvc_path)
     folder = Path(checkpoint_dir)
-    steps = read_steps(folder)
+    steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     training = _training(folder)
     checkpoint = first_sound(folder, checkpoints(folder, steps, losses), _check_against(training.base_folder))
@@ -113,6 +113,15 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         **{key: value for key, value in known.items() if value},
     )
     return COMPLETED
+
+
+def _steps(folder: Path) -> list[dict]:
+    """The trainer's steps; a model is not withheld because its metrics are broken, which collect_metrics tells."""
+    try:
+        return read_steps(folder)
+    except InputError as error:
+        log(f"Warning: the checkpoint is chosen without the metrics: {error}")
+        return []
 
 
 def _training(folder: Path) -> _Training:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.errors import InputError
-from kfp_osft.shared.train_script import VERSIONS_FILE
 
 RUN_FILE = "osft_run.json"
 #: Of the published file, and raised when a reader of an older one would be misled.
 RUN_FORMAT = 1
+# kfp_osft.shared.train_script.VERSIONS_FILE, without that script in the stages that only read it.
+_VERSIONS_FILE = "library_versions.json"
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -57,7 +58,7 @@ def hub_source(dataset_path: str) -> dict[str, str]:
 
 def library_versions(checkpoint_dir: Path) -> dict[str, str]:
     """Versions of the libraries that trained, as they were where the training ran; {} where it did not say them."""
-    return {str(name): str(version) for name, version in _json(checkpoint_dir / VERSIONS_FILE).items()}
+    return {str(name): str(version) for name, version in _json(checkpoint_dir / _VERSIONS_FILE).items()}
 
 
 def _json(path: Path) -> dict[str, Any]:

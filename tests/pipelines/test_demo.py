@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from kfp_osft.pipelines.example import MODEL_NAME, cache_dir
+
 _ROOT = Path(__file__).parent.parent.parent
 
 
@@ -36,7 +38,10 @@ def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_p
     assert after < before
     kept = re.search(r"Weights  kept: ([\d.]+)% of the change at most lies in the directions to keep .* 6 of 210", output)
     assert float(kept[1]) < 1
-    for place in ("final_model/model.safetensors", "loss_chart.html", "loss_chart.png", "run.log"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "demo/final_model" / name).read_bytes() == (cache_dir() / MODEL_NAME / name).read_bytes()
+    for place in ("final_model/README.md", "final_model/osft_run.json", "final_model/model.safetensors",
+                  "loss_chart.html", "loss_chart.png", "run.log"):
         assert (tmp_path / "demo" / place).is_file()
     assert f"Model    {tmp_path / 'demo/final_model'}" in output
     assert len((tmp_path / "demo/dataset.jsonl").read_text().splitlines()) >= 100

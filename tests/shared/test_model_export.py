@@ -266,6 +266,18 @@ def test_a_folder_of_another_trainer_run_is_exported_with_what_is_known(tmp_path
     assert ModelCard.load(tmp_path / "final_model/README.md").data.library_name == "transformers"
 
 
+def test_a_model_is_not_withheld_because_its_metrics_are_broken(tmp_path: Path, checkpoint_dir: Path, capsys):
+    (checkpoint_dir / "training_metrics_0.jsonl").write_text("something else\n")
+
+    assert _export(tmp_path, checkpoint_dir)["checkpoint"] == "samples_64.0"
+    assert "chosen without the metrics" in capsys.readouterr().out
+
+
+def test_a_checkpoint_dir_that_is_not_there_is_told(tmp_path: Path):
+    with pytest.raises(InputError, match="no complete checkpoint in .*nowhere"):
+        export_model(str(tmp_path / "nowhere"), str(tmp_path), _artifact(tmp_path / "artifact"))
+
+
 def test_a_run_file_that_is_something_else_is_refused_by_name(tmp_path: Path, checkpoint_dir: Path):
     (checkpoint_dir / "osft_run.json").write_text("[]")
 

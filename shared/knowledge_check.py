@@ -24,6 +24,8 @@ MOST_LEAK = 0.05
 GENERAL = "general text"
 # What transformers reads of a model on the Hub.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+# The same weights in the formats of other libraries.
+_OTHER_FILES = ("*/*", "consolidated*")
 # Rows of a dataset that the loss is taken of, the first ones, and their length in tokens.
 _ROWS = 64
 _TOKENS = 2048
@@ -110,12 +112,13 @@ class KnowledgeCheck(NamedTuple):
         return figures
 
 
-def model_on_disk(argument: str, model: str) -> Path:
+def model_on_disk(argument: str, model: str, fetch: bool = True) -> Path:
     """The folder of a model; one of the Hugging Face Hub is fetched, or taken from its cache.
 
     Args:
         argument: what an error calls it.
         model: a folder or an id.
+        fetch: False takes what is in the cache, as a training left it.
 
     Raises:
         InputError: it is neither.
@@ -129,7 +132,8 @@ def model_on_disk(argument: str, model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(_MODEL_FILES)))
+        return Path(huggingface_hub.snapshot_download(
+            model, allow_patterns=list(_MODEL_FILES), ignore_patterns=list(_OTHER_FILES), local_files_only=not fetch))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise InputError(f"{argument}={model}: is neither a folder nor a model that the Hugging Face Hub gives "
                          f"(is the id right, is HF_TOKEN needed?): {str(error).splitlines()[0]}") from None
@@ -150,7 +154,7 @@ def check_run(checkpoint_dir: Path, tuned_dir: Path, **options: Any) -> Knowledg
     if run is None:
         raise InputError(f"{checkpoint_dir} has no {RUN_FILE}: it is not known what was trained there")
     osft = run["osft"]
-    base_dir = model_on_disk("training_base_model", osft["model_path"])
+    base_dir = model_on_disk("training_base_model", osft["model_path"], fetch=False)
     return check_knowledge(base_dir, tuned_dir, osft["unfreeze_rank_ratio"],
                            target_patterns=osft.get("target_patterns") or (), **options)
 

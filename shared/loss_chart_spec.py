@@ -235,7 +235,10 @@ def _loss_panel(alt, x, datasets: dict, window: int):
     text = {
         "align": alt.ExprRef("datum.place == 'right' ? 'left' : " + edge.format("'right'", "'left'", "'center'")),
         "dx": alt.ExprRef("datum.place == 'right' ? 11 : " + edge.format(-9, 9, 0)),
-        "dy": alt.ExprRef("datum.place == 'right' ? 0 : datum.place == 'below' ? 15 : -14"),
+        # Vega puts the first line of several at the place: half of the others' height up is the middle.
+        "dy": alt.ExprRef(
+            r"datum.place == 'right' ? 7 - 7 * length(split(datum.label, '\n')) : datum.place == 'below' ? 15 : -14"
+        ),
         "baseline": "middle",
         "lineBreak": "\n",
         "lineHeight": 14,

@@ -1,10 +1,14 @@
 """kfp-osft check: what it takes, what it says."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from hub_server import HubServer
 from safetensors.torch import load_file, save_file
 
 from kfp_osft.pipelines import cli
@@ -65,3 +69,22 @@ def test_bad_options_are_told_in_one_line(tiny_model, tuned, capsys, options, pr
 def test_a_model_that_is_not_there_is_named(tuned, capsys, model):
     assert cli.main(["check", model, str(tuned), "--unfreeze-rank-ratio", "0.25"]) == 2
     assert f"kfp-osft check: BASE={model}: is " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_fetched_without_what_other_libraries_read(tiny_model, tuned, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    files = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
+    more = {"original/model.safetensors": b"other", "consolidated.safetensors": b"other", "pytorch_model.bin": b"other"}
+    with HubServer() as hub:
+        hub.commit("org/model", {**files, **more}, kind="models")
+        done = subprocess.run(
+            [sys.executable, "-m", "kfp_osft.pipelines.cli", "check", "org/model", str(tuned), "--unfreeze-rank-ratio",
+             "0.25", "--matrices", "1"],
+            capture_output=True, text=True, cwd=tmp_path,
+            env=environment | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")})
+        fetched = [request for request in hub.requests if "/resolve/" in request]
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("Leaked: ")
+    assert any("model.safetensors" in request for request in fetched)
+    assert not [request for request in fetched if any(name in request for name in more)]

@@ -123,7 +123,7 @@ def text_box(item: dict) -> tuple[float, float, float, float]:
     wide, high = 0.55 * item["fontSize"] * max(map(len, lines)), 14 * len(lines)
     x, y = item["x"] + item.get("dx", 0), item["y"] + item.get("dy", 0)
     left = x - wide * {"left": 0, "center": 0.5, "right": 1}[item.get("align", "left")]
-    return left, y - high / 2, left + wide, y + high / 2
+    return left, y - 7, left + wide, y + high - 7
 
 
 @pytest.mark.parametrize("log", [False, True], ids=["linear", "log"])

@@ -67,6 +67,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         pvc_path: str = WORKSPACE_MOUNT_PATH,
         dataset_uri: str = "",
         dataset_split: str = "train",
+        check_matrices: int = 0,
         **training: Any,
     ) -> OsftOutputs:
         """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
@@ -81,7 +82,9 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
                 org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. JSON Lines, JSON, Parquet, CSV
                 or Arrow, also .gz or .zst, a file or a folder. Rows of messages (chat), conversations (ShareGPT),
                 prompt and completion, or instruction and output (Alpaca).
-            dataset_split: Split of a Hugging Face dataset.
+            dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
+            check_matrices: Of so many weight matrices, measure after the training which share of their change lies in
+                the directions to keep; 0 measures none.
             training parameters:
 
         Returns:
@@ -91,7 +94,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             Output: "training completed".
         """
         tasks = add_stages(pvc_path, training, dataset_uri=dataset_uri, dataset_split=dataset_split,
-                           components=settings.components)
+                           check_matrices=check_matrices, components=settings.components)
         task = OsftTask(tasks)
         for purpose, keys in SECRET_KEYS.items():
             kubernetes.use_secret_as_env(task, settings.secret_names[purpose], {key: key for key in keys},

@@ -50,7 +50,8 @@ class _Pod(NamedTuple):
 _PODS = {
     "resolve_dataset": _Pod("Resolve dataset", "1", "4Gi"),
     "preprocess": _Pod("Preprocess", "2", "8Gi"),
-    "collect_metrics": _Pod("Collect metrics", "500m", "1Gi"),
+    # Enough to compare matrices one by one.
+    "collect_metrics": _Pod("Collect metrics", "1", "4Gi"),
     "render_loss_chart": _Pod("Render loss chart", "500m", "1Gi"),
     "export_model": _Pod("Export model", "1", "8Gi"),
 }
@@ -63,6 +64,7 @@ def add_stages(
     dataset_uri: Any = "",
     dataset_split: Any = "train",
     dataset: Optional[Any] = None,
+    check_matrices: Any = 0,
     components: Optional[Mapping[str, Any]] = None,
 ) -> StageTasks:
     """Adds the six stages to the pipeline that is being defined.
@@ -70,6 +72,7 @@ def add_stages(
     Args:
         pvc_path, dataset_uri, dataset_split, dataset: as resolve_dataset takes them; dataset may be left out.
         training: the training parameters by name; one that is left out takes preprocess' default.
+        check_matrices: as collect_metrics takes it.
         components: the stages by name, where they are not those of kfp_osft.stages.
     """
     stage = SimpleNamespace(**components) if components else stages
@@ -82,7 +85,7 @@ def add_stages(
         run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER)
     checkpoint_dir = launched.outputs["checkpoint_dir"]
-    collected = stage.collect_metrics(checkpoint_dir=checkpoint_dir)
+    collected = stage.collect_metrics(checkpoint_dir=checkpoint_dir, check_matrices=check_matrices)
     chart = stage.render_loss_chart(metrics_path=collected.outputs["metrics_path"])
     exported = stage.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path)
 

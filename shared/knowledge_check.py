@@ -145,7 +145,7 @@ def check_run(checkpoint_dir: Path, tuned_dir: Path, **options: Any) -> Knowledg
     Args:
         checkpoint_dir: of the run, with its osft_run.json.
         tuned_dir: the model that came out.
-        options: matrices, seconds, dataset and tell of check_knowledge.
+        options: matrices, seconds, dataset, with_losses and tell of check_knowledge.
 
     Raises:
         InputError: as check_knowledge; no osft_run.json.
@@ -168,6 +168,7 @@ def check_knowledge(
     seconds: float,
     dataset: Path | None = None,
     target_patterns: Sequence[str] = (),
+    with_losses: bool = True,
     tell: Callable[[str], None] = lambda line: None,
 ) -> KnowledgeCheck:
     """Compares a model with what was trained of it.
@@ -179,6 +180,7 @@ def check_knowledge(
         seconds: the whole takes about that long at most: no further row and no further matrix is begun
             when the time it takes is not there. The first of each always is.
         dataset: rows that were not trained on; the loss is that of the assistants' tokens of the first 64.
+        with_losses: False does not load the models, whose matrices are read one at a time.
         target_patterns: the training's; those of the usual families of models when empty.
         tell: takes a line for each figure as it comes.
 
@@ -189,8 +191,10 @@ def check_knowledge(
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     until = time.monotonic() + seconds
     changes = ModelChanges(base_dir, tuned_dir, unfreeze_rank_ratio, target_patterns)
-    losses = _losses(base_dir, tuned_dir, dataset, seconds * _SHARE_OF_LOSSES)
-    tell(f"{'loss in nats a token':<52}{'before':>9}{'after':>9}")
+    losses: list[TextLoss] = []
+    if with_losses:
+        losses = _losses(base_dir, tuned_dir, dataset, seconds * _SHARE_OF_LOSSES)
+        tell(f"{'loss in nats a token':<52}{'before':>9}{'after':>9}")
     for loss in losses:
         tell(f"  {f'{loss.text}, {loss.tokens:,} tokens':<50}{loss.before:>9.3f}{loss.after:>9.3f}")
     tell(f"{'change of a trained matrix':<52}{'size':>9}{'to keep':>9}{'rounding':>10}")

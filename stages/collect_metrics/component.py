@@ -11,11 +11,14 @@ from kfp_osft.stages.embedding import stage
 def collect_metrics(
     checkpoint_dir: str,
     output_metrics: dsl.Output[dsl.Metrics],
+    check_matrices: int = 0,
 ) -> NamedTuple("Outputs", [("metrics_path", str)]):
     """Reads what the trainer logged into one table and the figures that people compare.
 
     Args:
         checkpoint_dir: What launch_trainjob returned.
+        check_matrices: Of so many weight matrices, the share of the change in the directions to keep is measured too,
+            in ten minutes at most; 0 measures none.
         output_metrics: Loss, perplexity, steps, tokens, speed, rows and the main parameters.
 
     Returns:
@@ -23,4 +26,4 @@ def collect_metrics(
     """
     from kfp_osft.shared.metrics_collection import collect
 
-    return collect(checkpoint_dir, output_metrics)
+    return collect(checkpoint_dir, output_metrics, check_matrices)

@@ -80,7 +80,7 @@ def test_the_six_stages_depend_on_one_another_in_their_order(specification):
 
 
 def test_the_form_asks_for_the_workspace_the_dataset_and_the_training_parameters(inputs):
-    own = {"pvc_path": "/kfp-workspace", "dataset_uri": "", "dataset_split": "train"}
+    own = {"pvc_path": "/kfp-workspace", "dataset_uri": "", "dataset_split": "train", "check_matrices": 0}
     assert {name: inputs[name]["defaultValue"] for name in own} == own
     assert set(inputs) == {*own, *(parameter.name for parameter in ALL_PARAMETERS)}
     assert "artifacts" not in inputs

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from trained_folder import make_trained_folder
 
-from kfp_osft.shared.errors import TrainingError
+from kfp_osft.shared.errors import InputError, TrainingError
 from kfp_osft.shared.metrics_collection import collect, figures
 from kfp_osft.shared.training_metrics import read_steps, read_table
 
@@ -108,3 +108,37 @@ def test_a_training_that_was_nan_from_the_first_step_is_an_error_without_a_table
     with pytest.raises(TrainingError, match="NaN or infinite from the first step on"):
         collect(str(folder), SimpleNamespace())
     assert not (folder / "metrics.jsonl").exists()
+
+
+def test_what_the_model_kept_is_measured_when_it_is_asked_for(folder: Path, capsys):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = folder / "hf_format" / "samples_64.0" / "model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    save_file({name: tensor + 0.01 * torch.randn(tensor.shape, generator=generator)
+               for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    metrics = _Metrics()
+
+    collect(str(folder), metrics, check_matrices=2)
+
+    # Changed without limits: far into the directions to keep.
+    assert metrics.metadata["kept_subspace_matrices"] == 2
+    assert metrics.metadata["kept_subspace_leak_max"] > 0.5
+    assert "Leaked: up to" in capsys.readouterr().out
+    assert not any("loss_before" in name for name in metrics.metadata)
+
+
+def test_what_cannot_be_measured_is_a_warning_and_the_other_metrics_stay(folder: Path, capsys):
+    metrics = _Metrics()
+    (folder / "hf_format" / "samples_64.0" / "model.safetensors").unlink()
+
+    collect(str(folder), metrics, check_matrices=2)
+
+    assert metrics.metadata["final_loss"] == 4.0 and "kept_subspace_matrices" not in metrics.metadata
+    assert "Warning: what the model kept could not be measured: " in capsys.readouterr().out
+
+
+def test_a_negative_number_of_matrices_is_refused(folder: Path):
+    with pytest.raises(InputError, match="check_matrices=-1 is not allowed; allowed: an integer of at least 0"):
+        collect(str(folder), _Metrics(), check_matrices=-1)

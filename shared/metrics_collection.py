@@ -50,7 +50,7 @@ def collect(checkpoint_dir: str, output_metrics: MetricsArtifact) -> Collected:
     write_table(steps, folder / METRICS_FILE)
     for name, value in figures(folder, steps, read_run(folder)).items():
         output_metrics.log_metric(name, value)
-        log(f"{name} = {value:.6g}")
+        log(f"{name} = {value:,}" if isinstance(value, int) else f"{name} = {value:.6g}")
     return Collected(str(folder / METRICS_FILE))
 
 

@@ -30,7 +30,8 @@ def base_model_folder(base_model: str, revision: str | None = None) -> Path | No
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(base_model, revision=revision, allow_patterns=[*CARRIED_OVER, CARD, "config.json"]))
+        wanted = [*CARRIED_OVER, CARD, "config.json"]
+        return Path(snapshot_download(base_model, revision=revision, allow_patterns=wanted))
     # What the HTTP client raises where there is no Hub, which is another client in other versions.
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -67,8 +67,8 @@ def launch(training_config: str, pvc_path: str, task_config: Any, run_name: str 
     seconds = round(time.monotonic() - started, 1)
     # Weights and the optimizer's moments: several times the model's size.
     shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
-    write_manifest(run_file, config.fingerprint, trainjob_name=name, seconds=seconds, osft=config.osft, env=config.env,
-                   trainjob=config.trainjob, about=config.about)
+    write_manifest(run_file, config.fingerprint, trainjob_name=name, seconds=seconds, osft=config.osft,
+                   trainjob=config.trainjob, data=config.data, env=config.env, about=config.about)
     log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
     return Launched(str(checkpoint_dir), name)
 

@@ -63,7 +63,7 @@ def collect(checkpoint_dir: str, output_metrics: MetricsArtifact, check_matrices
         found |= _kept(folder, steps, check_matrices)
     for name, value in found.items():
         output_metrics.log_metric(name, value)
-        log(f"{name} = {value:.6g}")
+        log(f"{name} = {value:,}" if isinstance(value, int) else f"{name} = {value:.6g}")
     return Collected(str(folder / METRICS_FILE))
 
 

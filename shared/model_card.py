@@ -104,9 +104,11 @@ def model_card(facts: CardFacts) -> str:
         f"This is {what}, fine-tuned{on} with OSFT (Orthogonal Subspace Fine-Tuning, "
         "[arXiv:2504.07097](https://arxiv.org/abs/2504.07097)) by "
         "[training-hub](https://github.com/Red-Hat-AI-Innovation-Team/training_hub). OSFT changes weights only in the "
-        f"directions that matter least to what the base model knew. Of the training it is {escaped(facts.checkpoint)}.\n",
+        "directions that matter least to what the base model knew. Of the training it is "
+        f"{escaped(facts.checkpoint)}.\n",
         f"## Use it\n\n{_LOADING}",
-        _table("Metrics", ("metric", "value"), {name: f"{value:,.6g}" for name, value in facts.metrics.items()}),
+        _table("Metrics", ("metric", "value"), {name: f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+                                               for name, value in facts.metrics.items()}),
         _table("Parameters", ("parameter", "value"), facts.parameters),
         _table("Libraries", ("library", "version"), facts.versions),
         "`osft_run.json` holds all of it; `kfp-osft run --from osft_run.json` runs it again.\n",

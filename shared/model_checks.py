@@ -16,7 +16,8 @@ _SAMPLED_TENSORS = 64
 _SAMPLED_BYTES = 1 << 20
 
 
-def problem_of(folder: Path, base_shapes: Mapping[str, Sequence[int]], base_vocabulary: int | None = None) -> str | None:
+def problem_of(folder: Path, base_shapes: Mapping[str, Sequence[int]],
+               base_vocabulary: int | None = None) -> str | None:
     """What keeps a checkpoint from being published, in a sentence, or None.
 
     The order is the one in which mini-trainer writes: what is missing is told, not what follows from it.

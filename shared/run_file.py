@@ -21,8 +21,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     """What launch_trainjob wrote there, or None: another training's folder.
 
     Its fields: fingerprint, trainjob_name, seconds (wall-clock of the training), osft (arguments of
-    training_hub.osft), about (base_model, dataset, and preprocess' counts of rows and tokens); where the launcher
-    wrote them, env (environment of the training, without secrets) and trainjob (resources and workers).
+    training_hub.osft), trainjob (resources and workers), data (what preprocess did with the rows), env (environment of
+    the training, without secrets), about (base_model, dataset, and preprocess' counts of rows and tokens).
 
     Raises:
         InputError: the file is something else.

@@ -15,6 +15,7 @@ class TrainingConfig:
         fingerprint: of all that makes the trained model what it is: data, base model, arguments, environment.
         osft: keyword arguments of training_hub.osft, paths included.
         trainjob: what the TrainJob is made of (runtime, resources, workers, labels).
+        data: what preprocess did with the rows.
         env: environment of the training, without secrets.
         about: what people are told about the run: base_model, dataset, and preprocess' report on the rows.
     """
@@ -22,6 +23,7 @@ class TrainingConfig:
     fingerprint: str
     osft: dict[str, Any]
     trainjob: dict[str, Any]
+    data: dict[str, Any]
     env: dict[str, str]
     about: dict[str, Any]
 

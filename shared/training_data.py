@@ -132,7 +132,7 @@ def preprocess_dataset(dataset_path: str, pvc_path: str, training: Mapping[str, 
         "use_processed_dataset": True,
         "ckpt_output_dir": str(checkpoint_dir),
     }
-    config = TrainingConfig(run, osft, checked.trainjob, checked.env,
+    config = TrainingConfig(run, osft, checked.trainjob, checked.data, checked.env,
                             {"base_model": given_model if is_oci_model(given_model) else osft["model_path"],
                              "dataset": dataset_path, **{name: report[name] for name in COUNTS}})
     return Preprocessed(str(data_path), report["samples"], config.to_json())

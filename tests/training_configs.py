@@ -16,7 +16,7 @@ def training_config(pvc_path: str | Path = "/kfp-workspace", **parameters: Any) 
     osft = {**checked.osft, "data_path": f"{checkpoints}/_internal_data_processing/data.jsonl",
             "data_output_dir": f"{checkpoints}/_internal_data_processing", "ckpt_output_dir": checkpoints,
             "use_processed_dataset": True}
-    return TrainingConfig("f" * 64, osft, checked.trainjob, checked.env,
+    return TrainingConfig("f" * 64, osft, checked.trainjob, checked.data, checked.env,
                           {"base_model": "org/model", "dataset": "rows.jsonl", "samples": 32})
 
 

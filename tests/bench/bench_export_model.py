@@ -33,7 +33,8 @@ def main() -> None:
         checkpoint_dir = make_trained_folder(workspace / "checkpoints", make_tiny_model(workspace / "model"))
         checkpoint = checkpoint_dir / "hf_format" / "samples_64.0"
         _make_large(checkpoint, int(gigabytes * 1e9))
-        print(f"weights: {_bytes_below(checkpoint) / 1e9:.2f} GB in {len(list(checkpoint.glob('*.safetensors')))} shards")
+        shards = len(list(checkpoint.glob("*.safetensors")))
+        print(f"weights: {_bytes_below(checkpoint) / 1e9:.2f} GB in {shards} shards")
         _export(workspace, checkpoint_dir)  # imports torch
 
         _measure("a plain copy (cp -r)", workspace, lambda: shutil.copytree(checkpoint, workspace / "copy"))

@@ -8,13 +8,14 @@ from kfp_osft.shared.model_card import CardFacts, escaped, hub_id, license_of, m
 
 _FACTS = CardFacts(
     name="tiny-osft", base_model="org/tiny", dataset="org/rows", is_hub_dataset=True,
-    checkpoint="checkpoint samples_64.0 (step 8)", parameters={"training_num_epochs": 2, "training_envs": "A=1,B=a|b"},
+    checkpoint="checkpoint samples_64.0 (step 8)",
+    parameters={"training_num_epochs": 2, "training_envs": "A=1,B=a|b"},
     metrics={"final_loss": 1.23456789, "tokens": 1234567}, versions={"torch": "2.9.1"},
     license={"license": "other", "license_name": "mine", "license_link": "https://example.com/licence"})
 #: Names that mean something in Markdown, HTML, YAML or the Hub's formulas.
 _NASTY = ["<script>alert(1)</script>", "a|b", "*bold* _it_ `code` ~~no~~", "[x](javascript:alert(1))", "![x](y)",
-          "&amp; <!-- -->", "two\nlines\n---\nlicense: mit", "# head", "x ##", "$x^2$", 'yes: "no" \'{', "\\", "- x", "@someone",
-          "null", "üñí 漢字", "&lt;b&gt;", "```"]
+          "&amp; <!-- -->", "two\nlines\n---\nlicense: mit", "# head", "x ##", "$x^2$", 'yes: "no" \'{', "\\", "- x",
+          "@someone", "null", "üñí 漢字", "&lt;b&gt;", "```"]
 
 
 def _tokens(card: ModelCard) -> list:
@@ -44,7 +45,7 @@ def test_the_text_tells_what_was_trained_on_what_and_the_figures():
 
     assert text[0] == "tiny-osft"
     assert text[1].startswith("This is org/tiny, fine-tuned on org/rows with OSFT")
-    for name, value in (("final_loss", "1.23457"), ("tokens", "1.23457e+06"), ("training_num_epochs", "2"),
+    for name, value in (("final_loss", "1.23457"), ("tokens", "1,234,567"), ("training_num_epochs", "2"),
                         ("training_envs", "A=1,B=a|b"), ("torch", "2.9.1")):
         assert text[text.index(name) + 1] == value
 
@@ -57,7 +58,9 @@ def test_what_is_not_known_is_left_out():
 
 
 def test_a_path_is_told_by_its_name_alone_and_is_no_hub_id():
-    card = ModelCard(model_card(CardFacts("x-osft", "/home/me/secret-project/model", "rows.jsonl", False, "checkpoint")))
+    facts = CardFacts("x-osft", "/home/me/secret-project/model", "rows.jsonl", False, "checkpoint")
+
+    card = ModelCard(model_card(facts))
 
     assert "base_model" not in card.data.to_dict() and "datasets" not in card.data.to_dict()
     assert "secret-project" not in card.content

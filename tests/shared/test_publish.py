@@ -109,7 +109,8 @@ def test_a_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path: Pa
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_folder_is_replaced_with_and_without_a_file_system_that_swaps(tmp_path: Path, monkeypatch, can_exchange: bool):
+def test_a_folder_is_replaced_with_and_without_a_file_system_that_swaps(tmp_path: Path, monkeypatch,
+                                                                        can_exchange: bool):
     path = tmp_path / "one"
     path.mkdir()
     (path / "old").write_text("old")

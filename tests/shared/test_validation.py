@@ -31,7 +31,8 @@ def test_what_is_no_number_is_no_validation(val_loss):
 
 
 @pytest.mark.parametrize(("log", "loss"), [
-    (_STEP + b"Validation loss: 1.123457\nEpoch 2 validation loss: 1.1234567\nNew best validation loss: 1.123457\n", 1.1234567),
+    (_STEP + b"Validation loss: 1.123457\nEpoch 2 validation loss: 1.1234567\nNew best validation loss: 1.123457\n",
+     1.1234567),
     (_STEP + b"Validation loss: 1.5\nEpoch 2 validation loss: 1.5\nFinal validation loss: 1.25\n", 1.25),
     (b"Validation loss: 1.500000\n" + _STEP, None),
     (_STEP + b"Saved model at 64.0 samples\n", None),

@@ -121,7 +121,7 @@ def test_the_config_holds_the_typed_arguments_of_the_training(run, chat_rows: Pa
                  resource_num_procs_per_worker="4", metadata_labels="team=a", save_final_checkpoint=True)
 
     config = json.loads(result.training_config)
-    assert list(config) == ["fingerprint", "osft", "trainjob", "env", "about"]
+    assert list(config) == ["fingerprint", "osft", "trainjob", "data", "env", "about"]
     checkpoints = pvc / "checkpoints" / config["fingerprint"][:12]
     assert config["osft"] == {
         "model_path": str(tiny_model), "effective_batch_size": 8, "max_tokens_per_gpu": 2048,

@@ -20,7 +20,7 @@ def trained(tmp_path: Path) -> Path:
     """A checkpoint folder whose model is one tensor."""
     model = tmp_path / "model"
     model.mkdir()
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         (model / name).write_text("{}")
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))

@@ -33,7 +33,7 @@ def test_a_training_is_followed_live_summed_up_and_known_to_have_kept_although_i
     terminal = Terminal(
         [str(Path(sys.executable).with_name("kfp-osft")), "run", "--dataset", str(chat_rows), "--base-model", str(base),
          "--output-dir", str(output), "--num-epochs", "2", "--effective-batch-size", "8", "--max-seq-len", "256",
-         "--max-tokens-per-gpu", "1024", "--learning-rate", "1e-3"], columns=200, rows=50)
+         "--max-tokens-per-gpu", "1024", "--learning-rate", "1e-3"], columns=400, rows=50)
     terminal.wait(lambda: "tokens/s" in terminal.text, seconds=240)
     assert any(line.startswith("Train with OSFT    running") for line in terminal.lines)
     terminal.wait(seconds=240)

@@ -61,7 +61,9 @@ def test_the_manifest_alone_trains_the_tiny_model(train, capsys, trainer, worker
     assert (checkpoint_dir / "hf_format" / "samples_64.0" / "model.safetensors").is_file()
     assert json.loads((checkpoint_dir / "osft_run.json").read_text())["trainjob_name"] == launched.trainjob_name
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" |")[0] for line in lines if line.startswith("step")] == [f"step {n}/8" for n in range(1, 9)]
+    # Of quick steps one a second is told.
+    told = [line.split(" |")[0] for line in lines if line.startswith("step")]
+    assert (told[0], told[-1]) == ("step 1/8", "step 8/8")
     assert f"Running: {workers} of {workers} node{'s' if workers > 1 else ''}" in lines
     assert "step" in (checkpoint_dir / "training.log").read_text()
 
@@ -95,7 +97,8 @@ def test_an_interrupted_training_of_one_epoch_goes_on_where_it_was(train, tmp_pa
 
 @pytest.mark.slow
 def test_a_training_that_fails_on_the_cluster_says_why_in_the_trainers_words(train):
-    with Cluster(life=run_as_processes(claims=train.claims), patience=300) as cluster:
+    # The failed pod stays for longer than the launcher's polls are apart.
+    with Cluster(life=run_as_processes(claims=train.claims, linger=8), patience=300) as cluster:
         with pytest.raises(TrainingError, match="the training is lost: the loss of step . is nan") as error:
             train(cluster, training_learning_rate=1e30)
         assert not cluster.trainjobs

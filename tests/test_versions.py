@@ -20,7 +20,9 @@ def test_it_compiles_to_the_same_yaml_and_runs_what_needs_no_training(wheel: Pat
     python = make_environment(
         tmp_path / "venv", python_version, wheel, f"kfp=={kfp_version}", f"kfp-kubernetes=={kfp_version}",
         # The local runner of kfp 2.15 imports docker, whatever it runs.
-        "altair==6.3.0", "vl-convert-python==1.9.0.post1", "pytest==9.2.0", "docker")
+        "altair==6.3.0", "vl-convert-python==1.9.0.post1", "pytest==9.2.0", "docker",
+        # export_model writes the model card with it; transformers brings it.
+        "huggingface_hub==2.4.0")
     if python is None:
         pytest.skip(f"no Python {python_version} here")
     environment = {**os.environ, "COMPILED": str(tmp_path / "compiled"),

@@ -5,6 +5,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import termios
 import time
@@ -37,6 +38,8 @@ class Terminal:
         environment |= {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **env}
         self._pid, self._file = pty.fork()
         if self._pid == 0:
+            # As a person's shell has it; a test run in the background ignores Ctrl-C, and its children with it.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
             os.execvpe(command[0], list(command), environment)
 

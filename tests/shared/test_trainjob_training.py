@@ -22,14 +22,14 @@ CPU = {"training_resource_gpu_per_worker": 0, **TINY_TRAINING}
 def train(monkeypatch, tmp_path, tiny_model, chat_rows):
     """Preprocesses and launches; gives the launch's result and the cluster as it was left."""
 
-    def run(cluster: Cluster, **training):
+    def run(cluster: Cluster, rows: Path = chat_rows, **training):
         for name in ("OSFT_LAUNCHER", "KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         host, port = cluster.url.removeprefix("https://").split(":")
         monkeypatch.setattr(cluster_module, "SERVICE_ACCOUNT", cluster.service_account)
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
-        prepared = preprocess_dataset(str(chat_rows), str(tmp_path),
+        prepared = preprocess_dataset(str(rows), str(tmp_path),
                                       {"training_base_model": str(tiny_model), **CPU, **training})
         model = {"name": "model", "persistentVolumeClaim": {"claimName": "model"}}
         task = workspace_task_config(tmp_path, volumes=[model], volume_mounts=[
@@ -69,7 +69,11 @@ def test_the_manifest_alone_trains_the_tiny_model(train, capsys, trainer, worker
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_of_one_epoch_goes_on_where_it_was(train, tmp_path, capsys):
+def test_an_interrupted_training_of_one_epoch_goes_on_where_it_was(train, tmp_path, chat_rows, capsys):
+    # Long enough to be met in its midst: a step of the tiny model takes a tenth of a second.
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(chat_rows.read_text() * 8)
+
     def preempt(job: Job) -> None:
         """Takes the process away in the midst of the training, as an eviction does: with SIGTERM."""
         metrics = tmp_path.glob("checkpoints/*/training_metrics_0.jsonl")
@@ -85,11 +89,11 @@ def test_an_interrupted_training_of_one_epoch_goes_on_where_it_was(train, tmp_pa
         run_as_processes(claims=train.claims, backoff_limit=1)(job)
 
     with Cluster(life=life, patience=300) as cluster:
-        launched = train(cluster, training_num_epochs=1, training_effective_batch_size=2)
+        launched = train(cluster, rows, training_num_epochs=1, training_effective_batch_size=2)
         (pod,) = cluster.pods
         assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
     checkpoint_dir = Path(launched.checkpoint_dir)
-    assert [step["step"] for step in steps_of(checkpoint_dir)] == list(range(1, 17))
+    assert [step["step"] for step in steps_of(checkpoint_dir)] == list(range(1, 129))
     # The state is several times the model's size, and of no more use.
     assert not (checkpoint_dir / "full_state_checkpoints").exists()
     assert "the training was interrupted; its state is saved in" in capsys.readouterr().out

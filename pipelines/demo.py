@@ -31,7 +31,7 @@ def run_demo(output_dir: Path, quiet: bool = False) -> LocalRun:
     model = example_model(cache_dir())
     dataset, held_out = example_dataset(cache_dir(), output_dir / "dataset.jsonl")
     run = run_locally(output_dir, str(dataset), "train", {"training_base_model": str(model), **EXAMPLE_TRAINING},
-                        quiet)
+                      quiet)
 
     log("\nAsking both models ...")
     questions = [*EXAMPLE_QUESTIONS, BASE_ABILITY_PROMPT]

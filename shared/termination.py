@@ -7,9 +7,16 @@ from contextlib import contextmanager
 
 
 class Terminated(SystemExit):
-    """The process was asked to end; its exit code is what a shell gives for SIGTERM."""
+    """The process was asked to end; its exit code is what a shell gives for SIGTERM.
+
+    Attributes:
+        came: whether there has been one in this process.
+    """
+
+    came = False
 
     def __init__(self) -> None:
+        Terminated.came = True
         super().__init__(128 + signal.SIGTERM)
 
 

@@ -149,7 +149,7 @@ def test_a_stage_may_have_an_image_of_its_own():
 
     assert container(other).image == "example.org/python:3.12"
     assert [Path(member.name).stem for member in members_of(program(other))] == [
-        "__init__", "duration", "errors", "log", "stage_end"]
+        "__init__", "duration", "errors", "log", "stage_end", "termination"]
 
 
 def test_the_archive_tells_nothing_of_the_machine_it_was_made_on():

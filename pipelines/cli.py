@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kfp_osft.shared.errors import InputError, TrainingError
-from kfp_osft.shared.kubernetes_syntax import is_name, is_positive_quantity
-from kfp_osft.shared.parameters import EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.declarations import EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.kubernetes_syntax import is_name, is_positive_quantity
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
-# kfp_osft.pipelines.osft.SECRET_KEYS, without the import.
+# kfp_osft.pipelines.osft.sub_pipeline.SECRET_KEYS, without the import.
 _SECRETS = ("kubernetes", "hugging_face", "oci", "s3")
 # What a run on this computer takes: of the extra parameters, those that are not about a TrainJob.
-_RUN_PARAMETERS = (*TRAINING_PARAMETERS,
-                   *(parameter for parameter in EXTRA_PARAMETERS if not parameter.goes_to.startswith("trainjob.")))
+_RUN_PARAMETERS = (
+    *TRAINING_PARAMETERS,
+    *(parameter for parameter in EXTRA_PARAMETERS if not parameter.goes_to.startswith("trainjob.")),
+)
 _BAD_INPUT = 2
 _FAILED = 1
 _INTERRUPTED = 130
@@ -42,8 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{program}: {short}", file=sys.stderr)
         return _BAD_INPUT if isinstance(error, InputError) else _FAILED
     except ModuleNotFoundError as error:
-        print(f"{program}: {error.name} is not installed; running on this computer needs kfp-osft[local]",
-              file=sys.stderr)
+        print(
+            f"{program}: {error.name} is not installed; running on this computer needs kfp-osft[local]", file=sys.stderr
+        )
         return _FAILED
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; what was complete is used again by the next run", file=sys.stderr)
@@ -55,72 +58,137 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile}")
 
-    demo = commands.add_parser("demo", help="fine-tune a small model on a built-in example, on this computer",
-                               description="Fine-tunes SmolLM2-135M-Instruct on a built-in example, on this computer.")
-    demo.add_argument("--output-dir", type=Path, default=Path("kfp-osft-output/demo"),
-                      help="folder of the results (default: %(default)s)")
+    demo = commands.add_parser(
+        "demo",
+        help="fine-tune a small model on a built-in example, on this computer",
+        description="Fine-tunes SmolLM2-135M-Instruct on a built-in example, on this computer.",
+    )
+    demo.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("kfp-osft-output/demo"),
+        help="folder of the results (default: %(default)s)",
+    )
     _add_quiet(demo)
     demo.set_defaults(run=_demo)
 
-    run = commands.add_parser("run", help="fine-tune a model on your data, on this computer",
-                              description="Fine-tunes a model on your data, on this computer.")
-    run.add_argument("--from", type=Path, dest="run_file", metavar="osft_run.json",
-                     help="run again what made a model: osft_run.json of an exported model, or the model's folder; "
-                          "options beside it take the place of what it says")
-    run.add_argument("--dataset",
-                     help="file or folder of rows (JSON Lines, JSON, Parquet, CSV, Arrow), a Hugging Face dataset as "
-                          "org/name, an s3:// or http(s):// URL")
+    run = commands.add_parser(
+        "run",
+        help="fine-tune a model on your data, on this computer",
+        description="Fine-tunes a model on your data, on this computer.",
+    )
+    run.add_argument(
+        "--from",
+        type=Path,
+        dest="run_file",
+        metavar="osft_run.json",
+        help="run again what made a model: osft_run.json of an exported model, or the model's folder; "
+        "options beside it take the place of what it says",
+    )
+    run.add_argument(
+        "--dataset",
+        help="file or folder of rows (JSON Lines, JSON, Parquet, CSV, Arrow), a Hugging Face dataset as "
+        "org/name, an s3:// or http(s):// URL",
+    )
     run.add_argument("--dataset-split", help="split of a Hugging Face dataset (default: train)")
-    run.add_argument("--output-dir", type=Path, default=Path("kfp-osft-output/run"),
-                     help="folder of the results (default: %(default)s)")
+    run.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("kfp-osft-output/run"),
+        help="folder of the results (default: %(default)s)",
+    )
     _add_quiet(run)
     for parameter in _RUN_PARAMETERS:
         _add_option(run, parameter)
     run.set_defaults(run=_run)
 
     check = commands.add_parser(
-        "check", help="measure what a fine-tuned model kept of its base model",
+        "check",
+        help="measure what a fine-tuned model kept of its base model",
         description="Measures what a fine-tuned model kept: the share of the trained matrices' change that lies in the "
-                    "directions that OSFT promises to keep, and the loss of both models on a general text.")
-    check.add_argument("base", metavar="BASE", help="model before the training: a folder, or an id on the Hugging Face "
-                                                    "Hub")
+        "directions that OSFT promises to keep, and the loss of both models on a general text.",
+    )
+    check.add_argument(
+        "base", metavar="BASE", help="model before the training: a folder, or an id on the Hugging Face Hub"
+    )
     check.add_argument("tuned", metavar="TUNED", help="model after it: a folder or an id")
-    check.add_argument("--unfreeze-rank-ratio", type=float, metavar="R",
-                       help="the training's, 0 to 1 (default: what osft_run.json in TUNED says)")
-    check.add_argument("--dataset", type=Path, metavar="FILE",
-                       help="rows that were not trained on: the loss of both models on what the assistant says in the "
-                            "first 64 of them")
-    check.add_argument("--matrices", type=int, default=12,
-                       help="trained matrices to look at, always the same ones (default: %(default)s)")
-    check.add_argument("--max-minutes", type=float, default=10,
-                       help="ends in about that time, with fewer rows and matrices (default: %(default)s)")
-    check.add_argument("--target-patterns", type=lambda text: [part.strip() for part in text.split(",")], default=[],
-                       help="the training's, where it had some: parts of the matrices' names, separated by commas")
+    check.add_argument(
+        "--unfreeze-rank-ratio",
+        type=float,
+        metavar="R",
+        help="the training's, 0 to 1 (default: what osft_run.json in TUNED says)",
+    )
+    check.add_argument(
+        "--dataset",
+        type=Path,
+        metavar="FILE",
+        help="rows that were not trained on: the loss of both models on what the assistant says in the "
+        "first 64 of them",
+    )
+    check.add_argument(
+        "--matrices",
+        type=int,
+        default=12,
+        help="trained matrices to look at, always the same ones (default: %(default)s)",
+    )
+    check.add_argument(
+        "--max-minutes",
+        type=float,
+        default=10,
+        help="ends in about that time, with fewer rows and matrices (default: %(default)s)",
+    )
+    check.add_argument(
+        "--target-patterns",
+        type=lambda text: [part.strip() for part in text.split(",")],
+        default=[],
+        help="the training's, where it had some: parts of the matrices' names, separated by commas",
+    )
     check.set_defaults(run=_check)
 
-    compile_ = commands.add_parser("compile", help="write the YAML to upload to a cluster",
-                                   description="Writes osft_pipeline.yaml and one YAML for each stage.")
-    compile_.add_argument("--output-dir", type=Path, default=Path("compiled"),
-                          help="folder of the YAML files (default: %(default)s)")
-    compile_.add_argument("--workspace-size", default="100Gi",
-                          help="size of the run's workspace volume (default: %(default)s)")
-    compile_.add_argument("--storage-class", default="",
-                          help="storage class of that volume (default: the cluster's; KFP 2.15 and 2.16 need one)")
-    compile_.add_argument("--access-mode", dest="access_modes", action="append", choices=_ACCESS_MODES,
-                          help="access mode of that volume, may be repeated (default: ReadWriteMany)")
+    compile_ = commands.add_parser(
+        "compile",
+        help="write the YAML to upload to a cluster",
+        description="Writes osft_pipeline.yaml and one YAML for each stage.",
+    )
+    compile_.add_argument(
+        "--output-dir", type=Path, default=Path("compiled"), help="folder of the YAML files (default: %(default)s)"
+    )
+    compile_.add_argument(
+        "--workspace-size", default="100Gi", help="size of the run's workspace volume (default: %(default)s)"
+    )
+    compile_.add_argument(
+        "--storage-class",
+        default="",
+        help="storage class of that volume (default: the cluster's; KFP 2.15 and 2.16 need one)",
+    )
+    compile_.add_argument(
+        "--access-mode",
+        dest="access_modes",
+        action="append",
+        choices=_ACCESS_MODES,
+        help="access mode of that volume, may be repeated (default: ReadWriteMany)",
+    )
     compile_.add_argument("--image", default=None, help="container image of the stages")
     for purpose in _SECRETS:
-        compile_.add_argument(f"--{purpose.replace('_', '-')}-secret", default=None,
-                              help=f"name of the Secret for {purpose}")
-    compile_.add_argument("--no-pip", dest="pip", action="store_false",
-                          help="the stages install nothing: for clusters without a package index")
+        compile_.add_argument(
+            f"--{purpose.replace('_', '-')}-secret", default=None, help=f"name of the Secret for {purpose}"
+        )
+    compile_.add_argument(
+        "--no-pip",
+        dest="pip",
+        action="store_false",
+        help="the stages install nothing: for clusters without a package index",
+    )
     compile_.set_defaults(run=_compile)
     return parser
 
 
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true",
-                        help="print where each stage begins and ends, warnings and the summary, and nothing else")
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print where each stage begins and ends, warnings and the summary, and nothing else",
+    )
 
 
 def _add_option(parser: argparse.ArgumentParser, parameter: Parameter) -> None:
@@ -128,9 +196,14 @@ def _add_option(parser: argparse.ArgumentParser, parameter: Parameter) -> None:
     full = f"--{parameter.name.replace('_', '-')}"
     default = parameter.pipeline_default
     parser.add_argument(
-        full.replace("--training-", "--"), full, dest=parameter.name, default=None, metavar=parameter.type.__name__,
+        full.replace("--training-", "--"),
+        full,
+        dest=parameter.name,
+        default=None,
+        metavar=parameter.type.__name__,
         type=_boolean if parameter.type is bool else parameter.type,
-        help=f"{parameter.description} Default: {default!r}.".replace("%", "%%"))
+        help=f"{parameter.description} Default: {default!r}.".replace("%", "%%"),
+    )
 
 
 def _boolean(text: str) -> bool:
@@ -141,26 +214,34 @@ def _boolean(text: str) -> bool:
 
 # The imports are here so that --help and a bad option answer at once.
 
+
 def _demo(options: argparse.Namespace) -> None:
-    from kfp_osft.pipelines.demo import run_demo
+    from kfp_osft.pipelines.demo.demo import run_demo
 
     run_demo(options.output_dir, options.quiet)
 
 
 def _check(options: argparse.Namespace) -> None:
-    from kfp_osft.pipelines.check import run_check
+    from kfp_osft.pipelines.local.check import run_check
 
-    run_check(options.base, options.tuned, options.unfreeze_rank_ratio, matrices=options.matrices,
-              max_minutes=options.max_minutes, dataset=options.dataset, target_patterns=options.target_patterns)
+    run_check(
+        options.base,
+        options.tuned,
+        options.unfreeze_rank_ratio,
+        matrices=options.matrices,
+        max_minutes=options.max_minutes,
+        dataset=options.dataset,
+        target_patterns=options.target_patterns,
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
     if options.dataset is None and options.run_file is None:
         raise InputError("the following arguments are required: --dataset, or --from")
-    from kfp_osft.pipelines.local_run import run_locally
-    from kfp_osft.pipelines.repeated_run import repeated_run
-    from kfp_osft.pipelines.summary import check_local_run, show_run
-    from kfp_osft.shared.training_metrics import read_table
+    from kfp_osft.pipelines.local.repeated_run import repeated_run
+    from kfp_osft.pipelines.local.run import run_locally
+    from kfp_osft.pipelines.local.summary import check_local_run, show_run
+    from kfp_osft.shared.training.metrics import read_table
 
     given: dict[str, Any] = {parameter.name: getattr(options, parameter.name) for parameter in _RUN_PARAMETERS}
     training = {name: value for name, value in given.items() if value is not None}
@@ -175,21 +256,25 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _compile(options: argparse.Namespace) -> None:
-    from kfp_osft.pipelines.compiling import compile_all
-    from kfp_osft.shared.publish import writable_folder
+    from kfp_osft.pipelines.osft.compiling import compile_all
+    from kfp_osft.shared.files.atomic import writable_folder
 
     writable_folder("--output-dir", str(options.output_dir))
     if not is_positive_quantity(options.workspace_size):
         raise InputError(f"--workspace-size={options.workspace_size} is no Kubernetes quantity above 0, as 100Gi")
     given = {"image": options.image, "access_modes": options.access_modes}
-    secret_names = {purpose: name for purpose in _SECRETS
-                    if (name := getattr(options, f"{purpose}_secret"))}
+    secret_names = {purpose: name for purpose in _SECRETS if (name := getattr(options, f"{purpose}_secret"))}
     for name in (*secret_names.values(), *filter(None, [options.storage_class])):
         if not is_name(name):
             raise InputError(f"'{name}' is no name that Kubernetes takes for an object")
-    files = compile_all(options.output_dir, workspace_size=options.workspace_size,
-                        storage_class=options.storage_class, secret_names=secret_names, pip=options.pip,
-                        **{name: value for name, value in given.items() if value is not None})
+    files = compile_all(
+        options.output_dir,
+        workspace_size=options.workspace_size,
+        storage_class=options.storage_class,
+        secret_names=secret_names,
+        pip=options.pip,
+        **{name: value for name, value in given.items() if value is not None},
+    )
     for file in files:
         print(file)
 

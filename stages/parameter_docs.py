@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from kfp_osft.shared.parameters import ALL_PARAMETERS
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 
 _PLACE = "training parameters:"
 _Function = TypeVar("_Function", bound=Callable)

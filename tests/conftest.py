@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from interpreters import run
+
+from helpers.interpreters import run
+from helpers.tiny_model import make_tiny_model, write_chat_rows
 from pytest_kfp_local import KfpLocal
-from tiny_model import make_tiny_model, write_chat_rows
 
 pytest_plugins = ["pytest_kfp_local"]
 
@@ -26,7 +27,7 @@ TINY_TRAINING = {
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny Qwen2 with tied embeddings and a ChatML tokenizer."""
-    from kfp_osft.shared.train_script import hide_broken_torchvision
+    from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 
     hide_broken_torchvision()
     return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kfp_osft import stages
-from kfp_osft.shared.parameters import ALL_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, Parameter
 
 _ROOT = Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,8 +32,11 @@ def parameter_table() -> str:
             return f"`{parameter.pipeline_default!r}`".replace("'", '"')
         return f"*`{parameter.when_left_out!r}`*".replace("'", '"')
 
-    rows = [f"| `{parameter.name}` | {parameter.type.__name__} | {default(parameter)} | {parameter.doc} | "
-            f"{parameter.allowed} |" for parameter in ALL_PARAMETERS]
+    rows = [
+        f"| `{parameter.name}` | {parameter.type.__name__} | {default(parameter)} | {parameter.doc} | "
+        f"{parameter.allowed} |"
+        for parameter in ALL_PARAMETERS
+    ]
     return "\n".join(["| parameter | type | default | what | allowed |", "|---|---|---|---|---|", *rows])
 
 
@@ -60,7 +63,8 @@ def test_the_links_lead_somewhere():
 
 
 def test_the_messages_that_the_readme_explains_are_in_the_code():
-    sources = "".join(file.read_text(encoding="utf-8") for file in (_ROOT / "shared").glob("*.py"))
+    files = [file for room in ("shared", "stages") for file in (_ROOT / room).rglob("*.py")]
+    sources = "".join(file.read_text(encoding="utf-8") for file in files)
     # A message may be broken over several literals of the source.
     joined = re.sub(r'"\n\s+f?"', "", sources)
     messages = re.findall(r"^\| `([^`]+)` \| ", _README.split("| it says |")[1], re.MULTILINE)
@@ -92,8 +96,15 @@ def test_the_commands_install_extras_that_are_declared():
 def test_the_pipeline_of_the_readme_compiles(tmp_path: Path):
     (code,) = [code for code in _blocks(_README, "python") if "train_model" in code]
 
-    _run([sys.executable, "-c", "import sys; exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'))",
-          _written(tmp_path / "example.py", code)], tmp_path)
+    _run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'))",
+            _written(tmp_path / "example.py", code),
+        ],
+        tmp_path,
+    )
 
     assert "export-model" in (tmp_path / "my_pipeline.yaml").read_text()
 
@@ -104,7 +115,9 @@ def test_the_compile_command_of_the_readme_writes_the_files(tmp_path: Path):
     _run_command(command, tmp_path)
 
     assert {file.name for file in (tmp_path / "compiled").iterdir()} == {
-        "osft_pipeline.yaml", *(f"{name}.yaml" for name in stages.__all__)}
+        "osft_pipeline.yaml",
+        *(f"{name}.yaml" for name in stages.__all__),
+    }
 
 
 @pytest.mark.slow
@@ -124,7 +137,8 @@ def test_the_commands_of_the_readme_train_train_again_and_check(tmp_path: Path, 
     repeat, check = repeat_and_check.splitlines()
     _run_command(repeat, tmp_path)
     assert (tmp_path / "again/final_model/model.safetensors").read_bytes() == (
-        tmp_path / "out/final_model/model.safetensors").read_bytes()
+        tmp_path / "out/final_model/model.safetensors"
+    ).read_bytes()
     assert "rows.jsonl" in _run_command(check, tmp_path)
 
 
@@ -164,8 +178,11 @@ def _run(command: list[str], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    marks = ("<!-- parameters: made from kfp_osft.shared.parameters, checked by tests/test_readme.py -->\n",
-             "\n<!-- end of parameters -->")
+    marks = (
+        "<!-- parameters: made from kfp_osft.shared.parameters, checked by tests/test_readme.py -->\n",
+        "\n<!-- end of parameters -->",
+    )
     before, rest = _README.split(marks[0])
-    (_ROOT / "README.md").write_text(before + marks[0] + parameter_table() + marks[1] + rest.split(marks[1])[1],
-                                     encoding="utf-8")
+    (_ROOT / "README.md").write_text(
+        before + marks[0] + parameter_table() + marks[1] + rest.split(marks[1])[1], encoding="utf-8"
+    )

@@ -47,8 +47,7 @@ def _check_file(content: bytes) -> None:
         pipelines = [document for document in documents if "platforms" not in document]
         platforms = [document for document in documents if "platforms" in document]
         if (len(pipelines), len(platforms)) != (1, 1):
-            raise _Refused(f"there are {len(pipelines)} pipeline and {len(platforms)} platform documents, "
-                           "not one each")
+            raise _Refused(f"there are {len(pipelines)} pipeline and {len(platforms)} platform documents, not one each")
         pipeline = json_format.ParseDict(pipelines[0], PipelineSpec(), ignore_unknown_fields=False)
         json_format.ParseDict(platforms[0], PlatformSpec(), ignore_unknown_fields=False)
         executors = platforms[0]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -102,14 +101,21 @@ class ApiServer:
         if not 1 <= len(name) <= _LONGEST_NAME:
             raise _Refused(f"the name {name!r} has not 1 to {_LONGEST_NAME} characters")
         form = message_from_bytes(f"Content-Type: {content_type}\r\n\r\n".encode() + body)
-        files = [part.get_payload(decode=True) for part in (form.get_payload() if form.is_multipart() else [])
-                 if part.get_param("name", header="content-disposition") == "uploadfile"]
+        files = [
+            part.get_payload(decode=True)
+            for part in (form.get_payload() if form.is_multipart() else [])
+            if part.get_param("name", header="content-disposition") == "uploadfile"
+        ]
         if len(files) != 1:
             raise _Refused(f"the form has {len(files)} fields uploadfile, not one")
         _check_file(files[0])
         self.uploads.append((name, files[0]))
-        return {"pipeline_id": str(uuid.uuid4()), "name": name, "display_name": name,
-                "created_at": "2026-11-01T10:00:00Z"}
+        return {
+            "pipeline_id": str(uuid.uuid4()),
+            "name": name,
+            "display_name": name,
+            "created_at": "2026-11-01T10:00:00Z",
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -159,8 +165,15 @@ def _upload(server: ApiServer, home: Path, file: Path = _PIPELINE) -> subprocess
     # Nothing of this computer's: KFP reads endpoint, tokens and namespace from variables and from the home.
     environment = {"HOME": str(home), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
     arguments = [exchanged.get(argument, argument) for argument in arguments]
-    return subprocess.run([Path(sys.executable).parent / program, *arguments], cwd=_ROOT, env=environment,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    return subprocess.run(
+        [Path(sys.executable).parent / program, *arguments],
+        cwd=_ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
 
 
 def _edited(edit: Callable[[dict, dict], Any]) -> bytes:
@@ -183,8 +196,7 @@ def test_the_upload_command_of_the_readme_uploads_the_pipeline(api_server: ApiSe
     assert "osft-pipeline" in done.stdout
 
 
-def test_a_pipeline_with_an_unknown_field_is_refused_and_the_command_fails(
-        api_server: ApiServer, tmp_path: Path):
+def test_a_pipeline_with_an_unknown_field_is_refused_and_the_command_fails(api_server: ApiServer, tmp_path: Path):
     file = tmp_path / "pipeline.yaml"
     file.write_bytes(_edited(lambda pipeline, platform: pipeline.update(surprise=1)))
 
@@ -197,19 +209,22 @@ def test_a_pipeline_with_an_unknown_field_is_refused_and_the_command_fails(
     assert "surprise" in done.stdout
 
 
-@pytest.mark.parametrize(("edit", "reason"), [
-    (lambda pipeline, platform: pipeline["root"].update(surprise=1), "surprise"),
-    (lambda pipeline, platform: platform.update(surprise=1), "surprise"),
-    (lambda pipeline, platform: _kubernetes(platform).update(surprise=1), "surprise"),
-    (lambda pipeline, platform: _kubernetes(platform).update(secretAsEnv="hf-token"), "secretAsEnv"),
-    (lambda pipeline, platform: pipeline["pipelineInfo"].update(name="OSFT pipeline"), "OSFT pipeline"),
-    (lambda pipeline, platform: pipeline.update(schemaVersion="3.0.0"), "3.0.0"),
-    (lambda pipeline, platform: pipeline.pop("root") and None, "root"),
-    (lambda pipeline, platform: platform["platforms"].clear(), "kubernetes"),
-    (lambda pipeline, platform: [pipeline, pipeline, platform], "2 pipeline and 1 platform"),
-    (lambda pipeline, platform: [pipeline, platform, platform], "1 pipeline and 2 platform"),
-    (lambda pipeline, platform: [pipeline], "1 pipeline and 0 platform"),
-])
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda pipeline, platform: pipeline["root"].update(surprise=1), "surprise"),
+        (lambda pipeline, platform: platform.update(surprise=1), "surprise"),
+        (lambda pipeline, platform: _kubernetes(platform).update(surprise=1), "surprise"),
+        (lambda pipeline, platform: _kubernetes(platform).update(secretAsEnv="hf-token"), "secretAsEnv"),
+        (lambda pipeline, platform: pipeline["pipelineInfo"].update(name="OSFT pipeline"), "OSFT pipeline"),
+        (lambda pipeline, platform: pipeline.update(schemaVersion="3.0.0"), "3.0.0"),
+        (lambda pipeline, platform: pipeline.pop("root") and None, "root"),
+        (lambda pipeline, platform: platform["platforms"].clear(), "kubernetes"),
+        (lambda pipeline, platform: [pipeline, pipeline, platform], "2 pipeline and 1 platform"),
+        (lambda pipeline, platform: [pipeline, platform, platform], "1 pipeline and 2 platform"),
+        (lambda pipeline, platform: [pipeline], "1 pipeline and 0 platform"),
+    ],
+)
 def test_the_server_finds_what_is_wrong_with_a_file(edit, reason):
     with pytest.raises(_Refused, match=reason):
         _check_file(_edited(edit))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from kfp_osft.stages.embedding import stage
+from kfp_osft.stages.component import stage
 
 
 @stage()
@@ -24,6 +24,6 @@ def collect_metrics(
     Returns:
         metrics_path: The table, JSON Lines, a line an optimizer step.
     """
-    from kfp_osft.shared.metrics_collection import collect
+    from kfp_osft.stages.collect_metrics.collection import collect
 
     return collect(checkpoint_dir, output_metrics, check_matrices)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from kfp_osft.stages.embedding import stage
+from kfp_osft.stages.component import stage
 
 
 @stage()
@@ -22,6 +22,6 @@ def export_model(
     Returns:
         Output: "training completed".
     """
-    from kfp_osft.shared.model_export import export_model
+    from kfp_osft.stages.export_model.export import export_model
 
     return export_model(checkpoint_dir, pvc_path, output_model)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from kfp_osft.stages.embedding import stage
+from kfp_osft.stages.component import stage
 
 
 @stage(
@@ -44,6 +44,6 @@ def launch_trainjob(
         checkpoint_dir: Folder of the checkpoints and of the trainer's log.
         trainjob_name: Name of the TrainJob.
     """
-    from kfp_osft.shared.launch import launch
+    from kfp_osft.stages.launch_trainjob.launch import launch
 
     return launch(training_config, pvc_path, kubernetes_config, run_name, run_id, task_name)

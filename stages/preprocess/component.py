@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Optional
 
-from kfp_osft.stages.embedding import stage
+from kfp_osft.stages.component import stage
 from kfp_osft.stages.parameter_docs import documented
 
 
@@ -60,6 +60,6 @@ def preprocess(
         training_config: The checked parameters, for launch_trainjob.
     """
     training = {name: value for name, value in locals().items() if name.startswith("training_")}
-    from kfp_osft.shared.training_data import preprocess_dataset
+    from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
     return preprocess_dataset(dataset_path, pvc_path, training, own_process=True)

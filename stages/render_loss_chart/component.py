@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from kfp_osft.stages.embedding import stage
+from kfp_osft.stages.component import stage
 
 
 @stage(packages_to_install=["altair==6.3.0", "vl-convert-python==1.9.0.post1"])
@@ -16,6 +16,6 @@ def render_loss_chart(
         metrics_path: What collect_metrics returned.
         output_loss_chart: The page.
     """
-    from kfp_osft.shared.run_chart import render
+    from kfp_osft.stages.render_loss_chart.run_chart import render
 
     render(metrics_path, output_loss_chart.path)

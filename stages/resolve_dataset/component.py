@@ -4,7 +4,7 @@ from typing import NamedTuple, Optional
 
 from kfp import dsl
 
-from kfp_osft.stages.embedding import stage
+from kfp_osft.stages.component import stage
 
 
 # training-hub does not bring boto3; an image that has it, in a version of the last years, keeps its own.
@@ -30,6 +30,6 @@ def resolve_dataset(
         dataset_path: File or folder of the rows.
         num_rows: How many there are.
     """
-    from kfp_osft.shared.dataset_source import resolve
+    from kfp_osft.stages.resolve_dataset.source import resolve
 
     return resolve(dataset_uri, dataset_split, pvc_path, dataset)

@@ -17,10 +17,9 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tiny_model import make_tiny_model
-from trained_folder import make_trained_folder
-
-from kfp_osft.shared.model_export import export_model
+from helpers.tiny_model import make_tiny_model
+from helpers.trained_folder import make_trained_folder
+from kfp_osft.stages.export_model.export import export_model
 
 _SHARD_BYTES = 500_000_000
 _COLUMNS = 4096
@@ -45,8 +44,9 @@ def main() -> None:
         _measure("export again", workspace, lambda: _export(workspace, checkpoint_dir))
         link = os.link
         os.link = _refuse
-        _measure("export where links are refused, with its artifact", workspace,
-                 lambda: _export(workspace, checkpoint_dir))
+        _measure(
+            "export where links are refused, with its artifact", workspace, lambda: _export(workspace, checkpoint_dir)
+        )
         os.link = link
 
 
@@ -68,8 +68,9 @@ def _make_large(checkpoint: Path, size: int) -> None:
 
 def _export(workspace: Path, checkpoint_dir: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        export_model(str(checkpoint_dir), str(workspace),
-                     SimpleNamespace(path=str(workspace / "artifact"), metadata={}))
+        export_model(
+            str(checkpoint_dir), str(workspace), SimpleNamespace(path=str(workspace / "artifact"), metadata={})
+        )
 
 
 def _measure(what: str, workspace: Path, work: Callable[[], object]) -> None:
@@ -85,8 +86,9 @@ def _refuse(source: Path, target: Path) -> None:
 
 def _bytes_below(folder: Path) -> int:
     """Bytes on disk, a file with several names once."""
-    inodes = {(found.st_dev, found.st_ino): found.st_blocks * 512
-              for file in folder.rglob("*") if (found := file.lstat())}
+    inodes = {
+        (found.st_dev, found.st_ino): found.st_blocks * 512 for file in folder.rglob("*") if (found := file.lstat())
+    }
     return sum(inodes.values())
 
 

@@ -7,7 +7,6 @@ import json
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 _ROUNDS = 3
 _SHORT, _LONG = 1_000, 100_000
@@ -16,8 +15,8 @@ _PROGRAM = """
 import json, re, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from synthetic_training import training
-from kfp_osft.shared.loss_chart import render_loss_chart, write_chart_png
+from helpers.synthetic_training import training
+from kfp_osft.stages.render_loss_chart.chart import render_loss_chart, write_chart_png
 steps, page = training(int(sys.argv[2]), 20), Path(tempfile.mkdtemp()) / "chart.html"
 start = time.monotonic()
 render_loss_chart(steps, page, title="A model", subtitle="")
@@ -32,7 +31,7 @@ print(json.dumps({"page, seconds": seconds, "picture, seconds": both - seconds, 
 
 
 def _measure(steps: int) -> dict[str, float]:
-    command = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent.parent), str(steps)]
+    command = [sys.executable, "-c", _PROGRAM, str(TESTS), str(steps)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

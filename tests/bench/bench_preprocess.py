@@ -21,14 +21,14 @@ from pathlib import Path
 
 _OURS = """
 import sys
-from kfp_osft.shared.training_data import preprocess_dataset
+from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 rows, model, folder, _ = sys.argv[1:]
 preprocess_dataset(rows, folder, {"training_base_model": model, "training_data_output_dir": folder + "/data"},
                    own_process=True)
 """
 _THEIRS = """
 import sys
-from kfp_osft.shared.train_script import hide_broken_torchvision
+from kfp_osft.stages.launch_trainjob.train_script import hide_broken_torchvision
 hide_broken_torchvision()
 from training_hub.algorithms.osft import MiniTrainerOSFTBackend
 rows, model, folder, processes = sys.argv[1:]
@@ -37,7 +37,7 @@ MiniTrainerOSFTBackend()._process_data(model_name_or_path=model, data_path=rows,
 """
 _LOADER = """
 import sys
-from kfp_osft.shared.train_script import hide_broken_torchvision
+from kfp_osft.stages.launch_trainjob.train_script import hide_broken_torchvision
 hide_broken_torchvision()
 from mini_trainer.sampler import JsonlDataset
 print(len(JsonlDataset(path=sys.argv[1])))
@@ -68,13 +68,20 @@ def write_rows(path: Path, rows: int) -> Path:
 
 def measure(program: str, rows: Path, model: Path, folder: Path, processes: int = 1) -> dict[str, float]:
     """Rate over the whole process, peak memory (PSS) of its tree, and what it and mini-trainer's loader wrote."""
-    env = os.environ | {"HF_DATASETS_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1",
-                        "TMPDIR": str(folder / "tmp")}
+    env = os.environ | {
+        "HF_DATASETS_CACHE": str(folder / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(folder / "tmp"),
+    }
     (folder / "tmp").mkdir(parents=True)
     start, cpu = time.monotonic(), os.times()
     child = subprocess.Popen(
         [sys.executable, "-c", program, str(rows), str(model), str(folder), str(processes)],
-        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     peak = [0]
     watch = threading.Thread(target=_watch_memory, args=(child, peak))
     watch.start()
@@ -84,24 +91,28 @@ def measure(program: str, rows: Path, model: Path, folder: Path, processes: int 
     if child.returncode:
         raise RuntimeError(error)
     data = folder / "data" / "data.jsonl"
-    subprocess.run([sys.executable, "-c", _LOADER, str(data)], env=env, check=True,
-                   capture_output=True)
+    subprocess.run([sys.executable, "-c", _LOADER, str(data)], env=env, check=True, capture_output=True)
     written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
     with rows.open("rb") as file:
         count = sum(1 for _ in file)
-    return {"rows/s": count / seconds,
-            "CPU us/row": 1e6 * (ended.children_user + ended.children_system - cpu.children_user
-                                 - cpu.children_system) / count,
-            "peak memory, GB": peak[0] / 1e9,
-            "written/source": written / rows.stat().st_size}
+    return {
+        "rows/s": count / seconds,
+        "CPU us/row": 1e6
+        * (ended.children_user + ended.children_system - cpu.children_user - cpu.children_system)
+        / count,
+        "peak memory, GB": peak[0] / 1e9,
+        "written/source": written / rows.stat().st_size,
+    }
 
 
 def same_samples(ours: Path, theirs: Path) -> bool:
     """Whether two data.jsonl hold the same ids and labels in the same order."""
     with ours.open(encoding="utf-8") as one, theirs.open(encoding="utf-8") as other:
-        return all([json.loads(line)[field] for field in ("input_ids", "labels", "len")]
-                   == [json.loads(expected)[field] for field in ("input_ids", "labels", "len")]
-                   for line, expected in zip(one, other, strict=True))
+        return all(
+            [json.loads(line)[field] for field in ("input_ids", "labels", "len")]
+            == [json.loads(expected)[field] for field in ("input_ids", "labels", "len")]
+            for line, expected in zip(one, other, strict=True)
+        )
 
 
 def _watch_memory(child: subprocess.Popen, peak: list[int]) -> None:
@@ -125,14 +136,20 @@ def _watch_memory(child: subprocess.Popen, peak: list[int]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", type=int, nargs="*", default=[20_000, 100_000, 200_000])
-    parser.add_argument("--processes", type=int, nargs="*", default=[2, 4, 8],
-                        help="process counts of training_hub to try at the first row count; none: preprocess alone")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        nargs="*",
+        default=[2, 4, 8],
+        help="process counts of training_hub to try at the first row count; none: preprocess alone",
+    )
     arguments = parser.parse_args()
-    from kfp_osft.pipelines.example import cache_dir, example_model
+    from kfp_osft.pipelines.demo.example import cache_dir, example_model
 
     model = Path(example_model(cache_dir()))
-    print(f"{'':<28}{'rows':>9}{'rows/s':>9}{'CPU us/row':>12}{'peak memory, GB':>17}{'written/source':>16}",
-          flush=True)
+    print(
+        f"{'':<28}{'rows':>9}{'rows/s':>9}{'CPU us/row':>12}{'peak memory, GB':>17}{'written/source':>16}", flush=True
+    )
     to_try = arguments.processes
     for index, count in enumerate(arguments.rows):
         with tempfile.TemporaryDirectory() as work:
@@ -150,15 +167,21 @@ def main() -> None:
                 assert same_samples(Path(work) / "ours" / "data" / "data.jsonl", folder / "data" / "data.jsonl")
                 shutil.rmtree(folder)
             if rates:
-                print(f"the same samples at {ours['rows/s'] / max(rates.values()):.1f} times the rows a second, "
-                      f"for {ours['CPU us/row'] / min(costs):.2f} of the CPU time", flush=True)
+                print(
+                    f"the same samples at {ours['rows/s'] / max(rates.values()):.1f} times the rows a second, "
+                    f"for {ours['CPU us/row'] / min(costs):.2f} of the CPU time",
+                    flush=True,
+                )
             # All at the first count, the best of them at the second.
             to_try = [max(rates, key=rates.get)] if rates and index == 0 else []
 
 
 def _tell(name: str, rows: int, figures: dict[str, float]) -> None:
-    print(f"{name:<28}{rows:>9,}{figures['rows/s']:>9,.0f}{figures['CPU us/row']:>12,.0f}"
-          f"{figures['peak memory, GB']:>17.2f}{figures['written/source']:>16.1f}", flush=True)
+    print(
+        f"{name:<28}{rows:>9,}{figures['rows/s']:>9,.0f}{figures['CPU us/row']:>12,.0f}"
+        f"{figures['peak memory, GB']:>17.2f}{figures['written/source']:>16.1f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ _OBJECT_SIZE = 512 << 20
 _PROGRAM = """
 import json, re, sys, time
 from pathlib import Path
-from kfp_osft.shared.dataset_source import resolve
+from kfp_osft.stages.resolve_dataset.source import resolve
 start = time.monotonic()
 rows = resolve(sys.argv[1], "train", sys.argv[2], None).num_rows
 seconds = time.monotonic() - start
@@ -31,7 +31,7 @@ _FETCH = """
 import json, re, sys, time
 from pathlib import Path
 import boto3
-from kfp_osft.shared.dataset_from_s3 import fetch_from_s3
+from kfp_osft.stages.resolve_dataset.s3 import fetch_from_s3
 start = time.monotonic()
 fetch_from_s3("s3://bench/rows.jsonl", Path(sys.argv[1]))
 seconds = time.monotonic() - start
@@ -69,8 +69,9 @@ def _write(folder: Path, count: int) -> list[Path]:
     with pyarrow.ipc.new_stream(str(arrow), table.schema) as writer:
         writer.write_table(table, 1000)
     table_of_text = folder / f"{count}.csv"
-    table_of_text.write_text("messages\n" + "".join(
-        '"' + json.dumps(row["messages"]).replace('"', '""') + '"\n' for row in rows))
+    table_of_text.write_text(
+        "messages\n" + "".join('"' + json.dumps(row["messages"]).replace('"', '""') + '"\n' for row in rows)
+    )
     return [plain, packed, zstd, array, columns, arrow, table_of_text]
 
 
@@ -80,8 +81,9 @@ def _measure(file: Path) -> tuple[float, float]:
 
 
 def _run(program: str, *arguments: str) -> tuple[float, float]:
-    output = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True,
-                            check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+    ).stdout
     return tuple(json.loads(output.splitlines()[-1]))
 
 
@@ -96,7 +98,7 @@ def _compare_formats(folder: Path) -> None:
 
 def _compare_s3(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from s3_server import S3Server
+    from fakes.s3 import S3Server
 
     (folder / "s3").mkdir()
     with S3Server(folder / "s3") as server:
@@ -111,8 +113,10 @@ def _compare_s3(folder: Path) -> None:
         seconds, peak = _run(_FETCH, str(folder))
         again, _ = _run(_FETCH, str(folder))
     parallel = _OBJECT_SIZE / seconds / 1e6
-    print(f"\nS3, {_OBJECT_SIZE >> 20} MiB on this computer: {parallel:,.0f} MB/s, one connection {baseline:,.0f} MB/s "
-          f"(ratio {parallel / baseline:.2f}); again, unchanged: {again * 1000:.0f} ms; peak memory {peak:.0f} MB")
+    print(
+        f"\nS3, {_OBJECT_SIZE >> 20} MiB on this computer: {parallel:,.0f} MB/s, one connection {baseline:,.0f} MB/s "
+        f"(ratio {parallel / baseline:.2f}); again, unchanged: {again * 1000:.0f} ms; peak memory {peak:.0f} MB"
+    )
 
 
 def main() -> None:

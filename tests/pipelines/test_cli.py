@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kfp_osft.pipelines import cli
-from kfp_osft.shared.errors import InputError, TrainingError
-from kfp_osft.shared.parameters import TRAINING_PARAMETERS
+from kfp_osft.shared.parameters.declarations import TRAINING_PARAMETERS
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
 COMMAND = Path(sys.executable).with_name("kfp-osft")
 RUN = ["run", "--dataset", "rows.jsonl"]
@@ -76,11 +76,18 @@ def started(monkeypatch):
     calls = []
 
     def run_locally(output_dir, dataset, dataset_split, training, quiet):
-        calls.append({"output_dir": output_dir, "dataset": dataset, "dataset_split": dataset_split,
-                      "training": training, "quiet": quiet})
+        calls.append(
+            {
+                "output_dir": output_dir,
+                "dataset": dataset,
+                "dataset_split": dataset_split,
+                "training": training,
+                "quiet": quiet,
+            }
+        )
         raise TrainingError("stopped")
 
-    monkeypatch.setattr("kfp_osft.pipelines.local_run.run_locally", run_locally)
+    monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
     return calls
 
 
@@ -94,19 +101,27 @@ def started(monkeypatch):
         (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
         (["run"], "kfp-osft run: the following arguments are required: --dataset, or --from"),
         ([*RUN, "--num-epoch", "1", "--epochs", "1"], "kfp-osft: unrecognized arguments: --epochs 1"),
-        ([*RUN, "--num-epochs"],
-         "kfp-osft run: argument --num-epochs/--training-num-epochs: expected one argument"),
-        ([*RUN, "--num-epochs", "two"],
-         "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: 'two'"),
-        ([*RUN, "--num-epochs", "1.5"],
-         "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: '1.5'"),
-        ([*RUN, "--learning-rate", "fast"],
-         "kfp-osft run: argument --learning-rate/--training-learning-rate: invalid float value: 'fast'"),
-        ([*RUN, "--use-liger", "maybe"],
-         "kfp-osft run: argument --use-liger/--training-use-liger: 'maybe' is not true or false"),
-        ([*RUN, "--lr", "1"],
-         "kfp-osft run: ambiguous option: --lr could match "
-         "--lr-warmup-steps, --lr-scheduler, --lr-scheduler-kwargs"),
+        ([*RUN, "--num-epochs"], "kfp-osft run: argument --num-epochs/--training-num-epochs: expected one argument"),
+        (
+            [*RUN, "--num-epochs", "two"],
+            "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: 'two'",
+        ),
+        (
+            [*RUN, "--num-epochs", "1.5"],
+            "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: '1.5'",
+        ),
+        (
+            [*RUN, "--learning-rate", "fast"],
+            "kfp-osft run: argument --learning-rate/--training-learning-rate: invalid float value: 'fast'",
+        ),
+        (
+            [*RUN, "--use-liger", "maybe"],
+            "kfp-osft run: argument --use-liger/--training-use-liger: 'maybe' is not true or false",
+        ),
+        (
+            [*RUN, "--lr", "1"],
+            "kfp-osft run: ambiguous option: --lr could match --lr-warmup-steps, --lr-scheduler, --lr-scheduler-kwargs",
+        ),
     ],
 )
 def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments, line):
@@ -156,9 +171,13 @@ def test_an_output_folder_that_cannot_be_written_is_refused(refused, tmp_path, c
 @pytest.mark.skipif(not COMMAND.exists(), reason="kfp-osft is not installed beside this interpreter")
 @pytest.mark.parametrize(
     ("arguments", "line"),
-    [(["run"], "kfp-osft run: the following arguments are required: --dataset, or --from"),
-     ([*RUN, "--seed", "-5"], "kfp-osft run: training_seed=-5 is not allowed; "
-                              "allowed: an integer from 0 to 4294967295")],
+    [
+        (["run"], "kfp-osft run: the following arguments are required: --dataset, or --from"),
+        (
+            [*RUN, "--seed", "-5"],
+            "kfp-osft run: training_seed=-5 is not allowed; allowed: an integer from 0 to 4294967295",
+        ),
+    ],
 )
 def test_the_installed_command_refuses_in_the_same_way(tmp_path, arguments, line):
     process = subprocess.run([COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
@@ -167,8 +186,9 @@ def test_the_installed_command_refuses_in_the_same_way(tmp_path, arguments, line
 
 
 def test_the_module_is_the_command_too(tmp_path):
-    process = subprocess.run([sys.executable, "-m", "kfp_osft.pipelines.cli", "run"], cwd=tmp_path,
-                             capture_output=True, text=True)
+    process = subprocess.run(
+        [sys.executable, "-m", "kfp_osft.pipelines.cli", "run"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert process.returncode == 2 and process.stderr.count("\n") == 1
 
 
@@ -188,14 +208,24 @@ def test_an_option_reaches_the_run_with_the_parameters_type(started, tmp_path, o
 
 def test_without_options_nothing_is_passed_and_the_pipelines_defaults_hold(started):
     cli.main(RUN)
-    assert started == [{"output_dir": Path("kfp-osft-output/run"), "dataset": "rows.jsonl",
-                        "dataset_split": "train", "training": {}, "quiet": False}]
+    assert started == [
+        {
+            "output_dir": Path("kfp-osft-output/run"),
+            "dataset": "rows.jsonl",
+            "dataset_split": "train",
+            "training": {},
+            "quiet": False,
+        }
+    ]
 
 
 def test_the_dataset_options_reach_the_run(started, tmp_path):
     cli.main(["run", "--dataset", "org/rows", "--dataset-split", "validation", "--output-dir", str(tmp_path)])
     assert (started[0]["dataset"], started[0]["dataset_split"], started[0]["output_dir"]) == (
-        "org/rows", "validation", tmp_path)
+        "org/rows",
+        "validation",
+        tmp_path,
+    )
 
 
 def test_quiet_reaches_the_run(started):
@@ -215,19 +245,24 @@ def test_a_base_model_folder_is_passed_by_its_whole_path(started, tmp_path, monk
     [
         (InputError("first\nsecond"), 2, "kfp-osft run: first; second"),
         (TrainingError("out of memory\nat step 3"), 1, "kfp-osft run: out of memory; at step 3"),
-        (TrainingError("exit code 1.\nIts last lines:\n  a\n  b\nThe whole output: training.log"), 1,
-         "kfp-osft run: exit code 1. The whole output: training.log"),
-        (ModuleNotFoundError("No module named 'torch'", name="torch"), 1,
-         "kfp-osft run: torch is not installed; running on this computer needs kfp-osft[local]"),
-        (KeyboardInterrupt(), 130,
-         "kfp-osft run: interrupted; what was complete is used again by the next run"),
+        (
+            TrainingError("exit code 1.\nIts last lines:\n  a\n  b\nThe whole output: training.log"),
+            1,
+            "kfp-osft run: exit code 1. The whole output: training.log",
+        ),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            1,
+            "kfp-osft run: torch is not installed; running on this computer needs kfp-osft[local]",
+        ),
+        (KeyboardInterrupt(), 130, "kfp-osft run: interrupted; what was complete is used again by the next run"),
     ],
 )
 def test_how_a_run_ends_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, line):
     def run_locally(*arguments):
         raise error
 
-    monkeypatch.setattr("kfp_osft.pipelines.local_run.run_locally", run_locally)
+    monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
     assert cli.main(RUN) == code
     assert capsys.readouterr().err.strip() == line
 
@@ -236,7 +271,7 @@ def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
     def run_locally(*arguments):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("kfp_osft.pipelines.local_run.run_locally", run_locally)
+    monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
     with pytest.raises(ZeroDivisionError):
         cli.main(RUN)
 
@@ -244,9 +279,18 @@ def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
 def test_compile_writes_the_pipeline_and_the_six_stages_and_says_where(tmp_path, capsys):
     assert cli.main(["compile", "--output-dir", str(tmp_path / "yaml")]) == 0
     files = sorted((tmp_path / "yaml").iterdir())
-    assert [file.name for file in files] == sorted(f"{name}.yaml" for name in (
-        "osft_pipeline", "resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics",
-        "render_loss_chart", "export_model"))
+    assert [file.name for file in files] == sorted(
+        f"{name}.yaml"
+        for name in (
+            "osft_pipeline",
+            "resolve_dataset",
+            "preprocess",
+            "launch_trainjob",
+            "collect_metrics",
+            "render_loss_chart",
+            "export_model",
+        )
+    )
     assert sorted(capsys.readouterr().out.splitlines()) == [str(file) for file in files]
 
 
@@ -276,22 +320,26 @@ def test_help_of_run_tells_every_training_parameter_and_its_default(capsys, monk
     text = " ".join(capsys.readouterr().out.split())
     for parameter in TRAINING_PARAMETERS:
         kind = parameter.type.__name__
-        told = (f"{short(parameter.name)} {kind}, {full(parameter.name)} {kind} {parameter.description} "
-                f"Default: {parameter.pipeline_default!r}.")
+        told = (
+            f"{short(parameter.name)} {kind}, {full(parameter.name)} {kind} {parameter.description} "
+            f"Default: {parameter.pipeline_default!r}."
+        )
         assert told in text
 
 
 def test_help_loads_no_training_library(tmp_path):
-    program = ("import sys; from kfp_osft.pipelines.cli import main\n"
-               "try:\n    main(['run', '--help'])\nexcept SystemExit:\n"
-               "    print('torch' in sys.modules, 'transformers' in sys.modules)")
+    program = (
+        "import sys; from kfp_osft.pipelines.cli import main\n"
+        "try:\n    main(['run', '--help'])\nexcept SystemExit:\n"
+        "    print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
     process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert process.stdout.splitlines()[-1] == "False False", process.stderr
 
 
 def test_each_secret_of_the_pipeline_has_an_option_for_its_name(tmp_path):
     from kfp_osft.pipelines import cli
-    from kfp_osft.pipelines.osft import SECRET_KEYS
+    from kfp_osft.pipelines.osft.sub_pipeline import SECRET_KEYS
 
     assert tuple(SECRET_KEYS) == cli._SECRETS
     options = [f"--{purpose.replace('_', '-')}-secret={purpose.replace('_', '-')}-of-mine" for purpose in SECRET_KEYS]

@@ -16,8 +16,18 @@ from pathlib import Path
 import pytest
 
 #: Variables that tell a program which cluster, account or run is the user's.
-HIDDEN_VARIABLES = ("KFP_*", "KUBE*", "AWS_*", "AZURE_*", "GOOGLE_*", "HF_TOKEN*", "HUGGING_FACE_HUB_TOKEN",
-                    "XDG_*", "CLUSTER_SPEC", "VERTEX_AI_*")
+HIDDEN_VARIABLES = (
+    "KFP_*",
+    "KUBE*",
+    "AWS_*",
+    "AZURE_*",
+    "GOOGLE_*",
+    "HF_TOKEN*",
+    "HUGGING_FACE_HUB_TOKEN",
+    "XDG_*",
+    "CLUSTER_SPEC",
+    "VERTEX_AI_*",
+)
 
 _AT_START = dict(os.environ)
 
@@ -31,8 +41,11 @@ def task_environment(folder: Path, packages: Path | None) -> dict[str, str | Non
         folder: has the folders home and tmp.
         packages: where the tasks' pip installs; None if it does not run.
     """
-    hidden = {name: None for name, value in os.environ.items()
-              if _AT_START.get(name) == value and any(fnmatch(name, pattern) for pattern in HIDDEN_VARIABLES)}
+    hidden = {
+        name: None
+        for name, value in os.environ.items()
+        if _AT_START.get(name) == value and any(fnmatch(name, pattern) for pattern in HIDDEN_VARIABLES)
+    }
     changes = {
         **hidden,
         "TMPDIR": str(folder / "tmp"),
@@ -67,8 +80,9 @@ def apart(environment: Mapping[str, str | None]) -> Iterator[None]:
         warnings.filterwarnings("ignore", module=r"kfp\.local")
         patch.setattr(config.LocalExecutionConfig, "instance", None)
         # kfp.local removes the workspace when a pipeline ends.
-        patch.setattr(pipeline_orchestrator, "shutil",
-                      types.SimpleNamespace(**{**vars(shutil), "rmtree": lambda folder: None}))
+        patch.setattr(
+            pipeline_orchestrator, "shutil", types.SimpleNamespace(**{**vars(shutil), "rmtree": lambda folder: None})
+        )
         # The command has it already; kfp.local would replace python3 in the arguments, too.
         patch.setattr(subprocess_task_handler, "replace_python_executable", lambda command, python: command)
         # The tasks of a parallel loop may put these back in the wrong order.

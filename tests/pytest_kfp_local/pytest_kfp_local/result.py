@@ -96,5 +96,10 @@ def describe_failures(tasks: tuple[Task, ...]) -> str:
 def _describe_failure(task: Task) -> str:
     lines = task.log.rstrip().splitlines()[-LAST_LINES:] or ["(it printed nothing)"]
     # The first line is what pytest's summary shows.
-    return "\n".join([f"task {task.name!r} failed with exit code {task.exit_code}: {lines[-1].strip()}",
-                      *(f"  {line}" for line in lines), f"all that it printed: {task.log_file}"])
+    return "\n".join(
+        [
+            f"task {task.name!r} failed with exit code {task.exit_code}: {lines[-1].strip()}",
+            *(f"  {line}" for line in lines),
+            f"all that it printed: {task.log_file}",
+        ]
+    )

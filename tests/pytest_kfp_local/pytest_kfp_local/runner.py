@@ -32,8 +32,16 @@ class KfpLocal:
         for name in ("workspace", "home", "tmp"):
             (folder / name).mkdir(parents=True)
 
-    def run(self, component: "BaseComponent", arguments: Mapping[str, Any] | None = None, /, *,
-            check: bool = True, pip: bool = False, **more_arguments: Any) -> Result:
+    def run(
+        self,
+        component: "BaseComponent",
+        arguments: Mapping[str, Any] | None = None,
+        /,
+        *,
+        check: bool = True,
+        pip: bool = False,
+        **more_arguments: Any,
+    ) -> Result:
         """Runs a component or a pipeline.
 
         Args:
@@ -75,10 +83,14 @@ class KfpLocal:
         message = json_format.ParseDict(runnable_spec(spec, bound, records, pip), PipelineSpec())
         folder.mkdir()
         # kfp.local's own lines go into a file: the test's output is what the tasks print.
-        with open(folder / "kfp.log", "w", encoding="utf-8") as kfp_log, redirect_stdout(kfp_log), apart(
-                task_environment(self._folder, folder / "packages" if pip else None)):
-            local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder),
-                       workspace_root=str(self.workspace))
+        with (
+            open(folder / "kfp.log", "w", encoding="utf-8") as kfp_log,
+            redirect_stdout(kfp_log),
+            apart(task_environment(self._folder, folder / "packages" if pip else None)),
+        ):
+            local.init(
+                local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), workspace_root=str(self.workspace)
+            )
             try:
                 return Result(run_local_pipeline(message, bound), read_tasks(records))
             except RuntimeError:
@@ -90,8 +102,7 @@ class KfpLocal:
                 return Result({}, tasks, error)
 
 
-def _bind(component: "BaseComponent", artifacts: Mapping[str, Any],
-          given: Mapping[str, Any]) -> dict[str, Any]:
+def _bind(component: "BaseComponent", artifacts: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments as kfp.local takes them, checked as KFP checks a call in a pipeline."""
     from kfp.dsl.pipeline_channel import create_pipeline_channel
     from kfp.dsl.pipeline_context import Pipeline

@@ -83,5 +83,11 @@ def _recorded(command: list[str], record: Path, pip: bool) -> list[str]:
         command = command[3:]
     # kfp.local would replace python3 in the arguments too. The last part is the component's program.
     *shell, program = command
-    return ["sh", "-c", RECORDER, str(record),
-            *(part.replace("python3", shlex.quote(sys.executable)) for part in shell), program]
+    return [
+        "sh",
+        "-c",
+        RECORDER,
+        str(record),
+        *(part.replace("python3", shlex.quote(sys.executable)) for part in shell),
+        program,
+    ]

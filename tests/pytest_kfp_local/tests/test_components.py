@@ -26,7 +26,9 @@ def rows(tmp_path):
 
 
 def test_outputs_are_values_and_artifact_objects(run_tests):
-    run_tests(COUNT + """
+    run_tests(
+        COUNT
+        + """
 def test_it(kfp_local, rows):
     result = kfp_local.run(count, rows=rows)
     assert result.state == "SUCCESS" and result.error is None
@@ -36,7 +38,8 @@ def test_it(kfp_local, rows):
     assert isinstance(result.outputs["counted"], dsl.Dataset)
     with pytest.raises(AttributeError, match="one output; this one has .*'Output', 'counted'"):
         result.output
-""")
+"""
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,28 +54,36 @@ def test_it(kfp_local, rows):
     ],
 )
 def test_an_input_artifact_is_a_path_or_an_artifact_object(run_tests, artifact, metadata):
-    run_tests(COUNT + f"""
+    run_tests(
+        COUNT
+        + f"""
 def test_it(kfp_local, rows):
     artifact = {artifact}
     given = dict(vars(artifact)) if isinstance(artifact, dsl.Artifact) else None
     assert kfp_local.run(count, rows=artifact).outputs["counted"].metadata == {{**{metadata}, "rows": 2}}
     assert given is None or vars(artifact) == given
-""")
+"""
+    )
 
 
 def test_an_output_of_one_run_is_the_input_of_the_next(run_tests):
-    run_tests(COUNT + """
+    run_tests(
+        COUNT
+        + """
 def test_it(kfp_local, rows):
     first = kfp_local.run(count, rows=dsl.Dataset(uri=str(rows), metadata={"language": "en"}))
     second = kfp_local.run(count, rows=first.outputs["counted"])
     assert second.outputs["counted"].metadata == {"language": "en", "rows": 2}
     assert second.outputs["counted"].path != first.outputs["counted"].path
-""")
+"""
+    )
 
 
 @pytest.mark.skipif(KFP_VERSION < (2, 17), reason="kfp.local takes lists of artifacts since 2.17")
 def test_a_list_of_artifacts_is_an_input(run_tests):
-    run_tests(COUNT + """
+    run_tests(
+        COUNT
+        + """
 from typing import List
 
 
@@ -84,7 +95,8 @@ def count_all(parts: dsl.Input[List[dsl.Dataset]]) -> int:
 def test_it(kfp_local, rows):
     parts = [rows, dsl.Dataset(uri=str(rows), metadata={"times": 10})]
     assert kfp_local.run(count_all, parts=parts).output == 22
-""")
+"""
+    )
 
 
 @pytest.mark.parametrize("arguments", ["", "n=None, f=None, s=None, b=None, d=None, l=None, a=None"])
@@ -199,7 +211,9 @@ def test_it(kfp_local, what):
 
 
 def test_a_component_from_a_file_runs(run_tests):
-    run_tests(COUNT + """
+    run_tests(
+        COUNT
+        + """
 from kfp import compiler, components
 
 
@@ -207,7 +221,8 @@ def test_it(kfp_local, rows, tmp_path):
     compiler.Compiler().compile(count, str(tmp_path / "count.yaml"))
     loaded = components.load_component_from_file(str(tmp_path / "count.yaml"))
     assert kfp_local.run(loaded, rows=rows).outputs["Output"] == 2
-""")
+"""
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,26 +36,34 @@ def outer(rows: int = 0):
 
 
 def test_a_failed_task_fails_the_test_with_its_name_and_last_lines(run_tests):
-    result = run_tests(TRAINING + """
+    result = run_tests(
+        TRAINING
+        + """
 def test_it(kfp_local):
     kfp_local.run(outer)
-""", failed=1)
+""",
+        failed=1,
+    )
 
-    result.stdout.fnmatch_lines([
-        "> *kfp_local.run(outer)",
-        "E *pytest_kfp_local.TaskFailed: task 'inner/train' failed with exit code 1: ValueError: no rows",
-        "E *training",
-        "E *Traceback (most recent call last):",
-        "E *ValueError: no rows",
-        "E *all that it printed: */test_it0/kfp-local/run-1/tasks/inner/train/*/log",
-        "test_it.py:*: TaskFailed",
-        "FAILED test_it.py::test_it - pytest_kfp_local.TaskFailed: task 'inn*",
-    ])
+    result.stdout.fnmatch_lines(
+        [
+            "> *kfp_local.run(outer)",
+            "E *pytest_kfp_local.TaskFailed: task 'inner/train' failed with exit code 1: ValueError: no rows",
+            "E *training",
+            "E *Traceback (most recent call last):",
+            "E *ValueError: no rows",
+            "E *all that it printed: */test_it0/kfp-local/run-1/tasks/inner/train/*/log",
+            "test_it.py:*: TaskFailed",
+            "FAILED test_it.py::test_it - pytest_kfp_local.TaskFailed: task 'inn*",
+        ]
+    )
     result.stdout.no_fnmatch_line("*runner.py*")
 
 
 def test_a_failure_can_be_what_the_test_is_about(run_tests):
-    run_tests(TRAINING + """
+    run_tests(
+        TRAINING
+        + """
 def test_unchecked(kfp_local):
     result = kfp_local.run(outer, check=False)
     assert result.state == "FAILURE"
@@ -75,7 +83,8 @@ def test_a_run_after_a_failed_one(kfp_local):
     kfp_local.run(train, rows=0, check=False)
     result = kfp_local.run(train, rows=1)
     assert (result.output, result.error, result.log) == (1, None, "training\\n")
-""")
+"""
+    )
 
 
 @pytest.mark.parametrize(

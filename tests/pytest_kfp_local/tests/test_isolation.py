@@ -45,8 +45,11 @@ def test_pip_runs_when_asked_into_the_runs_folder(run_tests, pytester):
     wheel = pytester.path / "only_here-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("only_here.py", "ANSWER = 42\n")
-        for name, text in {"METADATA": "Metadata-Version: 2.1\nName: only-here\nVersion: 1.0\n", "RECORD": "",
-                           "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"}.items():
+        for name, text in {
+            "METADATA": "Metadata-Version: 2.1\nName: only-here\nVersion: 1.0\n",
+            "RECORD": "",
+            "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        }.items():
             archive.writestr(f"only_here-1.0.dist-info/{name}", text)
     run_tests(f"""
 @dsl.component(base_image="python:3.11", packages_to_install=[{str(wheel)!r}], install_kfp_package=False)
@@ -65,11 +68,20 @@ def test_it(kfp_local, tmp_path):
 
 def test_the_users_environment_is_hidden_and_the_tests_own_is_not(run_tests, monkeypatch):
     """In a process of its own, as what counts is how pytest was started."""
-    users = ["KFP_POD_NAME", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "AWS_PROFILE", "HF_TOKEN", "XDG_CONFIG_HOME",
-             "AWS_REGION"]
+    users = [
+        "KFP_POD_NAME",
+        "KUBECONFIG",
+        "KUBERNETES_SERVICE_HOST",
+        "AWS_PROFILE",
+        "HF_TOKEN",
+        "XDG_CONFIG_HOME",
+        "AWS_REGION",
+    ]
     for name in [*users, "PLAIN"]:
         monkeypatch.setenv(name, "user")
-    run_tests(ENVIRONMENT + f"""
+    run_tests(
+        ENVIRONMENT
+        + f"""
 @pytest.fixture
 def region(monkeypatch):
     monkeypatch.setenv("AWS_REGION", "test")
@@ -88,7 +100,9 @@ def test_it(region, kfp_local, monkeypatch, tmp_path):
 
     monkeypatch.setenv("HOME", "/test/home")
     assert kfp_local.run(environment).output["HOME"] == "/test/home"
-""", own_process=True)
+""",
+        own_process=True,
+    )
 
 
 def test_nothing_is_left_outside_the_tests_folder(run_tests, pytester, monkeypatch):
@@ -109,7 +123,9 @@ def test_it(kfp_local, tmp_path):
 
 
 def test_kfp_local_is_as_the_user_had_initialised_it(run_tests):
-    run_tests(ENVIRONMENT + """
+    run_tests(
+        ENVIRONMENT
+        + """
 from kfp import local
 from kfp.local import config, pipeline_orchestrator, subprocess_task_handler
 
@@ -124,7 +140,8 @@ def test_it(kfp_local, tmp_path, initialised, monkeypatch):
     before = state()
     kfp_local.run(environment)
     assert state() == before
-""")
+"""
+    )
 
 
 FOUR_TESTS = """

@@ -17,7 +17,9 @@ def add(a: int, b: Optional[int] = None) -> int:
 
 
 def test_a_nested_pipeline_runs_and_its_tasks_have_its_name(run_tests):
-    run_tests(ADD + """
+    run_tests(
+        ADD
+        + """
 @dsl.pipeline
 def inner(a: int, b: int = 10) -> int:
     return add(a=add(a=a, b=b).output, b=1).output
@@ -32,12 +34,15 @@ def test_it(kfp_local):
     result = kfp_local.run(outer, a=1)
     assert result.output == 1 + 10 + 1 + 100 + 1
     assert [task.name for task in result.tasks] == ["inner/add", "inner/add-2", "inner-2/add", "inner-2/add-2"]
-""")
+"""
+    )
 
 
 def test_an_input_that_is_left_out_stays_out_in_nested_pipelines_too(run_tests):
     """kfp.local takes the value of the outer pipeline's input of the same name, or fails."""
-    run_tests(ADD + """
+    run_tests(
+        ADD
+        + """
 @component
 def has(model: Optional[dsl.Input[dsl.Model]] = None, b: Optional[int] = None) -> bool:
     return bool(model or b)
@@ -62,7 +67,8 @@ def test_it(kfp_local):
     assert kfp_local.run(outer, a=1).outputs == {"sum": 2, "has": False}
     assert kfp_local.run(outer, a=1, b=100, model="x").outputs == {"sum": 102, "has": False}
     assert kfp_local.run(inner, a=1, b=100, model="x").outputs == {"sum": 102, "has": True}
-""")
+"""
+    )
 
 
 def test_artifacts_go_through_a_pipeline(run_tests):
@@ -94,7 +100,9 @@ def test_it(kfp_local, tmp_path):
 
 
 def test_tasks_that_share_a_component_in_a_file_have_inputs_and_outputs_of_their_own(run_tests):
-    run_tests(ADD + """
+    run_tests(
+        ADD
+        + """
 from kfp import compiler, components
 
 
@@ -115,7 +123,8 @@ def test_it(kfp_local, tmp_path):
     assert shared.count("name: comp-write\\n") == 2
     outputs = kfp_local.run(components.load_component_from_text(shared)).outputs
     assert [Path(outputs[name].path).read_text() for name in ("one", "two")] == ["x", "None"]
-""")
+"""
+    )
 
 
 @pytest.mark.skipif(KFP_VERSION < (2, 16), reason="kfp.local runs loops since 2.16")
@@ -145,7 +154,9 @@ def test_it(kfp_local):
 
 @pytest.mark.skipif(KFP_VERSION < (2, 17), reason="kfp.local takes conditional branches since 2.17")
 def test_the_tasks_show_which_branch_was_taken(run_tests):
-    run_tests(ADD + """
+    run_tests(
+        ADD
+        + """
 @dsl.pipeline
 def branches(n: int):
     with dsl.If(n == 1):
@@ -157,7 +168,8 @@ def branches(n: int):
 def test_it(kfp_local):
     (task,) = kfp_local.run(branches, n=2).tasks
     assert task.name.endswith("/condition-3/add-2")
-""")
+"""
+    )
 
 
 def test_the_workspace_stays_and_is_shared_by_the_runs_of_a_test(run_tests):

@@ -19,7 +19,9 @@ def test_an_example_passes(run_tests, example):
 def test_the_message_of_the_readme_is_the_plugins(run_tests):
     (message,) = re.findall(r"^E  (.*)$", README, re.MULTILINE)
     (training,) = [example for example in EXAMPLES if "def train(" in example]
-    result = run_tests(training + """
+    result = run_tests(
+        training
+        + """
 
 @dsl.pipeline
 def inner():
@@ -33,5 +35,8 @@ def outer():
 
 def test_it(kfp_local):
     kfp_local.run(outer)
-""", header="", failed=1)
+""",
+        header="",
+        failed=1,
+    )
     result.stdout.fnmatch_lines([f"E *{message}"])

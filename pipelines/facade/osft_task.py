@@ -1,0 +1,201 @@
+"""OsftTask: the six stages in a caller's pipeline, as the one task that the single component would be there.
+
+What is done to it lands where it belongs: what concerns a pod goes to all stages, secrets and environment variables
+to the stages that need them, resources and placement to the training pods (KFP hands those of launch_trainjob to the
+TrainJob through its TaskConfig).
+"""
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from kfp import dsl
+from kfp.dsl import pipeline_task
+
+from kfp_osft.pipelines.osft.wiring import StageTasks
+
+_HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "export_model")
+# Which stages get an environment variable, by its name; the first that matches holds.
+_ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+    (re.compile(r"KUBERNETES_.*|OSFT_LAUNCHER"), ("launch_trainjob",)),
+    (re.compile(r"OCI_PULL_SECRET_.*"), ("preprocess",)),
+    (re.compile(r"HF_.*|HUGGING_FACE_.*"), _HUB_STAGES),
+    (re.compile(r"AWS_.*|S3_.*"), ("resolve_dataset",)),
+    # A name that is not ours: to the stages that run what users configure (data sets, models, trainings).
+    (re.compile(r".*"), ("resolve_dataset", "preprocess", "launch_trainjob")),
+)
+# Fields of kfp.kubernetes' KubernetesExecutorConfig (JSON names) whose items name environment variables: the place of
+# the name in an item, or in a list inside it.
+_ENV_FIELDS = {"secretAsEnv": "keyToEnv", "configMapAsEnv": "keyToEnv", "fieldPathAsEnv": None}
+_TRAINING_POD_FIELDS = ("nodeSelector", "tolerations", "nodeAffinity", "podAffinity")
+
+
+def stages_of_env(name: str) -> tuple[str, ...]:
+    """The stages that get an environment variable of this name."""
+    return next(stages for pattern, stages in _ENV_STAGES if pattern.fullmatch(name))
+
+
+class OsftTask(dsl.PipelineTask):
+    """Stands for the tasks of the six stages in the pipeline that is being defined.
+
+    It is a PipelineTask to KFP and to callers, without being a task of its own: PipelineTask's constructor would
+    register one. `.after(it)` waits for the exported model.
+    """
+
+    # No super().__init__: see above.
+    def __init__(self, tasks: StageTasks) -> None:
+        self.tasks = tasks
+        self.state = pipeline_task.TaskState.FUTURE
+        self.platform_config = _PlatformConfig(tasks)
+        self._outputs = tasks.outputs()
+        self._inputs = {**tasks.resolve_dataset.inputs, **tasks.preprocess.inputs}
+        self.parent_task_group = tasks.export_model.parent_task_group
+        self.component_spec = None
+
+    @property
+    def name(self) -> str:
+        return self.tasks.export_model.name
+
+    @property
+    def dependent_tasks(self) -> list[str]:
+        return self.tasks.resolve_dataset.dependent_tasks
+
+    @property
+    def channel_inputs(self) -> list:
+        return [channel for task in self.tasks for channel in task.channel_inputs]
+
+    @property
+    def platform_spec(self) -> NoReturn:
+        raise ValueError("train_model's task has no platform_spec; use its platform_config through kfp.kubernetes")
+
+    # To the first stage, on which the others wait.
+
+    def after(self, *tasks: Any) -> "OsftTask":
+        self.tasks.resolve_dataset.after(*tasks)
+        return self
+
+    def ignore_upstream_failure(self) -> "OsftTask":
+        first = self.tasks.resolve_dataset
+        # KFP looks up every input, and so fails (KeyError) on those that were left out.
+        left_out = first.component_spec.inputs.keys() - first.inputs.keys()
+        first.inputs.update(dict.fromkeys(left_out))
+        try:
+            first.ignore_upstream_failure()
+        finally:
+            for name in left_out:
+                del first.inputs[name]
+        return self
+
+    # To all stages.
+
+    def set_caching_options(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_all("set_caching_options", *args, **kwargs)
+
+    def set_retry(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_all("set_retry", *args, **kwargs)
+
+    def set_container_image(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_all("set_container_image", *args, **kwargs)
+
+    def register_pipeline_channels(self, *args: Any, **kwargs: Any) -> None:
+        self._to_all("register_pipeline_channels", *args, **kwargs)
+
+    def set_display_name(self, name: str) -> "OsftTask":
+        for stage, task in self.tasks._asdict().items():
+            task.set_display_name(f"{name}: {stage.replace('_', ' ')}")
+        return self
+
+    # By the variable's name.
+
+    def set_env_variable(self, name: str, value: str) -> "OsftTask":
+        for stage in stages_of_env(name):
+            getattr(self.tasks, stage).set_env_variable(name, value)
+        return self
+
+    # To the training pods.
+
+    def set_cpu_request(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("set_cpu_request", *args, **kwargs)
+
+    def set_cpu_limit(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("set_cpu_limit", *args, **kwargs)
+
+    def set_memory_request(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("set_memory_request", *args, **kwargs)
+
+    def set_memory_limit(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("set_memory_limit", *args, **kwargs)
+
+    def set_accelerator_type(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("set_accelerator_type", *args, **kwargs)
+
+    def set_accelerator_limit(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("set_accelerator_limit", *args, **kwargs)
+
+    def set_gpu_limit(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("set_gpu_limit", *args, **kwargs)
+
+    def add_node_selector_constraint(self, *args: Any, **kwargs: Any) -> "OsftTask":
+        return self._to_training("add_node_selector_constraint", *args, **kwargs)
+
+    def _to_all(self, method: str, *args: Any, **kwargs: Any) -> "OsftTask":
+        for task in self.tasks:
+            getattr(task, method)(*args, **kwargs)
+        return self
+
+    def _to_training(self, method: str, *args: Any, **kwargs: Any) -> "OsftTask":
+        getattr(self.tasks.launch_trainjob, method)(*args, **kwargs)
+        return self
+
+
+class _PlatformConfig(dict):
+    """What kfp.kubernetes' functions read and write back whole; what is new in it goes to the stages it concerns."""
+
+    def __init__(self, tasks: StageTasks) -> None:
+        super().__init__()
+        self._tasks = tasks
+
+    def __setitem__(self, platform: str, config: Mapping[str, Any]) -> None:
+        earlier = self.get(platform, {})
+        for field, value in config.items():
+            if value == earlier.get(field):
+                continue
+            if isinstance(value, list):
+                for item in value[len(earlier.get(field, [])) :]:
+                    self._add_item(platform, field, item)
+            else:
+                for stage in _stages_of_field(field):
+                    _merge(self._config_of(stage, platform), {field: value})
+        super().__setitem__(platform, copy.deepcopy(dict(config)))
+
+    def _add_item(self, platform: str, field: str, item: Mapping[str, Any]) -> None:
+        if field not in _ENV_FIELDS:
+            for stage in _stages_of_field(field):
+                self._config_of(stage, platform).setdefault(field, []).append(copy.deepcopy(item))
+            return
+        entries = _ENV_FIELDS[field]
+        # One Secret may hold variables for different stages: each gets an item with those for it.
+        by_stage: dict[str, list] = {}
+        for entry in item[entries] if entries else [item]:
+            name = entry["envVar"] if entries else entry["name"]
+            for stage in stages_of_env(name):
+                by_stage.setdefault(stage, []).append(entry)
+        for stage, chosen in by_stage.items():
+            part = {**item, entries: chosen} if entries else item
+            self._config_of(stage, platform).setdefault(field, []).append(copy.deepcopy(part))
+
+    def _config_of(self, stage: str, platform: str) -> dict[str, Any]:
+        return getattr(self._tasks, stage).platform_config.setdefault(platform, {})
+
+
+def _stages_of_field(field: str) -> tuple[str, ...]:
+    return ("launch_trainjob",) if field in _TRAINING_POD_FIELDS else StageTasks._fields
+
+
+def _merge(target: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = copy.deepcopy(value)

@@ -1,0 +1,59 @@
+"""kfp-osft check: what a fine-tuned model kept of its base model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, model_on_disk
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.rows.files import dataset_files
+from kfp_osft.shared.training.run_file import read_run
+
+
+def run_check(
+    base: str,
+    tuned: str,
+    unfreeze_rank_ratio: float | None,
+    *,
+    matrices: int,
+    max_minutes: float,
+    dataset: Path | None,
+    target_patterns: Sequence[str],
+) -> KnowledgeCheck:
+    """Compares two models and prints each figure as it comes, and the verdict.
+
+    Args:
+        base, tuned: model folders, or ids on the Hugging Face Hub.
+        unfreeze_rank_ratio: the training's, 0.0 to 1.0; None: what osft_run.json in the folder of `tuned` says.
+        matrices, dataset, target_patterns: as in check_knowledge.
+        max_minutes: it ends in about that time.
+
+    Raises:
+        InputError: a value that is not allowed, a model or dataset that is not there, models of two kinds.
+    """
+    if matrices < 1:
+        raise InputError(f"--matrices={matrices} is not allowed; allowed: an integer of at least 1")
+    if not max_minutes > 0:
+        raise InputError(f"--max-minutes={max_minutes:g} is not allowed; allowed: a number above 0")
+    if unfreeze_rank_ratio is not None and not 0 <= unfreeze_rank_ratio <= 1:
+        raise InputError(f"--unfreeze-rank-ratio={unfreeze_rank_ratio:g} is not allowed; allowed: a number from 0 to 1")
+    if dataset is not None:
+        dataset_files(dataset)
+    base_dir, tuned_dir = model_on_disk("BASE", base), model_on_disk("TUNED", tuned)
+    run = read_run(tuned_dir) or {}
+    osft = run.get("osft", {})
+    ratio = osft.get("unfreeze_rank_ratio") if unfreeze_rank_ratio is None else unfreeze_rank_ratio
+    if ratio is None:
+        raise InputError(f"--unfreeze-rank-ratio: {tuned} has no osft_run.json that says it; give the training's")
+    check = check_knowledge(
+        base_dir,
+        tuned_dir,
+        ratio,
+        matrices=matrices,
+        seconds=60 * max_minutes,
+        dataset=dataset,
+        target_patterns=target_patterns or osft.get("target_patterns") or (),
+        tell=log,
+    )
+    log(f"\n{check.verdict[0].upper()}{check.verdict[1:]}.")
+    return check

@@ -1,0 +1,118 @@
+"""Runs osft_pipeline on this computer."""
+
+import contextlib
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kfp_osft.pipelines.local.run_log import RunLog, without_colors
+from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
+from kfp_osft.shared.files.atomic import writable_folder
+from kfp_osft.shared.parameters.checking import check_parameters
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.rows.files import dataset_files
+from kfp_osft.stages.render_loss_chart.run_chart import CHART_PICTURE
+
+_LOG = "run.log"
+_ARTIFACTS = "artifacts"
+
+
+class LocalRun(NamedTuple):
+    """What a run left.
+
+    Attributes:
+        model: folder of the model.
+        metrics: figures by name.
+        loss_chart: HTML file; the same as a still picture lies beside it, as .png.
+        steps: table of the optimizer steps (JSON Lines).
+        log: full log of the run.
+    """
+
+    model: Path
+    metrics: dict[str, float]
+    loss_chart: Path
+    steps: Path
+    log: Path
+
+
+def run_locally(
+    output_dir: Path, dataset: str, dataset_split: str, training: Mapping[str, Any], quiet: bool = False
+) -> LocalRun:
+    """Runs the six stages with kfp.local in this Python environment; what is there already is used again.
+
+    Args:
+        output_dir: the workspace; results, checkpoints and logs go there.
+        dataset: path or dataset_uri.
+        dataset_split: split of a Hugging Face dataset.
+        training: training parameters by name; others take the sub-pipeline's defaults.
+        quiet: shows where stages begin and end, warnings and errors, and nothing else.
+
+    Raises:
+        InputError: bad parameters, found here or by a stage.
+        TrainingError: a stage failed for another reason.
+    """
+    check_parameters(training)
+    output_dir = writable_folder("--output-dir", str(output_dir)).resolve()
+    if Path(dataset).expanduser().exists():
+        dataset = str(Path(dataset).expanduser().resolve())
+        dataset_files(Path(dataset))
+    training = {name: value for name, value in training.items() if value is not None}
+
+    # The stages are children of this process and take these over. Unbuffered: one sees the lines as they come.
+    os.environ |= {
+        "OSFT_LAUNCHER": "local",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    outputs, log = _run(
+        output_dir,
+        {"pvc_path": str(output_dir), "dataset_uri": dataset, "dataset_split": dataset_split, **training},
+        quiet,
+    )
+    metrics = dict(outputs["output_metrics"].metadata)
+    # KFP names an artifact's file without an extension; a browser wants one.
+    chart = output_dir / "loss_chart.html"
+    chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())
+    checkpoint_dir = Path(outputs["output_model"].metadata["checkpoint_dir"])
+    chart.with_suffix(".png").write_bytes((checkpoint_dir / CHART_PICTURE).read_bytes())
+    return LocalRun(
+        Path(outputs["output_model"].metadata["pvc_model_dir"]), metrics, chart, checkpoint_dir / "metrics.jsonl", log
+    )
+
+
+def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[dict[str, Any], Path]:
+    from kfp import local
+
+    # use_venv=False: the stages use this environment's torch and training-hub instead of installing them anew.
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(output_dir / _ARTIFACTS))
+    run_log = RunLog(output_dir / _LOG, sys.stdout, quiet)
+    try:
+        with _temporary_folder(), warnings.catch_warnings(), contextlib.redirect_stdout(run_log):
+            # That resources, display names and the image are for clusters only.
+            warnings.filterwarnings("ignore", module=r"kfp\.local")
+            return osft_pipeline(**arguments).outputs, run_log.path
+    except RuntimeError as error:
+        unexplained = f"{without_colors(str(error)).rstrip('.')}; the full log is {run_log.path}"
+        message = "\n".join(run_log.stage_errors) or unexplained
+        raise (InputError if run_log.is_input_error else TrainingError)(message) from error
+    finally:
+        run_log.close()
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[None]:
+    """A folder for temporary files that goes with the run: KFP leaves each stage's program behind."""
+    earlier = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="kfp-osft-") as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop("TMPDIR")
+            if earlier is not None:
+                os.environ["TMPDIR"] = earlier

@@ -1,0 +1,107 @@
+"""What a person sees of a local run: the stages and what they say, without KFP's own bookkeeping.
+
+kfp.local prints all to stdout: its own lines, and a stage's indented by four spaces. Everything is kept in a file.
+"""
+
+import io
+import os
+import re
+import time
+from pathlib import Path
+from typing import TextIO
+
+from kfp_osft.pipelines.local.progress import DONE, FAILED, Lines, Live, Progress
+from kfp_osft.shared.reporting.stage import INPUT_ERROR_PREFIX, STAGE_END, TRAINING_ERROR_PREFIX
+
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_BEGINS = re.compile(r"Executing task '([\w-]+)'")
+_ENDS = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
+_STAGE_END = re.compile(rf"{STAGE_END}(complete|failed) after ")
+_INDENT = " " * 4
+_TITLES = {
+    "resolve-dataset": "Resolve dataset",
+    "preprocess": "Preprocess",
+    "launch-trainjob": "Train with OSFT",
+    "collect-metrics": "Collect metrics",
+    "render-loss-chart": "Render loss chart",
+    "export-model": "Export model",
+}
+
+
+def without_colors(text: str) -> str:
+    """KFP's text without the terminal's color codes, which it writes to files and into messages too."""
+    return _COLOR.sub("", text)
+
+
+class RunLog(io.TextIOBase):
+    """A stdout for kfp.local: writes everything to a file, and shows on `terminal` what a person wants to follow.
+
+    Args:
+        file: the full log; overwritten.
+        terminal: where people look. A live view is drawn where it is a terminal that can, else lines come
+            one after another.
+        quiet: shows where stages begin and end, warnings and errors, and nothing else.
+
+    Attributes:
+        stage_errors: what the stages said when they failed, without their prefix.
+        is_input_error: whether that was bad input (and not a failed training).
+    """
+
+    def __init__(self, file: Path, terminal: TextIO, quiet: bool = False) -> None:
+        self.path = file
+        self.stage_errors: list[str] = []
+        self.is_input_error = False
+        self._file = file.open("w", encoding="utf-8")
+        self._terminal = terminal
+        live = not quiet and terminal.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+        self._progress: Progress = Live(terminal, _TITLES) if live else Lines(terminal, len(_TITLES), quiet)
+        self._line = ""
+        self._started = 0.0
+        self._in_stage = False
+        self._in_arguments = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._file.write(text)
+        self._file.flush()
+        self._line += text
+        *lines, self._line = self._line.split("\n")
+        for line in lines:
+            self._show(without_colors(line).rstrip())
+        return len(text)
+
+    def flush(self) -> None:
+        self._terminal.flush()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+            self._progress.close()
+        super().close()
+
+    def _show(self, line: str) -> None:
+        if begins := _BEGINS.search(line):
+            self._started = time.monotonic()
+            self._progress.begin(begins[1], _TITLES.get(begins[1], begins[1]))
+            self._in_stage = True
+        elif ends := _ENDS.search(line):
+            self._in_stage = False
+            self._progress.end(ends[1], DONE if ends[2] == "SUCCESS" else FAILED, time.monotonic() - self._started)
+        elif self._in_stage and line.startswith(_INDENT):
+            self._show_stage(line.removeprefix(_INDENT))
+
+    def _show_stage(self, line: str) -> None:
+        # KFP's executor tells its arguments as JSON, over many lines that end with a brace at the margin.
+        if self._in_arguments:
+            self._in_arguments = line != "}"
+        elif line.startswith("[KFP Executor"):
+            self._in_arguments = line.endswith("Got executor_input:")
+        # Its end is told here.
+        elif line and not _STAGE_END.match(line):
+            self._progress.say(line)
+            for prefix in (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX):
+                if line.startswith(prefix):
+                    self.stage_errors.append(line.removeprefix(prefix))
+                    self.is_input_error = prefix == INPUT_ERROR_PREFIX

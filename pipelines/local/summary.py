@@ -1,0 +1,103 @@
+"""The end of a local run on the terminal: how the loss went, what the model kept, and where things are."""
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kfp_osft.pipelines.local.run import LocalRun
+from kfp_osft.shared.files.atomic import write_json
+from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, check_run
+from kfp_osft.shared.reporting.durations import duration_text
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.training.metrics import number, numbers
+from kfp_osft.shared.training.run_file import read_run
+
+#: The figures of the check, beside the metrics.
+KNOWLEDGE_FILE = "kept_knowledge.json"
+# A sample, as each matrix costs a decomposition; at most a tenth of the training's time, and never over half a minute
+# for a short one.
+_MATRICES = 6
+_SHARE_OF_TRAINING, _LEAST_SECONDS = 0.1, 30.0
+# Loading a larger model twice may want more memory than is there; kfp-osft check does it when asked.
+_LARGEST_MODEL = 4e9
+
+
+def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeCheck | None:
+    """What the model kept, by a cheap sample; its figures go to kept_knowledge.json beside the metrics.
+
+    Args:
+        run: what was trained.
+        held_out: rows of the task that were not trained on.
+
+    Returns:
+        The figures; None for a model too large, or one that cannot be compared, which is said in a line.
+    """
+    size = sum(file.stat().st_size for file in run.model.glob("*.safetensors"))
+    if size > _LARGEST_MODEL:
+        return None
+    checkpoint_dir = run.steps.parent
+    seconds = max(_LEAST_SECONDS, _SHARE_OF_TRAINING * run.metrics.get("wall_clock_seconds", 0.0))
+    log("\nMeasuring what the model kept ...")
+    try:
+        check = check_run(checkpoint_dir, run.model, matrices=_MATRICES, seconds=seconds, dataset=held_out)
+    # The training is complete: what cannot be measured after it must not make it a failure.
+    except (InputError, OSError, RuntimeError, ValueError) as error:
+        log(f"It could not be measured: {error}")
+        return None
+    write_json(checkpoint_dir / KNOWLEDGE_FILE, check.metrics())
+    return check
+
+
+def show_run(run: LocalRun, steps: Sequence[dict[str, Any]], check: KnowledgeCheck | None) -> None:
+    """Prints the run in ten lines: loss, figures of the training, what was kept, and where things are."""
+    log("\n" + "\n".join(summary_lines(run, steps, check)))
+
+
+def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: KnowledgeCheck | None) -> list[str]:
+    """The lines that show_run prints."""
+    metrics = run.metrics
+    lines = [
+        f"Loss     {_course(steps)}",
+        f"Trained  {metrics['samples']:,.0f} samples, {metrics['tokens']:,.0f} tokens in "
+        f"{duration_text(metrics['wall_clock_seconds'])}{_speed(steps)}",
+    ]
+    if "rows_kept" in metrics:
+        dropped = metrics.get("rows_too_long", 0) + metrics.get("rows_too_short", 0)
+        lines.append(f"Rows     {metrics['rows_kept']:,.0f} trained on, {dropped:,.0f} dropped for their length")
+    if check is not None:
+        lines.append(f"Weights  {check.verdict}")
+        for loss in check.losses:
+            label, what = (
+                ("General", "a general text") if loss.text == GENERAL else ("Task", f"{loss.text}, not trained on,")
+            )
+            lines.append(f"{label:<9}loss on {what} {loss.before:.2f} before, {loss.after:.2f} after")
+    lines += [f"Model    {run.model}", f"Metrics  {run.steps}", f"Chart    {run.loss_chart}", f"Log      {run.log}"]
+    described = read_run(run.steps.parent)
+    if described:
+        osft = described["osft"]
+        command = [
+            "kfp-osft",
+            "check",
+            osft["model_path"],
+            str(run.model),
+            "--unfreeze-rank-ratio",
+            f"{osft['unfreeze_rank_ratio']:g}",
+        ]
+        lines.append(f"Check    {shlex.join(command)}")
+    return lines
+
+
+def _course(steps: Sequence[dict[str, Any]]) -> str:
+    first, last = steps[0]["loss"], steps[-1]["loss"]
+    text = f"{first:.3f} at the first step, {last:.3f} at the last of {len(steps):,}"
+    finite = [step for step in steps if not math.isnan(number(step["loss"]))]
+    lowest = min(finite, key=lambda step: step["loss"], default=None)
+    return text if lowest is None else f"{text}, lowest {lowest['loss']:.3f} at step {lowest['step']:,}"
+
+
+def _speed(steps: Sequence[dict[str, Any]]) -> str:
+    rates = sorted(numbers(list(steps), "tokens_per_second"))
+    return f", {rates[len(rates) // 2]:,.0f} a second" if rates else ""

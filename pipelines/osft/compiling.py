@@ -1,0 +1,54 @@
+"""Writes the YAML that people upload, and the manifest that goes with it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kfp import compiler
+
+from kfp_osft import stages
+from kfp_osft.pipelines.osft.manifest import manifest
+from kfp_osft.pipelines.osft.stage_pipelines import build_stage_pipeline
+from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings, build_osft_pipeline
+from kfp_osft.pipelines.osft.workflow_size import estimate
+from kfp_osft.shared.reporting.errors import InputError
+
+#: Share of Argo's limits above which a pipeline is not written.
+MOST = 0.8
+MANIFEST = "kfp-osft.yaml"
+
+
+def compile_all(folder: Path, settings: PipelineSettings | None = None) -> list[Path]:
+    """Writes osft_pipeline.yaml, one YAML a stage and kfp-osft.yaml; the same sources give the same bytes.
+
+    Args:
+        folder: made where it is missing.
+        settings: all defaults where not given.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: a pipeline would not fit into Argo's Workflow.
+    """
+    settings = settings or PipelineSettings()
+    folder.mkdir(parents=True, exist_ok=True)
+    pipelines = {"osft_pipeline": build_osft_pipeline(settings)}
+    pipelines |= {name: build_stage_pipeline(name, settings) for name in stages.__all__}
+    files = [_compile(pipeline, folder / f"{name}.yaml") for name, pipeline in pipelines.items()]
+    if not settings.stages.package:
+        (folder / MANIFEST).write_text(manifest(), encoding="utf-8")
+        files.append(folder / MANIFEST)
+    return files
+
+
+def _compile(pipeline: Any, file: Path) -> Path:
+    compiler.Compiler().compile(pipeline, str(file))
+    size = estimate([document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document])
+    if size.share > MOST:
+        file.unlink()
+        raise InputError(
+            f"{file.name}: its Workflow would take {size.stored:,} of the 1,048,576 bytes that Argo keeps, or an "
+            f"argument of {size.argument:,} of the 131,071 that Linux takes; at most {MOST:.0%} of either is allowed"
+        )
+    return file

@@ -1,0 +1,115 @@
+"""osft_pipeline: the OSFT fine-tuning as one pipeline, to upload, to run locally, to nest in others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kfp import dsl, kubernetes
+from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
+
+from kfp_osft.pipelines.facade.osft_task import OsftTask
+from kfp_osft.pipelines.facade.signature import pipeline_parameters
+from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages
+from kfp_osft.stages.component import StageSettings, stage_settings
+
+#: What a Secret is for -> its keys, which are the environment variables' names too. All Secrets are optional.
+SECRET_KEYS = {
+    "kubernetes": ("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"),
+    "hugging_face": ("HF_TOKEN",),
+    "oci": ("OCI_PULL_SECRET_MODEL_DOWNLOAD",),
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION", "AWS_S3_BUCKET"),
+}
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What is fixed when the pipeline is compiled.
+
+    Attributes:
+        workspace_size: of the run's workspace volume, a Kubernetes quantity.
+        storage_class: of that volume; empty is the cluster's default, which KFP 2.15 and 2.16 do not fill in.
+        access_modes: of that volume. ReadWriteMany, because training pods on several nodes share it.
+        secret_names: what a Secret is for (a key of SECRET_KEYS) -> its name in the project.
+        stages: image of the stages, and where they take their code from.
+    """
+
+    workspace_size: str = "100Gi"
+    storage_class: str = ""
+    access_modes: tuple[str, ...] = ("ReadWriteMany",)
+    # The names that users of the present pipelines have.
+    secret_names: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "kubernetes": "kubernetes-credentials",
+            "hugging_face": "hf-token",
+            "oci": "oci-pull-secret-model-download",
+            "s3": "s3-secret",
+        }
+    )
+    stages: StageSettings = field(default_factory=StageSettings)
+
+    def workspace(self) -> dsl.WorkspaceConfig:
+        """The workspace as KFP takes it."""
+        patch: dict[str, Any] = {"accessModes": list(self.access_modes)}
+        if self.storage_class:
+            patch["storageClassName"] = self.storage_class
+        return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
+
+
+def build_osft_pipeline(settings: PipelineSettings) -> Any:
+    """Makes the pipeline; osft_pipeline below is the one with all defaults."""
+
+    @dsl.pipeline(
+        name="osft-pipeline",
+        display_name="OSFT fine-tuning",
+        pipeline_config=dsl.PipelineConfig(workspace=settings.workspace()),
+    )
+    @pipeline_parameters
+    def osft_pipeline(
+        pvc_path: str = WORKSPACE_MOUNT_PATH,
+        dataset_uri: str = "",
+        dataset_split: str = "train",
+        check_matrices: int = 0,
+        **training: Any,
+    ) -> OsftOutputs:
+        """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
+
+        It teaches the model something new and changes its weights only in the directions that matter least to what it
+        knows.
+
+        Args:
+            pvc_path: Workspace folder; the run's own workspace volume unless given. The model ends up in its
+                final_model.
+            dataset_uri: A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of one file,
+                org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. JSON Lines, JSON, Parquet, CSV
+                or Arrow, also .gz or .zst, a file or a folder. Rows of messages (chat), conversations (ShareGPT),
+                prompt and completion, or instruction and output (Alpaca).
+            dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
+            check_matrices: Of so many weight matrices, measure after the training which share of their change lies in
+                the directions to keep; 0 measures none.
+            training parameters:
+
+        Returns:
+            output_model: The model as transformers loads it.
+            output_metrics: Loss, steps, tokens, speed.
+            output_loss_chart: The loss chart.
+            Output: "training completed".
+        """
+        with stage_settings(settings.stages):
+            tasks = add_stages(
+                pvc_path,
+                training,
+                dataset_uri=dataset_uri,
+                dataset_split=dataset_split,
+                check_matrices=check_matrices,
+            )
+        task = OsftTask(tasks)
+        for purpose, keys in SECRET_KEYS.items():
+            kubernetes.use_secret_as_env(
+                task, settings.secret_names[purpose], {key: key for key in keys}, optional=True
+            )
+        return OsftOutputs(**tasks.outputs())
+
+    return osft_pipeline
+
+
+osft_pipeline = build_osft_pipeline(PipelineSettings())

@@ -1,0 +1,103 @@
+"""How the six stages hang together; osft_pipeline and train_model are both made from this."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Optional
+
+from kfp import dsl
+from kfp.dsl import pipeline_channel
+
+from kfp_osft import stages
+
+
+class OsftOutputs(NamedTuple):
+    """What a fine-tuning gives, by the names of the single component's outputs."""
+
+    output_model: dsl.Model
+    output_metrics: dsl.Metrics
+    output_loss_chart: dsl.HTML
+    Output: str
+
+
+class StageTasks(NamedTuple):
+    """The tasks of the six stages in one pipeline."""
+
+    resolve_dataset: dsl.PipelineTask
+    preprocess: dsl.PipelineTask
+    launch_trainjob: dsl.PipelineTask
+    collect_metrics: dsl.PipelineTask
+    render_loss_chart: dsl.PipelineTask
+    export_model: dsl.PipelineTask
+
+    def outputs(self) -> dict[str, pipeline_channel.PipelineChannel]:
+        """The outputs, by the names of OsftOutputs."""
+        return {
+            "output_model": self.export_model.outputs["output_model"],
+            "output_metrics": self.collect_metrics.outputs["output_metrics"],
+            "output_loss_chart": self.render_loss_chart.outputs["output_loss_chart"],
+            "Output": self.export_model.outputs["Output"],
+        }
+
+
+class _Pod(NamedTuple):
+    display_name: str
+    cpu: str
+    memory: str
+
+
+# Requests and limits of the stages' own pods. The launcher has none here: KFP would hand them to the training pods,
+# whose resources are parameters.
+_PODS = {
+    "resolve_dataset": _Pod("Resolve dataset", "1", "4Gi"),
+    "preprocess": _Pod("Preprocess", "2", "8Gi"),
+    # Enough to compare matrices one by one.
+    "collect_metrics": _Pod("Collect metrics", "1", "4Gi"),
+    "render_loss_chart": _Pod("Render loss chart", "500m", "1Gi"),
+    "export_model": _Pod("Export model", "1", "8Gi"),
+}
+_LAUNCH_DISPLAY_NAME = "Train with OSFT"
+
+
+def add_stages(
+    pvc_path: Any,
+    training: Mapping[str, Any],
+    dataset_uri: Any = "",
+    dataset_split: Any = "train",
+    dataset: Optional[Any] = None,
+    check_matrices: Any = 0,
+) -> StageTasks:
+    """Adds the six stages to the pipeline that is being defined.
+
+    Args:
+        pvc_path, dataset_uri, dataset_split, dataset: as resolve_dataset takes them; dataset may be left out.
+        training: the training parameters by name; one that is left out takes preprocess' default.
+        check_matrices: as collect_metrics takes it.
+    """
+    source = (
+        {"dataset": dataset} if dataset is not None else {"dataset_uri": dataset_uri, "dataset_split": dataset_split}
+    )
+    resolved = stages.resolve_dataset(pvc_path=pvc_path, **source)
+    prepared = stages.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
+    launched = stages.launch_trainjob(
+        training_config=prepared.outputs["training_config"],
+        pvc_path=pvc_path,
+        run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
+    )
+    checkpoint_dir = launched.outputs["checkpoint_dir"]
+    collected = stages.collect_metrics(checkpoint_dir=checkpoint_dir, check_matrices=check_matrices)
+    chart = stages.render_loss_chart(metrics_path=collected.outputs["metrics_path"])
+    exported = stages.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path)
+
+    tasks = StageTasks(resolved, prepared, launched, collected, chart, exported)
+    for task in tasks:
+        # KFP's cache goes by arguments: it does not see that the rows at a path, or the workspace, have changed. Each
+        # stage finds its own earlier result by what it was made from.
+        task.set_caching_options(False)
+    for name, pod in _PODS.items():
+        task = getattr(tasks, name)
+        task.set_display_name(pod.display_name)
+        task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)
+        task.set_memory_request(pod.memory).set_memory_limit(pod.memory)
+    launched.set_display_name(_LAUNCH_DISPLAY_NAME)
+    return tasks

@@ -1,0 +1,126 @@
+"""A file or folder appears whole or not at all: it is written beside its place and renamed there.
+
+A pod that is killed anywhere leaves nothing that a rerun trusts.
+"""
+
+import ctypes
+import glob
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kfp_osft.shared.reporting.errors import InputError
+
+_SECONDS_OF_A_DAY = 24 * 60 * 60
+# linux/fcntl.h, linux/fs.h
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes one JSON file, whole or not at all."""
+    with replacing_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""
+    _remove_leftovers(path)
+    unfinished = _beside(path)
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `path` to fill; it takes the place of `path` when the block ends without an error.
+
+    A folder that was there before stays until the new one is whole, and takes its place in one step. Where the file
+    system cannot do that (NFS), a process killed in between two steps leaves none; the next call puts it back.
+    """
+    _put_back(path)
+    _remove_leftovers(path)
+    unfinished = _beside(path)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if not path.exists():
+            os.rename(unfinished, path)
+        elif not _exchange(unfinished, path):
+            _replace_in_two_steps(path, unfinished)
+    finally:
+        # By now the one that was there before, if all went well.
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _replace_in_two_steps(path: Path, unfinished: Path) -> None:
+    previous = _beside(path, "previous")
+    os.rename(path, previous)
+    try:
+        os.rename(unfinished, path)
+    except OSError:
+        os.rename(previous, path)
+        raise
+    # What is half deleted must not be put back.
+    os.rename(previous, unfinished)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step (renameat2 of Linux); False where kernel or file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def _put_back(path: Path) -> None:
+    """The folder that a killed process had moved away, where nothing came in its place."""
+    for previous in path.parent.glob(f".{glob.escape(path.name)}.*.previous"):
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+        else:
+            os.rename(previous, path)
+
+
+def writable_folder(parameter: str, folder: str) -> Path:
+    """Makes the folder where it is missing and shows by writing that it can be written.
+
+    Raises:
+        InputError: naming the parameter and the folder.
+    """
+    if not folder.strip():
+        raise InputError(f"{parameter} is empty; give the folder of the workspace PVC, or one of this computer")
+    # The training runs in other processes: their working directory may be another.
+    path = Path(folder).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = _beside(path / "write-probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{parameter}={folder} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _beside(path: Path, kind: str = "unfinished") -> Path:
+    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left beside the path a day ago or earlier; younger ones may be at work."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        if time.time() - leftover.stat().st_mtime > _SECONDS_OF_A_DAY:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)

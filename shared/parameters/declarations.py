@@ -1,0 +1,484 @@
+"""The training parameters, declared once: name, type, default, what is allowed, what it means, where it goes.
+
+The stages, the sub-pipeline, the facade, the command line, the form in the compiled YAML and the README's table
+come from here or are tested against it. Names, types and defaults are the contract's.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kfp_osft.shared.parameters.environment import is_runtimes_own, is_secret
+from kfp_osft.shared.parameters.key_values import as_number_or_bool, parse_key_values
+from kfp_osft.shared.parameters.kubernetes_syntax import (
+    is_env_name,
+    is_label_key,
+    is_label_value,
+    is_name,
+    is_positive_quantity,
+)
+from kfp_osft.shared.reporting.errors import InputError
+
+#: An optional int that is not given, in a KFP component: kfp.local cannot leave out an int without a default (it
+#: calls int(None)).
+UNSET_INT = -1
+
+# Schedulers that mini-trainer can drive: transformers.get_scheduler's names, less those that want a metric at
+# every step (reduce_lr_on_plateau, greedy), which it does not give them.
+LR_SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+)
+# torch.distributed.fsdp.ShardingStrategy
+FSDP_SHARDING_STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One training parameter.
+
+    Attributes:
+        name: as in the contract.
+        type: str, int, float or bool.
+        default: as in the contract; None means: not passed on, the library's default holds.
+        doc: one sentence.
+        allowed: the allowed values, in words.
+        goes_to: "osft.KEY" (keyword KEY of training_hub.osft), "trainjob.KEY" (the TrainJob), "data.KEY" (what
+            preprocess does with the rows), "env" (environment of the training) or "" (checked, and goes nowhere: see
+            doc).
+        is_allowed: says whether a typed value is allowed.
+        when_left_out: for a default of None, what the library then uses; the sub-pipeline shows it as its default,
+            because a pipeline parameter cannot be None.
+        always_passed: when_left_out is the contract's and is passed, whatever the library's default.
+        read: turns the checked value into what its place takes (for strings that hold lists and maps).
+    """
+
+    name: str
+    type: type
+    default: Any
+    doc: str
+    allowed: str
+    goes_to: str
+    is_allowed: Callable[[Any], bool] = lambda value: True
+    when_left_out: Any = None
+    always_passed: bool = False
+    read: Callable[[str, Any], Any] = lambda name, value: value
+
+    @property
+    def optional(self) -> bool:
+        """Whether None may be given."""
+        return self.default is None
+
+    @property
+    def pipeline_default(self) -> Any:
+        """The default where None is not possible."""
+        return self.when_left_out if self.default is None else self.default
+
+    @property
+    def component_default(self) -> Any:
+        """The default in a KFP component."""
+        if self.always_passed:
+            return self.when_left_out
+        return UNSET_INT if self.optional and self.type is int else self.default
+
+    @property
+    def description(self) -> str:
+        """One or two sentences for forms and docstrings."""
+        return f"{self.doc} Allowed: {self.allowed}."
+
+
+def _positive(value: int | float) -> bool:
+    return 0 < value < float("inf")
+
+
+def _not_negative(value: int) -> bool:
+    return value >= 0
+
+
+def _not_blank(value: str) -> bool:
+    return bool(value.strip())
+
+
+def _procs_per_worker(name: str, value: str) -> str | int:
+    return value if value == "auto" else int(value)
+
+
+def _patterns(name: str, value: str) -> list[str] | None:
+    patterns = [pattern.strip() for pattern in value.split(",") if pattern.strip()]
+    return patterns or None
+
+
+def _environment(name: str, value: str) -> dict[str, str]:
+    pairs = parse_key_values(name, value)
+    for key in pairs:
+        if not is_env_name(key):
+            raise InputError(
+                f"{name}: '{key}' is no environment variable name; "
+                "allowed are letters, digits and '_', not starting with a digit"
+            )
+        if is_runtimes_own(key):
+            raise InputError(f"{name}: '{key}' is set by the training runtime and cannot be given")
+        if is_secret(key):
+            raise InputError(
+                f"{name}: '{key}' looks like a secret, which an argument would show to everybody; "
+                "give it as a Kubernetes Secret (kfp.kubernetes.use_secret_as_env), or in the "
+                "environment of a local run"
+            )
+    return pairs
+
+
+def _unfreeze_rank_ratio(name: str, value: float) -> float:
+    # mini-trainer takes a kept ratio of 0 for one that is not given, and keeps half. The next number below 1 keeps no
+    # direction of any matrix.
+    return math.nextafter(1.0, 0.0) if value == 1 else value
+
+
+def _labels(name: str, value: str) -> dict[str, str]:
+    pairs = parse_key_values(name, value)
+    for key, text in pairs.items():
+        if not is_label_key(key) or not is_label_value(text):
+            raise InputError(
+                f"{name}: '{key}={text}' is no Kubernetes label; keys and values have at most 63 letters, "
+                "digits, '-', '_', '.', the key perhaps a DNS prefix and '/'"
+            )
+    return pairs
+
+
+def _annotations(name: str, value: str) -> dict[str, str]:
+    pairs = parse_key_values(name, value)
+    for key in pairs:
+        if not is_label_key(key):
+            raise InputError(
+                f"{name}: '{key}' is no Kubernetes annotation key; it has at most 63 letters, digits, "
+                "'-', '_', '.', and perhaps a DNS prefix and '/'"
+            )
+    return pairs
+
+
+def _scheduler_kwargs(name: str, value: str) -> dict[str, Any] | None:
+    return {key: as_number_or_bool(text) for key, text in parse_key_values(name, value).items()} or None
+
+
+TRAINING_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "training_base_model",
+        str,
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        "Base model to fine-tune.",
+        "a Hugging Face model id, the path of a model folder, or oci://registry/repository with :tag or @sha256:digest",
+        "osft.model_path",
+        _not_blank,
+    ),
+    Parameter(
+        "training_effective_batch_size",
+        int,
+        128,
+        "Samples per optimizer step, over all GPUs and workers.",
+        "an integer of at least 1",
+        "osft.effective_batch_size",
+        _positive,
+    ),
+    Parameter(
+        "training_max_tokens_per_gpu",
+        int,
+        64000,
+        "Tokens put on one GPU at a time (memory cap); lower it when a GPU runs out of memory.",
+        "an integer of at least 1",
+        "osft.max_tokens_per_gpu",
+        _positive,
+    ),
+    Parameter(
+        "training_max_seq_len",
+        int,
+        8192,
+        "Length limit of a sample in tokens; a sample that reaches it is dropped.",
+        "an integer of at least 21 (shorter samples than 20 tokens are not trained on)",
+        "osft.max_seq_len",
+        lambda value: value >= 21,
+    ),
+    Parameter(
+        "training_learning_rate",
+        float,
+        None,
+        "Peak learning rate.",
+        "a number above 0",
+        "osft.learning_rate",
+        _positive,
+        when_left_out=5e-6,
+        always_passed=True,
+    ),
+    Parameter(
+        "training_lr_warmup_steps",
+        int,
+        None,
+        "Optimizer steps over which the learning rate rises to its peak.",
+        "an integer of at least 0",
+        "osft.warmup_steps",
+        _not_negative,
+        when_left_out=0,
+    ),
+    Parameter(
+        "training_checkpoint_at_epoch",
+        bool,
+        None,
+        "Save a checkpoint after each epoch.",
+        "true or false",
+        "osft.checkpoint_at_epoch",
+        when_left_out=False,
+    ),
+    Parameter(
+        "training_num_epochs",
+        int,
+        None,
+        "Passes over the data.",
+        "an integer of at least 1",
+        "osft.num_epochs",
+        _positive,
+        when_left_out=1,
+        always_passed=True,
+    ),
+    Parameter(
+        "training_data_output_dir",
+        str,
+        None,
+        "Folder for the tokenized data; a folder below the checkpoints when left out.",
+        "a path that the stages and the training can write",
+        "osft.data_output_dir",
+        when_left_out="",
+    ),
+    Parameter(
+        "training_envs",
+        str,
+        "",
+        "Environment variables of the training; no secrets (they would show in the run's arguments).",
+        "KEY=VAL,KEY=VAL",
+        "env",
+        read=_environment,
+    ),
+    Parameter(
+        "training_resource_cpu_per_worker",
+        str,
+        "8",
+        "CPU cores of a training pod.",
+        "a Kubernetes quantity above 0, as 8 or 500m",
+        "trainjob.cpu_per_worker",
+        is_positive_quantity,
+    ),
+    Parameter(
+        "training_resource_gpu_per_worker",
+        int,
+        1,
+        "GPUs of a training pod; 0 trains on CPU.",
+        "an integer of at least 0",
+        "trainjob.gpu_per_worker",
+        _not_negative,
+    ),
+    Parameter(
+        "training_resource_memory_per_worker",
+        str,
+        "32Gi",
+        "Memory of a training pod.",
+        "a Kubernetes quantity above 0, as 32Gi",
+        "trainjob.memory_per_worker",
+        is_positive_quantity,
+    ),
+    Parameter(
+        "training_resource_num_procs_per_worker",
+        str,
+        "auto",
+        "Training processes in a pod; auto is one a GPU.",
+        "auto, or an integer of at least 1",
+        "trainjob.procs_per_worker",
+        lambda value: value == "auto" or (value.isdecimal() and int(value) >= 1),
+        read=_procs_per_worker,
+    ),
+    Parameter(
+        "training_resource_num_workers",
+        int,
+        1,
+        "Training pods.",
+        "an integer of at least 1",
+        "trainjob.num_workers",
+        _positive,
+    ),
+    Parameter(
+        "training_metadata_labels",
+        str,
+        "",
+        "Labels of the training pods.",
+        "key=value,key=value",
+        "trainjob.labels",
+        read=_labels,
+    ),
+    Parameter(
+        "training_metadata_annotations",
+        str,
+        "",
+        "Annotations of the training pods.",
+        "key=value,key=value",
+        "trainjob.annotations",
+        read=_annotations,
+    ),
+    Parameter(
+        "training_unfreeze_rank_ratio",
+        float,
+        0.25,
+        "Share of each weight matrix's singular directions that may change, the least important ones.",
+        "a number from 0 (nothing) to 1 (everything)",
+        "osft.unfreeze_rank_ratio",
+        lambda value: 0 <= value <= 1,
+        read=_unfreeze_rank_ratio,
+    ),
+    Parameter(
+        "training_osft_memory_efficient_init",
+        bool,
+        True,
+        "Kept for compatibility: current mini-trainer always initializes memory-efficiently.",
+        "true; false only warns",
+        "",
+    ),
+    Parameter(
+        "training_target_patterns",
+        str,
+        "",
+        "Which weight matrices to train, by parts of their names; the model family's own when empty.",
+        "names separated by commas, as self_attn.q_proj,mlp.up_proj",
+        "osft.target_patterns",
+        read=_patterns,
+    ),
+    Parameter(
+        "training_seed",
+        int,
+        None,
+        "Random seed.",
+        "an integer from 0 to 4294967295",
+        "osft.seed",
+        lambda value: 0 <= value < 2**32,
+        when_left_out=42,
+    ),
+    Parameter(
+        "training_use_liger",
+        bool,
+        None,
+        "Use Liger kernels (GPU only).",
+        "true or false",
+        "osft.use_liger",
+        when_left_out=False,
+    ),
+    Parameter(
+        "training_use_processed_dataset",
+        bool,
+        None,
+        "The dataset holds input_ids and labels already.",
+        "true or false",
+        "osft.use_processed_dataset",
+        when_left_out=False,
+    ),
+    Parameter(
+        "training_unmask_messages",
+        bool,
+        None,
+        "Learn from all turns except the system's, not from the assistant's only.",
+        "true or false",
+        "osft.unmask_messages",
+        when_left_out=False,
+    ),
+    Parameter(
+        "training_lr_scheduler",
+        str,
+        None,
+        "How the learning rate goes down.",
+        "one of " + ", ".join(LR_SCHEDULERS),
+        "osft.lr_scheduler",
+        lambda value: value in LR_SCHEDULERS,
+        when_left_out="cosine",
+    ),
+    Parameter(
+        "training_lr_scheduler_kwargs",
+        str,
+        "",
+        "Further arguments of the scheduler; numbers and booleans become such.",
+        "key=val,key=val",
+        "osft.lr_scheduler_kwargs",
+        read=_scheduler_kwargs,
+    ),
+    Parameter(
+        "training_save_final_checkpoint",
+        bool,
+        None,
+        "Save a checkpoint at the end; without it and without one per epoch there is no model to export.",
+        "true or false",
+        "osft.save_final_checkpoint",
+        when_left_out=True,
+    ),
+    Parameter(
+        "training_fsdp_sharding_strategy",
+        str,
+        None,
+        "Kept for compatibility: mini-trainer always shards fully.",
+        "FULL_SHARD; " + ", ".join(FSDP_SHARDING_STRATEGIES[1:]) + " only warn",
+        "",
+        lambda value: value in FSDP_SHARDING_STRATEGIES,
+        when_left_out="FULL_SHARD",
+    ),
+)
+
+#: Parameters that the contract does not have; the facade takes them after the contract's own.
+EXTRA_PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "training_runtime",
+        str,
+        "training-hub",
+        "Name of the TrainingRuntime or ClusterTrainingRuntime that the TrainJob uses.",
+        "a Kubernetes object name",
+        "trainjob.runtime",
+        is_name,
+    ),
+    Parameter(
+        "training_start_deadline_minutes",
+        int,
+        30,
+        "How long the training pods may take to start, scheduling and image pulls included, before the TrainJob "
+        "is given up; waiting for quota (Kueue) does not count.",
+        "an integer of at least 1",
+        "trainjob.start_deadline_minutes",
+        _positive,
+    ),
+    Parameter(
+        "training_time_limit_minutes",
+        int,
+        0,
+        "How long the training itself may take on a cluster before it is ended; 0 sets no limit.",
+        "an integer of at least 0",
+        "trainjob.time_limit_minutes",
+        _not_negative,
+    ),
+    Parameter(
+        "training_max_dropped_share",
+        float,
+        0.2,
+        "Share of the rows that may be dropped for their length before preprocess refuses the dataset.",
+        "a number from 0 (none) to 1 (any)",
+        "data.max_dropped_share",
+        lambda value: 0 <= value <= 1,
+    ),
+    Parameter(
+        "training_show_sample",
+        bool,
+        True,
+        "Show one sample in the log and the report, decoded, its part with loss marked.",
+        "true or false",
+        "data.show_sample",
+    ),
+)
+
+ALL_PARAMETERS = (*TRAINING_PARAMETERS, *EXTRA_PARAMETERS)

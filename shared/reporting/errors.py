@@ -1,0 +1,31 @@
+"""The exceptions that people are meant to read."""
+
+from typing import Any
+
+
+class InputError(ValueError):
+    """Bad input: names the parameter or file, its value and what is allowed.
+
+    The command line prints its text as one line and exits with code 2; a stage fails with it before any
+    training starts.
+    """
+
+
+class TrainingError(RuntimeError):
+    """A training that started and failed: carries the trainer's last lines."""
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in a message's words: "an empty list", "a number"."""
+    if value is None:
+        return "null"
+    if isinstance(value, (list, str)) and not value:
+        return f"an empty {'list' if isinstance(value, list) else 'string'}"
+    return {
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }.get(type(value), type(value).__name__)

@@ -1,0 +1,47 @@
+"""How a stage's log ends: with our errors' own sentence instead of a traceback, and with how long it took."""
+
+import atexit
+import sys
+import time
+from types import TracebackType
+
+from kfp_osft.shared.processes.termination import Terminated
+from kfp_osft.shared.reporting.durations import duration_text
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
+
+#: How a stage's last lines begin when it fails with one of our errors.
+INPUT_ERROR_PREFIX = "Error: "
+TRAINING_ERROR_PREFIX = "Training failed: "
+#: How the very last line begins.
+STAGE_END = "Stage "
+
+
+def begin_stage() -> None:
+    """Makes this process end with the message alone where the exception is ours, and say how and when it ended."""
+    _print_errors_briefly()
+    _print_the_end()
+
+
+def _print_errors_briefly() -> None:
+    default = sys.excepthook
+
+    def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not isinstance(error, (InputError, TrainingError)):
+            default(kind, error, traceback)
+            return
+        prefix = INPUT_ERROR_PREFIX if isinstance(error, InputError) else TRAINING_ERROR_PREFIX
+        for line in str(error).splitlines():
+            print(f"{prefix}{line}", flush=True)
+
+    sys.excepthook = tell
+
+
+def _print_the_end() -> None:
+    began = time.monotonic()
+
+    def tell() -> None:
+        # Python sets last_value when it reports an exception that nobody caught; a SystemExit it does not report.
+        how = "stopped" if Terminated.came else "failed" if hasattr(sys, "last_value") else "complete"
+        print(f"{STAGE_END}{how} after {duration_text(time.monotonic() - began)}", flush=True)
+
+    atexit.register(tell)

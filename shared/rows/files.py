@@ -1,0 +1,144 @@
+"""The files of a dataset on disk, and the rows in them."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kfp_osft.shared.reporting.errors import InputError, kind_of
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.rows.formats import ALLOWED_FILES, format_of, has_data_extension, rows_of
+
+# What `datasets` writes beside the data: save_to_disk of a Dataset, and of a DatasetDict around its splits.
+_STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
+_ROWS_BETWEEN_LOOKS, _SECONDS_BETWEEN_PROGRESS = 1000, 10
+
+
+class Row(NamedTuple):
+    """A row and where it stands, as "train.jsonl, row 3" (counted from 1)."""
+
+    place: str
+    values: dict[str, Any]
+
+
+def dataset_files(path: Path) -> list[Path]:
+    """The data files of a dataset: the file itself, or those of a folder, sorted by name.
+
+    Hidden files and folders are passed over, and so are files that are no data (a README). Of a folder that
+    `datasets` saved, the files that its state.json names are taken.
+
+    Raises:
+        InputError: nothing there, no data file in the folder, an extension that is none of FORMATS, an empty file.
+    """
+    if path.is_dir():
+        files = _files_of_folder(path)
+        if not files:
+            raise InputError(f"dataset folder {path} holds no data file; allowed: {ALLOWED_FILES}")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise InputError(f"dataset {path} does not exist")
+    for file in files:
+        if not file.exists():
+            raise InputError(f"dataset file {file} is missing: a link without its target, or a part of a saved dataset")
+        if file.stat().st_size == 0:
+            raise InputError(f"dataset file {file} is empty")
+        format_of(file)
+    return files
+
+
+def descriptions(path: Path) -> list[Path]:
+    """The files of a folder that `datasets` saved which say what belongs to it; a copy needs them too."""
+    names = (_STATE, _INFO, _SPLITS)
+    return sorted(file for file in path.rglob("*.json") if file.name in names) if path.is_dir() else []
+
+
+def passed_over(path: Path) -> list[Path]:
+    """The files of a folder that are no data by their extension, sorted by name; hidden ones left out."""
+    if not path.is_dir():
+        return []
+    return sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not is_hidden(file.relative_to(path)) and not has_data_extension(file.name)
+    )
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a part of the relative path begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def saved_splits(path: Path) -> list[str]:
+    """The splits of a folder that DatasetDict.save_to_disk wrote, each a folder below it; none for another folder.
+
+    Raises:
+        InputError: its dataset_dict.json cannot be read.
+    """
+    description = path / _SPLITS
+    return list(_described(description, "splits")) if description.is_file() else []
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Reads a dataset file or folder row by row, in pieces.
+
+    Raises:
+        InputError: what dataset_files raises; a file that is not of its format; a row that is no object; a saved
+            DatasetDict of several splits.
+    """
+    splits = saved_splits(path)
+    if len(splits) > 1:
+        raise InputError(f"dataset folder {path} holds several splits; give the folder of one: {', '.join(splits)}")
+    for file in dataset_files(path):
+        for number, values in enumerate(rows_of(file), start=1):
+            place = f"{file.name}, row {number}"
+            if not isinstance(values, dict):
+                raise InputError(f"{place}: is {kind_of(values)}, expected an object with the fields of a row")
+            yield Row(place, values)
+
+
+def count_rows(path: Path) -> int:
+    """Counts the rows and sees that each is readable; tells every ten seconds how far it is.
+
+    Raises:
+        InputError: what read_rows raises; no row at all.
+    """
+    rows, last_told = 0, time.monotonic()
+    for _ in read_rows(path):
+        rows += 1
+        if rows % _ROWS_BETWEEN_LOOKS == 0 and time.monotonic() - last_told > _SECONDS_BETWEEN_PROGRESS:
+            last_told = time.monotonic()
+            log(f"Read {rows:,} rows")
+    if not rows:
+        raise InputError(f"dataset {path} has no rows")
+    return rows
+
+
+def _files_of_folder(path: Path) -> list[Path]:
+    found = [
+        file
+        for file in path.rglob("*")
+        if has_data_extension(file.name)
+        and (file.is_file() or (file.is_symlink() and not file.exists()))
+        and not is_hidden(file.relative_to(path))
+    ]
+    # A .arrow file that state.json does not name is a cache of `datasets`.
+    saved = {
+        file.parent: {part["filename"] for part in _described(file, "_data_files")}
+        for file in found
+        if file.name == _STATE and any(file.parent.glob("*.arrow"))
+    }
+    apart = {
+        file
+        for file in found
+        if file.parent in saved or file.name == _SPLITS or (file.name == _INFO and any(file.parent.glob("*.arrow")))
+    }
+    return sorted({*found} - apart | {folder / name for folder, names in saved.items() for name in names})
+
+
+def _described(file: Path, field: str) -> Any:
+    try:
+        return json.loads(file.read_bytes())[field]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"dataset file {file} cannot be read as what `datasets` writes: no '{field}'") from None

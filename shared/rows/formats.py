@@ -1,0 +1,286 @@
+"""The formats of dataset files, compressed or not: which one a file has, and its rows one by one.
+
+No reader holds more of a file than a piece of it, so memory does not grow with the file.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from kfp_osft.shared.reporting.errors import InputError
+
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".arrow": "arrow",
+}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+#: For messages.
+ALLOWED_FILES = f"{', '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}"
+
+_COMPRESSION_MARKS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_BOM = b"\xef\xbb\xbf"
+# Arrow's IPC formats: a file begins with the one, a stream (and each message in it) with the other.
+_ARROW_FILE, _ARROW_MESSAGE = b"ARROW1", b"\xff\xff\xff\xff"
+_ARROW_END_OF_STREAM = _ARROW_MESSAGE + bytes(4)
+_ROWS_AT_ONCE = 1024
+_CHARACTERS_AT_ONCE = 1 << 20
+#: An unclosed quote takes all that follows for one cell; a longer cell than this is taken for one.
+_LONGEST_CSV_CELL = 1 << 28
+_BLANKS = re.compile(r"[ \t\r\n]*")
+# How far before the end of a text the decoder may find fault with a value that is only cut there (\ud83d\ude0).
+_LONGEST_CUT_TOKEN = 12
+
+
+def has_data_extension(name: str) -> bool:
+    """Whether a file of this name is one of FORMATS, compressed or not."""
+    return _extension(name) in FORMATS
+
+
+def format_of(file: Path) -> str:
+    """The file's format, by its extension; by its first bytes where it has none, as KFP's artifacts.
+
+    Raises:
+        InputError: an extension that is none of FORMATS; none, and a content that does not tell.
+    """
+    extension = _extension(file.name)
+    known = FORMATS.get(extension)
+    if known and known != "json":
+        return known
+    if known or not extension:
+        with _opened(file) as stream, _telling_damage(file):
+            begin = stream.read(4096)
+        text = begin.removeprefix(_BOM).lstrip()[:1]
+        if known:
+            # A .json file holds an array of rows, or rows line by line as many tools write it.
+            return "json" if text == b"[" else "jsonl"
+        if begin.startswith(b"PAR1"):
+            return "parquet"
+        if begin.startswith((_ARROW_FILE, _ARROW_MESSAGE)):
+            return "arrow"
+        if text in (b"[", b"{"):
+            return "json" if text == b"[" else "jsonl"
+    raise InputError(f"dataset file {file} is none of {ALLOWED_FILES}")
+
+
+def rows_of(file: Path) -> Iterator[Any]:
+    """Reads the values of a file's rows; in a sound file each is a dict.
+
+    Raises:
+        InputError: what format_of raises; a file that is cut, or is not of its format, with the line or row.
+    """
+    read = {"jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows, "arrow": _arrow_rows}[
+        format_of(file)
+    ]
+    with _opened(file) as stream, _telling_damage(file):
+        yield from read(file, stream)
+
+
+def _extension(name: str) -> str:
+    """The extension that tells the format: the one before .gz and .zst."""
+    path = Path(name.lower())
+    return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    """The file's content, decompressed. Its first bytes count as well as its name: servers pack what they send."""
+    try:
+        with file.open("rb") as stream:
+            begin = stream.read(4)
+    except OSError as error:
+        raise InputError(f"dataset file {file} cannot be read: {error.strerror}") from None
+    found = next((name for mark, name in _COMPRESSION_MARKS.items() if begin.startswith(mark)), None)
+    compression = found or COMPRESSIONS.get(file.suffix.lower())
+    if compression == "gzip":
+        with io.BufferedReader(gzip.open(file), 1 << 20) as stream:
+            yield stream
+    elif compression == "zstd":
+        import pyarrow
+
+        with io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd"), 1 << 20) as stream:
+            yield stream
+    else:
+        with file.open("rb") as stream:
+            yield stream
+
+
+@contextmanager
+def _telling_damage(file: Path) -> Iterator[None]:
+    """Tells what a decompressor or a decoder finds wrong with the file."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name}: is not UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{file.name}: holds JSON that is nested too deeply") from None
+    except (EOFError, zlib.error, OSError) as error:
+        raise InputError(f"{file.name}: is cut or damaged: {error}") from None
+
+
+def _jsonl_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
+    hint = "; a .json file holds an array of rows, or a row a line" if _extension(file.name) == ".json" else ""
+    for number, line in enumerate(stream, start=1):
+        line = line.removeprefix(_BOM) if number == 1 else line
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except UnicodeDecodeError:
+            raise InputError(f"{file.name}, line {number}: is not UTF-8") from None
+        except ValueError as error:
+            raise InputError(f"{file.name}, line {number}: is not JSON: {error}{hint}") from None
+
+
+def _json_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig")
+    rows = 0
+    try:
+        for value in _array_items(text.read):
+            yield value
+            rows += 1
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file.name}, after row {rows}: is not JSON: {error.msg}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name}, after row {rows}: is not UTF-8") from None
+
+
+def _array_items(read: Callable[[int], str]) -> Iterator[Any]:
+    """Decodes the items of a JSON array, one by one, from a text that is read in pieces.
+
+    Raises:
+        json.JSONDecodeError: with positions in the piece, which mean nothing to a reader of the file.
+    """
+    decode = json.JSONDecoder().raw_decode
+    text, at = "", 0
+
+    def more() -> bool:
+        nonlocal text, at
+        # As much again as is left: a row longer than the piece is decoded anew only so often.
+        piece = read(max(_CHARACTERS_AT_ONCE, len(text) - at))
+        text, at = text[at:] + piece, 0
+        return bool(piece)
+
+    def next_character() -> str:
+        nonlocal at
+        at = _BLANKS.match(text, at).end()
+        while at == len(text) and more():
+            at = _BLANKS.match(text, at).end()
+        return text[at : at + 1]
+
+    next_character()
+    at += 1
+    if next_character() == "]":
+        at += 1
+    else:
+        while True:
+            next_character()
+            try:
+                value, end = decode(text, at)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated string") or error.pos > len(text) - _LONGEST_CUT_TOKEN
+                if is_cut and more():
+                    continue
+                raise
+            if end == len(text) and more():
+                # A number may go on.
+                continue
+            at = end
+            yield value
+            mark = next_character()
+            at += 1
+            if mark == "]":
+                break
+            if mark != ",":
+                raise json.JSONDecodeError("Expecting ',' or ']'" if mark else "the closing ']' is missing", text, at)
+    if next_character():
+        raise json.JSONDecodeError("there is more after the closing ']'", text, at)
+
+
+def _csv_rows(file: Path, stream: BinaryIO) -> Iterator[dict[str, str]]:
+    """The first line names the fields; each cell is text."""
+    csv.field_size_limit(_LONGEST_CSV_CELL)
+    reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        twice = sorted({field for field in header if header.count(field) > 1})
+        if twice:
+            raise InputError(f"{file.name}: its header names a field twice: {', '.join(map(repr, twice))}")
+        rows = 0
+        for cells in reader:
+            if not cells:
+                continue
+            rows += 1
+            if len(cells) != len(header):
+                raise InputError(f"{file.name}, row {rows}: has {len(cells)} cells, the header has {len(header)}")
+            yield dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise InputError(f"{file.name}, line {reader.line_num}: is not CSV: {error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name}, after line {reader.line_num}: is not UTF-8") from None
+
+
+def _parquet_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    # A buffer, or a column chunk is read whole: a file of one row group would be held in memory.
+    options = {"buffer_size": 1 << 20, "pre_buffer": False}
+    try:
+        with _seekable(stream) as source, ParquetFile(source, **options) as parquet:
+            for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file.name}: is not Parquet: {error}") from None
+
+
+def _arrow_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
+    """Arrow IPC: a stream, as `datasets` writes it, or a file, as pyarrow.feather does."""
+    import pyarrow
+
+    try:
+        with _seekable(stream) as source:
+            if source.read(len(_ARROW_FILE)) == _ARROW_FILE:
+                with pyarrow.ipc.open_file(source) as reader:
+                    for number in range(reader.num_record_batches):
+                        yield from _batch_rows(reader.get_batch(number))
+                return
+            # Readers take the end of the file for the end of the stream, also where it was cut between two batches.
+            source.seek(-len(_ARROW_END_OF_STREAM), io.SEEK_END)
+            if source.read() != _ARROW_END_OF_STREAM:
+                raise InputError(f"{file.name}: is cut or not Arrow: a stream's end mark is missing")
+            source.seek(0)
+            with pyarrow.ipc.open_stream(source) as reader:
+                for batch in reader:
+                    yield from _batch_rows(batch)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file.name}: is not Arrow: {error}") from None
+
+
+def _batch_rows(batch: Any) -> Iterator[Any]:
+    for begin in range(0, batch.num_rows, _ROWS_AT_ONCE):
+        yield from batch.slice(begin, _ROWS_AT_ONCE).to_pylist()
+
+
+@contextmanager
+def _seekable(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The stream itself where it is a plain file; a compressed one is unpacked to a temporary file."""
+    if isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
+        yield stream
+        return
+    with tempfile.TemporaryFile() as unpacked:
+        while piece := stream.read(1 << 20):
+            unpacked.write(piece)
+        unpacked.seek(0)
+        yield unpacked

@@ -1,0 +1,298 @@
+"""What the trainer logged, as one table, the figures people compare, and what is wrong with them.
+
+The source is mini-trainer's training_metrics_<node>.jsonl (mini_trainer/train.py: batch_metrics), one JSON
+object a step. Local rank 0 of each NODE writes one; loss, tokens and samples in it are already summed over
+all ranks.
+"""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from kfp_osft.shared.files.atomic import replacing_file
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
+
+_FILE_NAME = re.compile(r"training_metrics_(\d+)\.jsonl")
+
+
+def read_steps(checkpoint_dir: Path) -> list[dict]:
+    """The steps that made the model, in order, each once, with the trainer's own field names.
+
+    - Attempts: the trainer appends to one file. A step that is already there begins a new attempt, which
+      replaces the earlier lines from its first step on: what ran after the point of resuming is not in the
+      model.
+    - Nodes: the figures in their files are the same, so the file of the lowest node number counts. Another
+      node's gives what only it has: a higher peak_memory_usage_GB, which is each node's own, and steps whose
+      lines the first one lost. A file that shows another loss for a step is another training's.
+    - The end of a line that a killed trainer left cut is dropped, also where the next attempt wrote on in it.
+
+    Returns [] where there is no file, which is a training that never finished a step. NaN and Infinity are
+    floats.
+
+    Raises:
+        InputError: no such folder, or a line that is not a step of this trainer; names file and line.
+    """
+    if not checkpoint_dir.is_dir():
+        raise InputError(f"checkpoint_dir: {checkpoint_dir} is no folder; it must be the training's output")
+    found = ((_FILE_NAME.fullmatch(path.name), path) for path in checkpoint_dir.iterdir())
+    files = [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+    if not files:
+        return []
+    by_number = _last_attempts(_read_lines(files[0]))
+    for file in files[1:]:
+        _add_node(by_number, _last_attempts(_read_lines(file)))
+    return [by_number[step] for step in sorted(by_number)]
+
+
+def _add_node(steps: dict[int, dict], of_node: dict[int, dict]) -> None:
+    shared = steps.keys() & of_node.keys()
+    if any(not _same_loss(steps[step], of_node[step]) for step in shared):
+        return
+    for step in shared:
+        peaks = [number(row.get("peak_memory_usage_GB")) for row in (steps[step], of_node[step])]
+        if not math.isnan(peaks[1]) and not peaks[0] >= peaks[1]:
+            steps[step]["peak_memory_usage_GB"] = peaks[1]
+    if shared:
+        steps.update((step, line) for step, line in of_node.items() if step not in shared)
+
+
+def _same_loss(one: dict, other: dict) -> bool:
+    return one["loss"] == other["loss"] or (math.isnan(one["loss"]) and math.isnan(other["loss"]))
+
+
+def _read_lines(path: Path) -> list[dict]:
+    rows = []
+    lines = [(at, line.strip()) for at, line in enumerate(path.read_bytes().split(b"\n"), start=1)]
+    lines = [(at, line) for at, line in lines if line]
+    for at, line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # of JSON or of UTF-8
+            # A resumed trainer appends to what its killed predecessor left: {"step": 7, "lo{"step": 7, ...}
+            begin = line.rfind(b'{"step"')
+            try:
+                row = json.loads(line[begin:]) if begin > 0 and line.startswith(b"{") else None
+            except ValueError:
+                row = None
+            if row is None:
+                if at == lines[-1][0] and line.startswith(b"{") and not line.endswith(b"}"):
+                    break  # cut while it was written
+                raise InputError(
+                    f"{path}, line {at}: not JSON: {_shown(line)}; every line must be one JSON object"
+                ) from None
+        rows.append(_checked(row, f"{path}, line {at}", line))
+    return rows
+
+
+def _checked(row: object, where: str, line: bytes) -> dict:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: {_shown(line)} is no JSON object; every line must be one step")
+    step, loss = row.get("step"), row.get("loss")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise InputError(f"{where}: step is {step!r}; every line must hold the step's number, 0 or more")
+    if isinstance(loss, bool) or not isinstance(loss, int | float):
+        raise InputError(f"{where}: loss is {loss!r} in step {step}; it must be a number")
+    return {**row, "loss": float(loss)}
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode("utf-8", errors="replace")
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+def _last_attempts(lines: Iterable[dict]) -> dict[int, dict]:
+    # Only a step that came before starts an attempt, not any smaller number: the trainer writes its lines
+    # asynchronously, so two fast steps can stand in the wrong order.
+    attempts: list[dict[int, dict]] = [{}]
+    for line in lines:
+        if line["step"] in attempts[-1]:
+            attempts.append({})
+        attempts[-1][line["step"]] = line
+    steps: dict[int, dict] = {}
+    for attempt in attempts:
+        first = min(attempt, default=0)
+        steps = {number: line for number, line in steps.items() if number < first} | attempt
+    return steps
+
+
+def write_table(steps: list[dict], path: Path) -> None:
+    """Writes one JSON object a line, with the fields' own names; whole or not at all. Its folder must exist.
+
+    NaN and infinite values, which JSON does not have, become null.
+    """
+    lines = (json.dumps(_finite(step), allow_nan=False) + "\n" for step in steps)
+    with replacing_file(path) as unfinished:
+        unfinished.write_bytes("".join(lines).encode())
+
+
+def read_table(path: Path) -> list[dict]:
+    """Reads what write_table wrote; a loss of null is NaN again, so that a loss always is a float.
+
+    Raises:
+        InputError: no such file, or a line that is not a step; names file and line.
+    """
+    if not path.is_file():
+        raise InputError(f"metrics_path: {path} is no file; it must be what collect_metrics wrote")
+    rows = []
+    for at, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {at}"
+        try:
+            row = json.loads(line)
+        except ValueError:
+            problem = f"{where}: not JSON: {_shown(line)}; every line must be one JSON object"
+            raise InputError(problem) from None
+        if isinstance(row, dict) and "loss" in row and row["loss"] is None:
+            row["loss"] = math.nan
+        rows.append(_checked(row, where, line))
+    return rows
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list) else value
+
+
+def number(value: object) -> float:
+    """A field's value as a float: NaN for one that is missing, no number, or infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return math.nan
+    return float(value)
+
+
+def numbers(steps: list[dict], field: str) -> list[float]:
+    """A field's finite values, in the steps' order."""
+    values = (number(step.get(field)) for step in steps)
+    return [value for value in values if not math.isnan(value)]
+
+
+def summarize(steps: list[dict]) -> dict[str, float | int]:
+    """The figures people compare, flat as KFP's Metrics want them.
+
+    Every value is finite: a figure that was not logged or is NaN is left out (warnings_of says the latter).
+    No steps give {}.
+
+    - final_loss: loss of the last step, mean cross-entropy a loss-counted token, in nats
+    - lowest_loss: smallest loss of any step
+    - mean_loss_last_tenth: mean of the losses of the last tenth of the steps, rounded up to whole steps;
+      steadier than final_loss, which is that of one batch
+    - final_perplexity: e to the power of final_loss
+    - steps: number of the last optimizer step
+    - epochs: epochs begun, so 3 in the middle of the third
+    - samples: samples trained on, repetitions in later epochs counted
+    - tokens: tokens that went through the model, repetitions counted, over all ranks
+    - loss_tokens: those of them that the loss counted (label not -100)
+    - median_tokens_per_second: median of the steps' tokens a second, over all ranks; the slow first step does
+      not pull it down
+    - training_seconds: sum of the steps' wall-clock; without loading the model, validation and saving
+      checkpoints, and without steps that a resumed attempt repeated
+    - peak_gpu_memory_gb: largest memory a step allocated, 10^9 bytes, on the first GPU of the fullest node;
+      only with a GPU
+    - last_learning_rate: learning rate of the last step
+    - median_grad_norm, largest_grad_norm: L2 norm of the gradient before it is clipped (mini-trainer
+      clips to 1)
+    - validation_loss: last one that a step's line shows. mini-trainer writes a validation at the end of an
+      epoch with the NEXT step, and so the one at the very end not at all (kfp_osft.shared.training.validation_losses finds it)
+    """
+    if not steps:
+        return {}
+    last = steps[-1]
+    final = number(last.get("loss"))
+    losses = numbers(steps, "loss")
+    tail = numbers(steps[-math.ceil(len(steps) / 10) :], "loss")
+    rates = numbers(steps, "tokens_per_second")
+    norms = numbers(steps, "grad_norm")
+    figures: dict[str, float | int] = {
+        "final_loss": final,
+        "lowest_loss": min(losses, default=math.nan),
+        "mean_loss_last_tenth": math.fsum(tail) / len(tail) if tail else math.nan,
+        "final_perplexity": math.exp(final) if final < 700 else math.nan,  # e^710 is more than a float holds
+        "steps": last["step"],
+        "epochs": number(last.get("epoch")) + 1,
+        "samples": _total(steps, "total_samples_accumulated", "num_samples"),
+        "tokens": _total(steps, None, "num_total_tokens"),
+        "loss_tokens": _total(steps, "total_tokens_accumulated", "num_loss_counted_tokens"),
+        "median_tokens_per_second": statistics.median(rates) if rates else math.nan,
+        "training_seconds": _total(steps, None, "time_per_batch"),
+        "peak_gpu_memory_gb": max(numbers(steps, "peak_memory_usage_GB"), default=0.0) or math.nan,
+        "last_learning_rate": number(last.get("lr")),
+        "median_grad_norm": statistics.median(norms) if norms else math.nan,
+        "largest_grad_norm": max(norms, default=math.nan),
+        "validation_loss": (numbers(steps, "val_loss") or [math.nan])[-1],
+    }
+    counts = ("epochs", "samples", "tokens", "loss_tokens")
+    finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+    return {name: round(value) if name in counts else value for name, value in finite.items()}
+
+
+def _total(steps: list[dict], running: str | None, each: str) -> float:
+    # The running total of the last step is right even where a line was lost.
+    total = number(steps[-1].get(running)) if running else math.nan
+    values = numbers(steps, each)
+    return total if not math.isnan(total) else math.fsum(values) if values else math.nan
+
+
+def warnings_of(steps: list[dict]) -> list[str]:
+    """What is wrong with a training, each with what it usually means; [] for a sound one."""
+    if not steps:
+        return [
+            "The training logged no step. Usually it failed before the first one, and the trainer's log says "
+            "why; or the data had no sample of a length that it takes."
+        ]
+    found = []
+    losses = numbers(steps, "loss")
+    broken = [step["step"] for step in steps if math.isnan(number(step.get("loss")))]
+    if broken and not losses:
+        found.append(
+            f"The loss was NaN or infinite from the first step on, in {_of_all(len(steps))}. Usually no "
+            "token of the data counts for the loss (no assistant turn, or all samples longer than "
+            "max_tokens_per_gpu), or the base model holds NaN. The model that came out is of no use."
+        )
+    elif broken and steps[-1]["step"] == broken[-1]:
+        begin = next(step["step"] for step in reversed(steps) if not math.isnan(number(step.get("loss"))))
+        first = next(step for step in broken if step > begin)
+        found.append(
+            f"The loss became NaN or infinite at step {first:,} and stayed so to the end. Usually the "
+            "learning rate is too high or the precision overflowed; weights that are NaN once stay NaN, so "
+            "the model that came out is of no use. Take a lower learning rate or a longer warm-up."
+        )
+    elif broken:
+        found.append(
+            f"The loss was NaN or infinite in {len(broken):,} of {len(steps):,} steps, first at step "
+            f"{broken[0]:,}. Usually a batch in which no token counts for the loss, or a number too large "
+            "for the precision."
+        )
+    # The mean of a quarter, as one step's loss is that of one batch and says little.
+    quarter = max(1, len(losses) // 4)
+    if len(losses) > 1:
+        begin, end = (math.fsum(part) / quarter for part in (losses[:quarter], losses[-quarter:]))
+        if end >= begin:
+            what = f"mean of the first and the last {quarter:,}" if quarter > 1 else "first and last step"
+            found.append(
+                f"The loss did not fall: {begin:.4g} at the beginning, {end:.4g} at the end ({what}). "
+                "Usually the learning rate is too low or far too high, the training too short to show it, or "
+                "the model knew the data already."
+            )
+    return found
+
+
+def _of_all(count: int) -> str:
+    return "its only step" if count == 1 else f"all {count:,} steps"
+
+
+def check_trained(steps: list[dict]) -> None:
+    """Passes where something was trained.
+
+    Raises:
+        TrainingError: no step at all, or a loss that is NaN or infinite from the first step to the last.
+            mini-trainer ends both with "Training completed successfully".
+    """
+    if not numbers(steps, "loss"):
+        raise TrainingError(warnings_of(steps)[0])

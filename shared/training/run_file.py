@@ -1,0 +1,69 @@
+"""osft_run.json: what a training was made from, and what came of it.
+
+launch_trainjob writes it beside the checkpoints when a training has ended well. The one that export_model puts into
+the model's folder holds more: all that it takes to run it again (kfp-osft run --from).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kfp_osft.shared.reporting.errors import InputError
+
+RUN_FILE = "osft_run.json"
+#: Of the published file, and raised when a reader of an older one would be misled.
+RUN_FORMAT = 1
+# kfp_osft.stages.launch_trainjob.train_script.VERSIONS_FILE, without that script in the stages that only read it.
+_VERSIONS_FILE = "library_versions.json"
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What launch_trainjob wrote there, or None: another training's folder.
+
+    Its fields: fingerprint, trainjob_name, seconds (wall-clock of the training), osft (arguments of
+    training_hub.osft), trainjob (resources and workers), data (what preprocess did with the rows), env (environment of
+    the training, without secrets), about (base_model, dataset, and preprocess' counts of rows and tokens).
+
+    Raises:
+        InputError: the file is something else.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(run["osft"], dict) and isinstance(run["about"], dict):
+            return run
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise InputError(f"{path} is not what launch_trainjob writes")
+
+
+def data_made_from(run: dict[str, Any]) -> dict[str, Any]:
+    """What preprocess made the data from (digests of rows and base model), or {} where its manifest is gone."""
+    folder = run.get("osft", {}).get("data_output_dir")
+    manifest = _json(Path(folder) / "manifest.json") if folder else {}
+    made_from = manifest.get("made_from")
+    return made_from if isinstance(made_from, dict) else {}
+
+
+def hub_source(dataset_path: str) -> dict[str, str]:
+    """Where rows that resolve_dataset brought came from: hub (the id), commit, config and split of a Hugging Face
+    dataset; {} for others, whose address may hold credentials."""
+    made_from = _json(Path(dataset_path).parent / ".manifest.json").get("made_from") if dataset_path else None
+    if not isinstance(made_from, dict) or "hub" not in made_from:
+        return {}
+    return {key: made_from[key] for key in ("hub", "commit", "config", "split") if made_from.get(key)}
+
+
+def library_versions(checkpoint_dir: Path) -> dict[str, str]:
+    """Versions of the libraries that trained, as they were where the training ran; {} where it did not say them."""
+    return {str(name): str(version) for name, version in _json(checkpoint_dir / _VERSIONS_FILE).items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,122 @@
+"""Makes a KFP component of a stage's function: a few lines that find kfp_osft, and the function that imports from it."""
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from kfp import __version__ as kfp_version
+from kfp import dsl
+from kfp.dsl import pipeline_context
+from kfp.dsl.python_component import PythonComponent
+
+import kfp_osft
+from kfp_osft.stages import find_package
+from kfp_osft.stages.package import FOLDER, config_map_name, package_digest
+
+#: The image that the present OSFT component runs in: training-hub with a CPU torch, Python 3.12.
+STAGE_IMAGE = "quay.io/opendatahub/odh-th06-cpu-torch291-py312:odh-3.4"
+
+_HEAD = """{source}
+
+find_package("{version}", "{digest}", "{config_map}")
+from kfp_osft.shared.reporting.stage import begin_stage
+
+begin_stage()
+"""
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """What is fixed for the stages when a pipeline is compiled.
+
+    Attributes:
+        image: container image.
+        package: what pip installs to bring kfp_osft into each stage, as "kfp-osft==0.1.0" or a wheel's URL; when empty
+            it is in the image, or in the ConfigMap that `kfp-osft manifest` prints.
+        pip: False for a cluster without a package index: the image must hold what the stages need.
+    """
+
+    image: str = STAGE_IMAGE
+    package: str = ""
+    pip: bool = True
+
+
+_settings: ContextVar[StageSettings] = ContextVar("stage_settings", default=StageSettings())
+
+
+@contextmanager
+def stage_settings(settings: StageSettings) -> Iterator[None]:
+    """The stages that are added to a pipeline inside this block have these settings."""
+    token = _settings.set(settings)
+    try:
+        yield
+    finally:
+        _settings.reset(token)
+
+
+class Stage(PythonComponent):
+    """A stage's component. In a pipeline its task mounts the ConfigMap with the package, whether it is there or not."""
+
+    def __init__(self, function: Callable, options: dict[str, Any]) -> None:
+        self.options = options
+        component = _component(function, options, StageSettings())
+        super().__init__(component.component_spec, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dsl.PipelineTask:
+        settings = _settings.get()
+        os.environ["KFP_OSFT_FOLDER"] = str(FOLDER)
+        if pipeline_context.Pipeline.get_default_pipeline() is None:
+            return super().__call__(*args, **kwargs)
+        if settings == StageSettings():
+            task = super().__call__(*args, **kwargs)
+        else:
+            task = _component(self.python_func, self.options, settings)(*args, **kwargs)
+        if not settings.package:
+            from kfp import kubernetes
+
+            # Without `optional` a pod waits for a missing ConfigMap for ever, and KFP does not say so.
+            kubernetes.use_config_map_as_volume(task, config_map_name(), find_package.MOUNT_PATH, optional=True)
+        return task
+
+
+def stage(**options: Any) -> Callable[[Callable], Stage]:
+    """Like kfp.dsl.component, for a function that imports from kfp_osft in its body.
+
+    Args:
+        options: of kfp.dsl.component; base_image is that of the StageSettings.
+    """
+    return lambda function: Stage(function, options)
+
+
+def _component(function: Callable, options: dict[str, Any], settings: StageSettings) -> PythonComponent:
+    component = dsl.component(
+        function,
+        **{
+            **options,
+            "base_image": settings.image,
+            "install_kfp_package": settings.pip,
+            **({} if settings.pip else {"packages_to_install": []}),
+        },
+    )
+    spec = component.component_spec
+    # Argo keeps them several times over; the pipeline's form has its own.
+    for described in (*(spec.inputs or {}).values(), *(spec.outputs or {}).values()):
+        described.description = None
+    # KFP puts the program's source last in the command (component_factory).
+    command = spec.implementation.container.command
+    head = _HEAD.format(
+        source=inspect.getsource(find_package),
+        version=kfp_osft.__version__,
+        digest=package_digest(),
+        config_map=config_map_name(),
+    )
+    command[-1] = head + command[-1]
+    if settings.package:
+        # Beside KFP, which is installed without its dependencies: the image has what the stages need.
+        kfp = f"'kfp=={kfp_version}'"
+        command[:] = [part.replace(kfp, f"{kfp} '{settings.package}'") if kfp in part else part for part in command]
+    return component

@@ -1,0 +1,87 @@
+"""The local engine: the training script in a child process of this interpreter, followed to its end."""
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from kfp_osft.shared.parameters.environment import blot_out, secret_values
+from kfp_osft.shared.processes.process_tree import ProcessTree, start_watchdog
+from kfp_osft.shared.reporting.errors import TrainingError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.stages.launch_trainjob import train_script
+from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
+
+
+def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None:
+    """Trains on this computer and returns when the training has succeeded.
+
+    Runs the text of the training script, exactly as a cluster does, and logs one line per optimizer step.
+    No process of it outlives this call, nor this process, however that one ends.
+
+    Args:
+        train_args: {"osft": keyword arguments of training_hub.osft, "device": "auto", "cuda" or "cpu"}.
+        env: environment variables of the training, added to this process's own. The values of variables that
+            are named like a secret (HF_TOKEN, WANDB_API_KEY, ...) are blotted out in all output.
+        log_path: the trainer's whole output is appended to this file.
+
+    Raises:
+        TrainingError: the training failed; holds its exit code and its last lines.
+    """
+    environment = {**os.environ, **env}
+    environment[train_script.ARGS_VARIABLE] = base64.b64encode(json.dumps(train_args).encode()).decode()
+    secrets = secret_values(environment)
+    output = TrainerOutput(num_epochs=train_args["osft"].get("num_epochs") or 1)
+    log_path = Path(log_path)
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+
+    with (
+        tempfile.TemporaryDirectory(prefix="kfp-osft-") as folder,
+        log_path.open("a", encoding="utf-8") as log_file,
+    ):
+        script = Path(folder) / "train_script.py"
+        script.write_text(Path(train_script.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        training = subprocess.Popen(
+            [sys.executable, str(script)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        cleaner = threading.Thread(target=_end_leftovers, args=[training], daemon=True)
+        cleaner.start()
+        watchdog = None
+        try:
+            watchdog = start_watchdog(training.pid)
+            for raw in training.stdout:
+                line = blot_out(raw.decode("utf-8", errors="replace"), secrets)
+                log_file.write(line)
+                log_file.flush()
+                if (readable := output.read(line)) is not None:
+                    log(readable)
+        finally:
+            if training.poll() is None:
+                ProcessTree(training.pid).end()
+            cleaner.join()
+            training.stdout.close()
+            if watchdog is not None:
+                watchdog.kill()
+                watchdog.wait()
+    if training.returncode != 0:
+        raise TrainingError(output.describe_failure(training.returncode, log_path))
+
+
+def _end_leftovers(training: subprocess.Popen) -> None:
+    """Ends what outlives the script: it would hold the script's output open, and its reader with it."""
+    tree = ProcessTree(training.pid)
+    while training.poll() is None:
+        tree.living()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            training.wait(timeout=1)
+    tree.end()

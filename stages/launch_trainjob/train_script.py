@@ -1,0 +1,399 @@
+"""The training script: one call of training_hub.osft, the same on a cluster and on a laptop.
+
+It stands alone (standard library and training-hub only), because a TrainJob ships it as text into an image
+that has training-hub but not this package. Run it as `python train_script.py` or `python -c "<its text>"`.
+
+It reads its arguments from the environment variable OSFT_TRAIN_ARGS, the base64 of a JSON object:
+
+    {"osft": {keyword arguments of training_hub.osft}, "device": "auto" | "cuda" | "cpu", "resumable": true | false}
+
+With a CUDA GPU it leaves mini-trainer as it is. Without one ("auto"), or with "cpu", it trains on the CPU:
+the worker that torchrun starts is then this file, which puts CPU devices in the place of CUDA's and runs
+mini-trainer's own train.py. "cuda" is for jobs that paid for a GPU: they fail at once where there is none.
+
+"resumable" has mini-trainer save its whole state on SIGTERM (a pod that is evicted or preempted) and go on from it in
+the next attempt, where it can: see can_resume.
+
+Exit code 0 means a new checkpoint and a finite loss; mini-trainer alone reports success without both.
+"""
+
+import base64
+import difflib
+import glob
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import math
+import os
+import platform
+import runpy
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ARGS_VARIABLE = "OSFT_TRAIN_ARGS"
+DEVICES = ("auto", "cuda", "cpu")
+WORKER_FLAG = "--cpu-worker"
+LAUNCHER_PID_VARIABLE = "OSFT_LAUNCHER_PID"
+STATES_FOLDER = "full_state_checkpoints"
+VERSIONS_FILE = "library_versions.json"
+LIBRARIES = ("training-hub", "rhai-innovation-mini-trainer", "instructlab-training", "torch", "transformers")
+# Before what this script itself says, among some hundred lines of mini-trainer's.
+SAY = "kfp-osft: "
+
+
+def main() -> None:
+    """Trains as OSFT_TRAIN_ARGS says and checks the result; exits with 1 and a sentence if it is no good."""
+    # Lines reach the reader one by one, although mini-trainer's launcher and workers write to pipes.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    sys.stdout.reconfigure(line_buffering=True)
+    # mini-trainer starts `torchrun` by name; it lies beside this interpreter, activated or not.
+    bin_folder = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
+
+    if os.getpid() == 1:
+        # The kernel gives a container's first process no SIGTERM that it does not handle: its pod would keep the GPU
+        # through its grace period.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+    osft_args, device, resumable = read_train_args(os.environ.get(ARGS_VARIABLE, ""))
+    if device == "cpu":
+        # Before torch is imported, so that no worker finds a GPU either.
+        os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
+    hide_broken_torchvision()
+    import torch
+    import training_hub
+
+    check_keywords(training_hub.osft, osft_args)
+    if not osft_args.get("target_patterns") and (patterns := target_patterns_of_family(osft_args["model_path"])):
+        osft_args["target_patterns"] = patterns
+    has_cuda = device != "cpu" and torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        sys.exit(f"{SAY}device is 'cuda', but PyTorch finds no CUDA GPU here. Without one: 'auto' or 'cpu'.")
+    if not has_cuda:
+        osft_args = arguments_for_cpu(osft_args)
+        send_workers_to_cpu()
+
+    checkpoint_dir = osft_args["ckpt_output_dir"]
+    if resumable and can_resume(training_hub.osft, osft_args):
+        osft_args["enable_jit_checkpoint"] = True
+    if node_rank(osft_args) == 0:
+        write_versions(checkpoint_dir)
+    weights_before = checkpoint_weights(checkpoint_dir)
+    metrics_before = metrics_size(checkpoint_dir)
+    states_before = saved_states(checkpoint_dir)
+    training_hub.osft(**osft_args)
+    # On every node: one that ended as if all were well would not be there for the next attempt.
+    if states := saved_states(checkpoint_dir) - states_before:
+        sys.exit(
+            f"{SAY}the training was interrupted; its state is saved in {max(states)}, and the next attempt goes on "
+            "from there"
+        )
+    if node_rank(osft_args) == 0:
+        problem = find_problem(osft_args, weights_before, metrics_before)
+        if problem:
+            sys.exit(SAY + problem)
+
+
+def read_train_args(encoded: str) -> tuple[dict, str, bool]:
+    """Decodes the value of OSFT_TRAIN_ARGS into the keyword arguments of osft, the device, and whether to resume.
+
+    Raises:
+        ValueError: not base64 of a JSON object with the key "osft" (an object) and, optionally, the others.
+    """
+    try:
+        train_args = json.loads(base64.b64decode(encoded, validate=True))
+        osft_args, device = train_args["osft"], train_args.get("device", "auto")
+        unknown = sorted(set(train_args) - {"osft", "device", "resumable"})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{ARGS_VARIABLE} must be base64 of JSON {{"osft": {{...}}}}: {error!r}') from None
+    if unknown:
+        raise ValueError(f"{ARGS_VARIABLE} holds {', '.join(unknown)}; allowed: osft, device, resumable")
+    if not isinstance(osft_args, dict):
+        raise ValueError(f"osft in {ARGS_VARIABLE} is a {type(osft_args).__name__}; it must be an object")
+    if device not in DEVICES:
+        raise ValueError(f"device in {ARGS_VARIABLE} is {device!r}; allowed: {', '.join(DEVICES)}")
+    return osft_args, device, bool(train_args.get("resumable"))
+
+
+def hide_broken_torchvision() -> None:
+    """Makes a torchvision that is installed but does not import look absent; call it before transformers.
+
+    training-hub brings a torchvision (through timm) that does not match a CPU build of torch: "operator
+    torchvision::nms does not exist". transformers imports torchvision wherever it finds it.
+    """
+    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except Exception:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        sys.modules["torchvision"] = None
+
+
+def check_keywords(osft: Callable, osft_args: dict) -> None:
+    """Raises a TypeError that names the first keyword which is no parameter of `osft`.
+
+    training_hub.osft takes **kwargs and drops what it does not know: a misspelt name trains with the default.
+    """
+    known = [
+        name
+        for name, parameter in inspect.signature(osft).parameters.items()
+        if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    ]
+    for name in osft_args:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"training_hub.osft has no parameter {name!r}.{hint}")
+
+
+def target_patterns_of_family(model_path: str) -> list[str] | None:
+    """The matrices that mini-trainer trains in this family of models, where it would take others; else None.
+
+    mini-trainer 0.9 goes by the model's path: below "/opt" it takes the names of OPT's matrices, finds only
+    some of them, and trains the rest of the model without OSFT's limits. The config tells the family.
+    """
+    from mini_trainer.osft_utils import MODEL_NAME_MAPPINGS, get_model_patterns
+    from transformers import AutoConfig
+
+    family = AutoConfig.from_pretrained(model_path).model_type
+    if not any(name in family for name in MODEL_NAME_MAPPINGS):
+        family = family.replace("_", "-")
+    patterns = get_model_patterns(family)
+    if patterns == get_model_patterns(model_path):
+        return None
+    print(f"{SAY}the path {model_path} looks like another model's: training the matrices of {family}")
+    return patterns
+
+
+def arguments_for_cpu(osft_args: dict) -> dict:
+    """The same arguments for a training on the CPU; sets its processes' environment, says what changes."""
+    osft_args = dict(osft_args)
+    # What the arguments say, then the TrainJob's server. "auto" and "gpu" count GPUs, of which there is none.
+    processes = osft_args.get("nproc_per_node") or os.environ.get("PET_NPROC_PER_NODE")
+    processes = int(processes) if str(processes).isdigit() else 1
+    osft_args["nproc_per_node"] = processes
+    if osft_args.get("use_liger"):
+        osft_args["use_liger"] = False
+        print(f"{SAY}Liger kernels need a GPU: training without them (use_liger=False)")
+    # torchrun gives each of several processes one thread. PyTorch gives a single one all of the machine, also
+    # where its container may use a small part of it.
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
+    # GNU OpenMP's threads spin while they wait, so that beside other load a step takes several times as long.
+    # Spinning a little costs nothing there and next to nothing on a quiet machine; not at all costs a quarter.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if int(osft_args.get("nnodes") or os.environ.get("PET_NNODES") or 1) == 1:
+        # gloo looks up this host's name, which a laptop off its network or a sandbox cannot resolve.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    print(f"{SAY}training on the CPU, processes: {processes}, threads of each: {threads}")
+    return osft_args
+
+
+def usable_cores() -> int:
+    """The CPU cores this process may use: its affinity, and the CPU limit of its container (cgroup v2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or its quota is "max"
+        return cores
+
+
+def send_workers_to_cpu() -> None:
+    """Makes mini-trainer's launcher give torchrun this file to run, in the place of its train.py."""
+    from mini_trainer import api_train
+
+    train_file = str(Path(api_train.__file__).parent / "train.py")
+    script = str(own_file())
+    os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
+
+    class CpuStreamablePopen(api_train.StreamablePopen):
+        def __init__(self, log_file: str, command: list):
+            if train_file not in command:
+                raise RuntimeError(f"mini-trainer's command does not run {train_file}: an unknown version")
+            place = command.index(train_file)
+            super().__init__(log_file, [*command[:place], script, WORKER_FLAG, *command[place + 1 :]])
+
+    api_train.StreamablePopen = CpuStreamablePopen
+
+
+def own_file() -> Path:
+    """This script as a file: its own or, run by `python -c`, a temporary one with the text of the command."""
+    if "__file__" in globals():
+        return Path(__file__).resolve()
+    source = sys.orig_argv[sys.orig_argv.index("-c") + 1]
+    path = Path(tempfile.mkdtemp(prefix="kfp-osft-")) / "train_script.py"
+    path.write_text(source, encoding="utf-8")
+    return path
+
+
+def run_cpu_worker(arguments: list[str]) -> None:
+    """One process of a training on the CPU: mini-trainer's train.py with CPU devices, run as __main__."""
+    threading.Thread(target=_end_with_launcher, daemon=True).start()
+    hide_broken_torchvision()
+    # mini-trainer asks for FlashAttention, which has no CPU kernels. Where that is missing, TESTING makes it
+    # take PyTorch's own attention, which keeps rows that are packed into one sequence apart just as well.
+    sys.modules["flash_attn"] = None
+    os.environ["TESTING"] = "true"
+    put_cpu_in_place_of_cuda()
+    import mini_trainer
+
+    train_file = str(Path(mini_trainer.__file__).parent / "train.py")
+    sys.argv = [train_file, *arguments]
+    runpy.run_path(train_file, run_name="__main__")
+
+
+def put_cpu_in_place_of_cuda() -> None:
+    """Replaces the names by which mini-trainer reaches CUDA; for all other code torch stays itself."""
+    import torch
+    import torch.distributed.checkpoint.state_dict as state_dict_module
+    from mini_trainer import osft_utils, setup_model_for_training, utils
+
+    class TorchOnCpu:
+        """torch, but for device("cuda", ...). torch.device itself must remain a type, for isinstance."""
+
+        def __getattr__(self, name: str):
+            return getattr(torch, name)
+
+        @staticmethod
+        def device(kind, *index):
+            return torch.device("cpu") if kind == "cuda" else torch.device(kind, *index)
+
+    for module in (utils, osft_utils, setup_model_for_training):
+        module.torch = TorchOnCpu()
+
+    init_process_group = torch.distributed.init_process_group
+    init_device_mesh = setup_model_for_training.init_device_mesh
+    get_model_state_dict = state_dict_module.get_model_state_dict
+
+    def init_gloo(backend=None, *args, device_id=None, **kwargs):
+        return init_process_group("gloo", *args, **kwargs)
+
+    def init_cpu_mesh(device_type, *args, **kwargs):
+        return init_device_mesh("cpu", *args, **kwargs)
+
+    def get_copied_state_dict(*args, **kwargs):
+        # cpu_offload copies each tensor off the GPU. On the CPU it copies nothing: tied embeddings stay one
+        # tensor with two names, which safetensors refuses. Copied, the file is the one a GPU would save.
+        state_dict = get_model_state_dict(*args, **kwargs)
+        seen = set()
+        for name, tensor in state_dict.items():
+            if isinstance(tensor, torch.Tensor):
+                place = tensor.untyped_storage().data_ptr()
+                state_dict[name] = tensor.clone() if place in seen else tensor
+                seen.add(place)
+        return state_dict
+
+    torch.distributed.init_process_group = init_gloo
+    setup_model_for_training.init_device_mesh = init_cpu_mesh
+    state_dict_module.get_model_state_dict = get_copied_state_dict
+    torch.cuda.set_device = lambda *args, **kwargs: None
+    torch.cuda.reset_peak_memory_stats = lambda *args, **kwargs: None
+    # There is no GPU memory; kfp-osft's metrics take a figure above 0 for a GPU's.
+    torch.cuda.max_memory_allocated = lambda *args, **kwargs: 0
+
+
+def _end_with_launcher() -> None:
+    """Ends this worker when torchrun or the launcher is gone: a killed training leaves none behind."""
+    torchrun, launcher = os.getppid(), int(os.environ[LAUNCHER_PID_VARIABLE])
+    while os.getppid() == torchrun:
+        try:
+            os.kill(launcher, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(1)
+    os._exit(1)
+
+
+def can_resume(osft: Callable, osft_args: dict) -> bool:
+    """Whether mini-trainer can go on from a saved state: it must know how, and the training have one epoch.
+
+    mini-trainer 0.9 passes over as many batches as it made steps in every epoch, not in all of them: a training that
+    was interrupted after its first epoch would end at once, and its state be taken for the trained model.
+    """
+    from mini_trainer import TrainingArgs
+
+    return (
+        "enable_jit_checkpoint" in inspect.signature(osft).parameters
+        and "on_demand_checkpointing" in TrainingArgs.__dataclass_fields__
+        and osft_args.get("num_epochs") == 1
+    )
+
+
+def saved_states(checkpoint_dir: str) -> set[str]:
+    """The states that mini-trainer has saved on SIGTERM, whole ones (full_state_checkpoint.py)."""
+    files = glob.glob(os.path.join(glob.escape(checkpoint_dir), STATES_FOLDER, "step_*", "training_state.pt"))
+    return {str(Path(file).parent) for file in files}
+
+
+def node_rank(osft_args: dict) -> int:
+    """This node's rank, by training_hub's own order: the argument, then PET_NODE_RANK, then 0."""
+    rank = osft_args.get("node_rank")
+    return int(os.environ.get("PET_NODE_RANK") or 0) if rank is None else int(rank)
+
+
+def find_problem(osft_args: dict, weights_before: dict[str, int], metrics_before: int) -> str | None:
+    """What is wrong with a training that reported success, as a sentence; None if nothing is.
+
+    Args:
+        osft_args: its keyword arguments.
+        weights_before, metrics_before: checkpoint_weights() and metrics_size() from before it started: an
+            older run may have left its files in the same folder.
+    """
+    checkpoint_dir = osft_args["ckpt_output_dir"]
+    metrics_file = Path(checkpoint_dir) / "training_metrics_0.jsonl"
+    written = metrics_file.read_bytes()[metrics_before:] if metrics_file.exists() else b""
+    # A thread of mini-trainer's writes this file, and the exit may cut its last line.
+    lines = [line for line in written.split(b"\n")[:-1] if line.strip()]
+    if not lines:
+        return f"the training ended without a step: no new line in {metrics_file}. Is the data empty?"
+    last = json.loads(lines[-1])
+    if not math.isfinite(last["loss"]):
+        # A loss that is not finite puts its gradient into every weight: no later step can mend it.
+        return (
+            f"the training is lost: the loss of step {last['step']} is {last['loss']}. Usual causes: rows "
+            "without an assistant's answer, rows longer than max_tokens_per_gpu, a learning_rate too high."
+        )
+    saves = osft_args.get("save_final_checkpoint") is not False or osft_args.get("checkpoint_at_epoch")
+    if saves and checkpoint_weights(checkpoint_dir).items() <= weights_before.items():
+        return f"the training ended without a checkpoint: no new one in {Path(checkpoint_dir, 'hf_format')}"
+    return None
+
+
+def write_versions(checkpoint_dir: str) -> None:
+    """Writes the versions of the libraries that train into the checkpoint folder; the image may be anybody's."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    os.makedirs(checkpoint_dir, exist_ok=True)
+    Path(checkpoint_dir, VERSIONS_FILE).write_text(json.dumps(versions, indent=2), encoding="utf-8")
+
+
+def checkpoint_weights(checkpoint_dir: str) -> dict[str, int]:
+    """The weight files of the complete checkpoints (those with a config.json) and their times of change."""
+    files = glob.glob(os.path.join(glob.escape(checkpoint_dir), "hf_format", "*", "*.safetensors"))
+    return {path: os.stat(path).st_mtime_ns for path in files if (Path(path).parent / "config.json").exists()}
+
+
+def metrics_size(checkpoint_dir: str) -> int:
+    """Bytes in the metrics file of node 0, to which mini-trainer appends a line a step."""
+    path = Path(checkpoint_dir) / "training_metrics_0.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [WORKER_FLAG]:
+        run_cpu_worker(sys.argv[2:])
+    else:
+        main()

@@ -1,0 +1,40 @@
+"""kfp_osft as the stages need it: one archive, the same bytes on every machine, and the digest of what is in it.
+
+The package does not travel in the stages' components: Argo keeps each byte of a component five times in the run's
+Workflow, and four times more for each iteration of a loop. It is in a ConfigMap beside the pipeline, or installed.
+"""
+
+import bz2
+import functools
+import io
+import tarfile
+from pathlib import Path
+
+import kfp_osft
+from kfp_osft.stages.find_package import digest_of, package_files
+
+FOLDER = Path(next(iter(kfp_osft.__path__)))
+
+
+@functools.cache
+def package_digest() -> str:
+    """Digest of this kfp_osft, less its pipelines, which no stage needs; see digest_of."""
+    return digest_of(package_files(FOLDER))
+
+
+def config_map_name() -> str:
+    """Name of the ConfigMap that holds this version, and exactly this code."""
+    return f"kfp-osft-{kfp_osft.__version__.replace('+', '-').lower()}-{package_digest()[:10]}"
+
+
+def package_archive() -> bytes:
+    """A tar without times and owners in a fixed order, in bzip2, whose one implementation gives the same bytes
+    everywhere (gzip's differ between zlib and zlib-ng)."""
+    files = package_files(FOLDER)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(files):
+            member = tarfile.TarInfo(name)
+            member.size = len(files[name])
+            archive.addfile(member, io.BytesIO(files[name]))
+    return bz2.compress(buffer.getvalue())

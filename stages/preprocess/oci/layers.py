@@ -1,0 +1,185 @@
+"""The layers of an OCI image or artifact, unpacked one over the other."""
+
+import contextlib
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+
+#: Where a modelcar has its model (KServe).
+MODELS = "models"
+
+# A layer that is one file tells its name so: ORAS, and the CNCF's ModelPack.
+_FILE_NAMES = ("org.opencontainers.image.title", "org.cncf.model.filepath")
+_IMAGE_CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_WHITEOUT = ".wh."
+_OPAQUE = ".wh..wh..opq"
+_AT_ONCE = 1 << 20
+_SECONDS_BETWEEN_PROGRESS = 10
+
+
+def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: str) -> None:
+    """Unpacks the layers in their order; a layer's blob is removed when it is done.
+
+    A layer is a tar, as it is or in gzip or zstd, or one file whose annotation tells its name. In an image, what a
+    model is not made of (links and devices of an operating system) is passed over outside /models.
+
+    Args:
+        manifest: of the image or artifact.
+        blobs: folder with a file for each layer, by the hex digits of its digest.
+        tree: an empty folder.
+        shown: how errors name the model.
+
+    Raises:
+        InputError: a member that points outside the tree, or is a device; a layer that cannot be read.
+        OSError: the tree cannot be written.
+    """
+    layers: Sequence[Mapping[str, Any]] = manifest["layers"]
+    is_image = (manifest.get("config") or {}).get("mediaType") in _IMAGE_CONFIGS
+    tell = _progress()
+    for number, layer in enumerate(layers, start=1):
+        blob = blobs / layer["digest"].removeprefix("sha256:")
+        place = f"{shown}: layer {number} of {len(layers)}"
+        is_needed_later = any(later["digest"] == layer["digest"] for later in layers[number:])
+        annotations = layer.get("annotations") or {}
+        file_name = next((annotations[name] for name in _FILE_NAMES if annotations.get(name)), None)
+        try:
+            if _is_tar(blob):
+                _unpack_tar(blob, tree, place, is_image, tell)
+            elif file_name:
+                target = _inside(tree, file_name, place)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                (shutil.copyfile if is_needed_later else os.replace)(blob, target)
+            else:
+                raise InputError(
+                    f"{place} is neither a tar nor a file with a name ({layer.get('mediaType', 'without a type')})"
+                )
+        except (tarfile.TarError, EOFError, OSError) as error:
+            # pyarrow's error of a broken stream is an OSError without a number.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise InputError(f"{place} cannot be read: {error}") from None
+        if not is_needed_later:
+            blob.unlink(missing_ok=True)
+
+
+def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, tell: Callable[[int], None]) -> None:
+    of_this_layer: set[Path] = set()
+    with _content(blob) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_AT_ONCE) as archive:
+        archive.copybufsize = _AT_ONCE
+        for member in archive:
+            target = _inside(tree, member.name, place)
+            if target == tree:
+                continue
+            if target.name.startswith(_WHITEOUT):
+                if target.name == _OPAQUE:
+                    _remove_lower(target.parent, of_this_layer, itself=False)
+                    continue
+                hidden = target.name.removeprefix(_WHITEOUT)
+                if hidden in ("", ".", ".."):
+                    raise InputError(f"{place}: {member.name} is refused: it hides no file")
+                _remove_lower(target.with_name(hidden), of_this_layer, itself=True)
+                continue
+            is_model = not is_image or target.relative_to(tree).parts[0] == MODELS
+            if not (is_model or member.isfile() or member.isdir()):
+                continue
+            try:
+                member = tarfile.data_filter(member, str(tree))
+            except tarfile.FilterError as error:
+                raise InputError(f"{place}: {member.name} is refused: {error}") from None
+            if target.is_symlink() or (target.exists() and not (target.is_dir() and member.isdir())):
+                _remove(target)
+            if member.islnk():
+                _link(_inside(tree, member.linkname, place), target, f"{place}: {member.name}")
+            else:
+                # Filtered above.
+                archive.extract(member, tree, filter="fully_trusted")
+            of_this_layer |= {target, *target.parents}
+            tell(member.size)
+
+
+def _progress() -> Callable[[int], None]:
+    """To be given the bytes of each member."""
+    told_at, total = time.monotonic(), 0
+
+    def tell(size: int) -> None:
+        nonlocal told_at, total
+        total += size
+        if time.monotonic() - told_at >= _SECONDS_BETWEEN_PROGRESS:
+            told_at = time.monotonic()
+            log(f"Unpacked {total / 1e9:.2f} GB")
+
+    return tell
+
+
+def _inside(tree: Path, name: str, place: str) -> Path:
+    path = PurePosixPath(name)
+    # A link to the inside is led outside where a link is made in its way later.
+    folder = tree.joinpath(*path.parts[:-1])
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not folder.resolve().is_relative_to(tree.resolve()):
+        raise InputError(f"{place}: {name} is refused: it points outside")
+    return tree / path
+
+
+def _link(source: Path, target: Path, place: str) -> None:
+    """A hard link, or a copy where the file system has none."""
+    if source.is_symlink() or not source.is_file():
+        raise InputError(f"{place} is a link to {source.name}, which is not there")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _remove_lower(path: Path, kept: set[Path], itself: bool) -> None:
+    """Removes what lower layers have put there; a whiteout does not hide its own layer's files."""
+    if path.is_dir() and not path.is_symlink():
+        for child in list(path.iterdir()):
+            _remove_lower(child, kept, itself=True)
+        if itself and path not in kept:
+            path.rmdir()
+    elif itself and path not in kept:
+        path.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _is_tar(blob: Path) -> bool:
+    try:
+        with _content(blob) as stream:
+            block = stream.read(tarfile.BLOCKSIZE)
+    # The magic of a compression by chance, in a file that is something else.
+    except OSError:
+        return False
+    if len(block) == tarfile.BLOCKSIZE and not any(block):
+        # The end of a tar without members: a layer in which nothing changed.
+        return True
+    with contextlib.suppress(tarfile.HeaderError):
+        tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _content(blob: Path) -> Iterator[IO[bytes]]:
+    """The blob's content, decompressed as it is read."""
+    import pyarrow
+
+    with blob.open("rb") as file:
+        start = file.read(4)
+    compression = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    with pyarrow.input_stream(str(blob), compression=compression, buffer_size=_AT_ONCE) as stream:
+        yield stream

@@ -1,0 +1,193 @@
+"""A base model in an OCI registry: pulled into the workspace, whole or not at all."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.manifests import read_manifest, write_manifest
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.stages.preprocess.oci.layers import MODELS, unpack_layers
+from kfp_osft.stages.preprocess.oci.registry import SCHEME, SECRET_VARIABLE, Registry, size_of
+
+#: Folder of the workspace: BASE_MODELS/<start of the digest>/<name of the repository>. A tag that moves makes another
+#: folder, so that no training loses the model that it reads.
+BASE_MODELS = "base_models"
+
+_FORMAT = 1
+_PARAMETER = "training_base_model"
+_MANIFEST = "manifest.json"
+# Weights for other programs; transformers reads none of them here.
+_NOT_NEEDED = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".tflite")
+_NEEDED_FOLDERS = ("additional_chat_templates",)
+# What a compressed layer holds, to its size: weights are hard to compress.
+_UNPACKED = 1.5
+_LISTED = 10
+
+
+def is_oci_model(base_model: str) -> bool:
+    """True for what pull_model takes, well formed or not."""
+    return base_model.startswith(SCHEME)
+
+
+def pull_model(base_model: str, workspace: Path) -> Path:
+    """Pulls the model into the workspace, unless it is there already, and returns its folder.
+
+    The model is the folder with config.json and weights, below /models (a modelcar) or else anywhere in the image or
+    artifact. Only files that transformers loads are kept. The credentials come from OCI_PULL_SECRET_MODEL_DOWNLOAD.
+
+    Args:
+        base_model: oci://registry/repository:tag or @sha256:digest.
+        workspace: existing folder.
+
+    Raises:
+        InputError: a reference or credentials that are none, no access, no such model, no space, or what is pulled is
+            broken, points outside its folder, or is not one model.
+    """
+    registry = Registry(base_model, os.environ.get(SECRET_VARIABLE))
+    digest = registry.digest()
+    place = workspace / BASE_MODELS / digest.removeprefix("sha256:")[:12]
+    model = place / registry.reference.name
+    place.mkdir(parents=True, exist_ok=True)
+    with _alone(place):
+        if pulled_digest(model) == digest:
+            log(f"{base_model} is in {model} already: used again")
+            return model
+        image, manifest = registry.image(digest)
+        layers, tree = place / "layers", place / "unpacked"
+        shutil.rmtree(tree, ignore_errors=True)
+        _check_space(manifest, layers / "blobs", base_model)
+        size = sum(layer["size"] for layer in manifest["layers"])
+        log(f"Pulling {base_model}, {digest}: {size / 1e9:.2f} GB in {len(manifest['layers'])} layers")
+        registry.copy(image, layers, size)
+        tree.mkdir()
+        try:
+            unpack_layers(manifest, layers / "blobs" / "sha256", tree, f"{_PARAMETER}={base_model}")
+            found = _model_folder(tree, base_model)
+            (place / _MANIFEST).unlink(missing_ok=True)
+            with replacing_folder(model) as unfinished:
+                _move_model(found, tree, unfinished, base_model)
+            write_manifest(place / _MANIFEST, _made_from(digest), reference=base_model, files=_sizes(model))
+        except OSError as error:
+            raise InputError(f"{_PARAMETER}={base_model}: cannot be unpacked in {place}: {error.strerror}") from None
+        except InputError:
+            shutil.rmtree(layers)
+            raise
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+        shutil.rmtree(layers)
+    log(f"The model is in {model}: {size_of(model) / 1e9:.2f} GB")
+    return model
+
+
+def pulled_digest(folder: Path) -> str | None:
+    """The digest that the folder's model was pulled by, or None where it was not, or is no longer whole."""
+    path = folder.parent / _MANIFEST
+    try:
+        digest = json.loads(path.read_text(encoding="utf-8"))["made_from"]["digest"]
+        manifest = read_manifest(path, _made_from(digest))
+        return digest if manifest and manifest["files"] == _sizes(folder) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _made_from(digest: str) -> dict[str, Any]:
+    return {"format": _FORMAT, "digest": digest}
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Two runs in one workspace do not pull the same model at the same time: the second one finds it there."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(place / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log(f"Another run is pulling into {place}: waiting for it")
+        lock.acquire()
+    except NotImplementedError:
+        log(f"The file system of {place} has no locks: let no two runs pull the same model into it at the same time")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_space(manifest: Mapping[str, Any], blobs: Path, base_model: str) -> None:
+    """Each layer goes when it is unpacked: needed is room for all that they hold, and for one more."""
+    sizes = {
+        layer["digest"]: layer["size"] * (_UNPACKED if _is_compressed(layer) else 1) for layer in manifest["layers"]
+    }
+    needed = sum(sizes.values()) + max(sizes.values(), default=0) - size_of(blobs)
+    free = shutil.disk_usage(blobs.parents[1]).free
+    if needed > free:
+        raise InputError(
+            f"{_PARAMETER}={base_model}: pulling and unpacking it needs {needed / 1e9:.2f} GB in the "
+            f"workspace ({_UNPACKED} times its compressed layers, once its others, and the largest one "
+            f"again); {free / 1e9:.2f} GB are free"
+        )
+
+
+def _is_compressed(layer: Mapping[str, Any]) -> bool:
+    return str(layer.get("mediaType", "")).endswith(("gzip", "zstd"))
+
+
+def _model_folder(tree: Path, base_model: str) -> Path:
+    """The one folder with config.json and weights."""
+    contents = {Path(folder): names for folder, _, names in os.walk(tree)}
+    found = [folder for folder, names in contents.items() if "config.json" in names and any(map(_is_weights, names))]
+    found = [folder for folder in found if (tree / MODELS) in (folder, *folder.parents)] or found
+    # Below a model may be parts of it, or the same in another format.
+    found = [folder for folder in found if not set(found) & set(folder.parents)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(sorted(f"/{folder.relative_to(tree)}" for folder in found)[:_LISTED])
+        raise InputError(f"{_PARAMETER}={base_model}: holds {len(found)} models: {listed}; an image with one is needed")
+    files = sorted(f"/{(folder / name).relative_to(tree)}" for folder, names in contents.items() for name in names)
+    listed = ", ".join(files[:_LISTED]) + (f" and {len(files) - _LISTED} more" if len(files) > _LISTED else "")
+    raise InputError(
+        f"{_PARAMETER}={base_model}: holds no model: no folder in it has config.json and weights in "
+        f"safetensors or .bin; it has {listed or 'no file'}"
+    )
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") or (name.startswith("pytorch_model") and name.endswith(".bin"))
+
+
+def _move_model(found: Path, tree: Path, target: Path, base_model: str) -> None:
+    """Moves the files that transformers loads; a link becomes the file that it leads to."""
+    sources = {file.relative_to(found): file.resolve() for file in sorted(found.rglob("*")) if file.is_file()}
+    moved: dict[Path, Path] = {}
+    left_out = []
+    for name, source in sources.items():
+        if (len(name.parts) > 1 and name.parts[0] not in _NEEDED_FOLDERS) or name.suffix in _NOT_NEEDED:
+            left_out.append(str(name))
+            continue
+        if not source.is_relative_to(tree.resolve()):
+            raise InputError(f"{_PARAMETER}={base_model}: {name} is refused: it is a link that points outside")
+        place = target / name
+        place.parent.mkdir(exist_ok=True)
+        if source in moved:
+            shutil.copyfile(moved[source], place)
+        else:
+            os.replace(source, place)
+            moved[source] = place
+        # The pods of the training may be somebody else.
+        place.chmod(place.stat().st_mode | 0o044)
+    if left_out:
+        log(
+            f"Left out, as training does not read them: {', '.join(left_out[:_LISTED])}"
+            + (f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else "")
+        )

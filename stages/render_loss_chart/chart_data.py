@@ -1,0 +1,220 @@
+"""What the loss chart draws, computed from a training's steps.
+
+What it is drawn with stands in loss_chart_spec.py.
+"""
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from itertools import accumulate
+
+from kfp_osft.shared.training.metrics import number, warnings_of
+
+#: What is drawn below the loss, from top to bottom.
+PANEL_FIELDS = ("lr", "grad_norm", "tokens_per_second")
+_DRAWN = 6000  # rows: at most 0.4 MB beside the 0.9 MB of Vega, and smooth under the pointer
+
+
+def chart_notes(steps: list[dict]) -> list[str]:
+    """What the page has to say instead of a chart or above it."""
+    notes = warnings_of(steps)
+    if len(steps) == 1:
+        notes.append("The training had one step only: there is no course to draw.")
+    return notes
+
+
+def is_drawable(steps: list[dict]) -> bool:
+    """Whether there are two steps or more, and a finite loss among them."""
+    return len(steps) > 1 and any(not math.isnan(number(step.get("loss"))) for step in steps)
+
+
+def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
+    """The chart's datasets by name; the steps must be drawable.
+
+    - steps: step, epoch (from 1 on), loss, smoothed, and PANEL_FIELDS, each where any step has it; thinned,
+      null for NaN
+    - epochs: step and label, where each begins
+    - validations: step and loss
+    - broken: from, to, label: stretches of steps whose loss is NaN or infinite
+    - marked: step, loss, label, place (of the label: above, below or right of the point): the lowest and the final
+      loss
+    """
+    rows = _rows(steps)
+    drawn = thin(rows)
+    used = [key for key in drawn[0] if any(row[key] == row[key] for row in drawn)]
+    return {
+        "steps": [{key: _short(row[key]) for key in used} for row in drawn],
+        "epochs": _epochs(rows),
+        "validations": _validations(steps),
+        "broken": _broken(rows),
+        "marked": _marked(rows),
+    }
+
+
+def thin(steps: list[dict], most: int = _DRAWN) -> list[dict]:
+    """At most `most` of the steps, in order, such that no peak is lost.
+
+    The steps are cut into stretches of equal length. Each keeps the steps with the smallest and the largest
+    loss, gradient norm, tokens a second and learning rate, and the first whose loss is NaN or infinite; so do
+    the first and the last step stay. Up to `most` steps come back as they are.
+
+    Args:
+        most: 11 or more.
+    """
+    if most < 11:
+        raise ValueError(f"most is {most}; it must be 11 or more, what one stretch and both ends can keep")
+    if len(steps) <= most:
+        return list(steps)
+    fields = ["loss", *PANEL_FIELDS]
+    columns = [[number(step.get(field)) for step in steps] for field in fields]
+    stretches = (most - 2) // (2 * len(fields) + 1)
+    bounds = [len(steps) * at // stretches for at in range(stretches + 1)]
+    kept = {0, len(steps) - 1}
+    for begin, end in zip(bounds, bounds[1:]):
+        for column in columns:
+            valid = [at for at in range(begin, end) if column[at] == column[at]]
+            if valid:
+                kept.add(min(valid, key=column.__getitem__))
+                kept.add(max(valid, key=column.__getitem__))
+        kept.update([at for at in range(begin, end) if columns[0][at] != columns[0][at]][:1])
+    return [steps[at] for at in sorted(kept)]
+
+
+def loss_text(loss: float) -> str:
+    """A loss, or a perplexity, as a person reads it: 1.234, 0.0123, 2e+03."""
+    return f"{loss:.3f}" if 0.1 <= abs(loss) < 1000 else f"{loss:.3g}"
+
+
+def smoothing_window(count: int) -> int:
+    """Steps the smoothed line looks at: odd, a 25th of the training, 5 to 501, not more than there are."""
+    return min(501, max(5, count // 25 | 1), count - 1 | 1)
+
+
+def _smoothed(losses: list[float], window: int) -> list[float]:
+    """The median of `window` losses around each, less its saw-teeth; NaN where the loss is NaN.
+
+    A median, as one outlier would lift a mean for the length of the window. Long ones jump from one loss to
+    another, so the mean of a quarter of a window of medians is what is drawn; below 8 steps the medians
+    themselves.
+
+    At the beginning, where a loss falls steeply, a window is hardly wider than it fits on both sides. At the
+    end, where a loss is flat, it is cut off.
+    """
+    valid = [at for at, loss in enumerate(losses) if loss == loss]
+    values = [losses[at] for at in valid]
+    medians: list[float] = []
+    inside: list[float] = []
+    begin = end = 0
+    for low, high in _windows(len(values), window // 2):
+        while end < high:
+            insort(inside, values[end])
+            end += 1
+        while begin < low:
+            del inside[bisect_left(inside, values[begin])]
+            begin += 1
+        middle = len(inside) // 2
+        medians.append(inside[middle] if len(inside) % 2 else (inside[middle - 1] + inside[middle]) / 2)
+    sums = [0.0, *accumulate(medians)]
+    smooth = [math.nan] * len(losses)
+    for at, median, (low, high) in zip(valid, medians, _windows(len(values), window // 8)):
+        smooth[at] = median if high - low == 1 else (sums[high] - sums[low]) / (high - low)
+    return smooth
+
+
+def _windows(count: int, half: int) -> Iterator[tuple[int, int]]:
+    for at in range(count):
+        reach = min(half, at + half // 6)
+        yield max(0, at - reach), min(count, at + reach + 1)
+
+
+def _rows(steps: list[dict]) -> list[dict]:
+    """The steps as the chart's rows: number, epoch from 1 on, loss and smoothed loss, the panels' fields."""
+    losses = [number(step.get("loss")) for step in steps]
+    smooth = _smoothed(losses, smoothing_window(len(steps)))
+    return [
+        {"step": step["step"], "epoch": number(step.get("epoch")) + 1, "loss": loss, "smoothed": smoothed}
+        | {field: number(step.get(field)) for field in PANEL_FIELDS}
+        for step, loss, smoothed in zip(steps, losses, smooth)
+    ]
+
+
+def _epochs(rows: list[dict]) -> list[dict]:
+    """Where each epoch begins; of many only every 2nd, 5th, 10th, 20th ... so that at most 6 are marked."""
+    begins = [
+        (row["step"], round(row["epoch"]))
+        for before, row in zip([None, *rows], rows)
+        if row["epoch"] == row["epoch"] and (before is None or row["epoch"] != before["epoch"])
+    ]
+    if len(begins) < 2:
+        return []
+    rounded = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
+    every = next(number for number in rounded if len(begins) <= 6 * number)
+    kept = [(step, epoch) for step, epoch in begins if every == 1 or epoch % every == 0]
+    return [{"step": step, "label": f"epoch {epoch:,}"} for step, epoch in kept]
+
+
+def _validations(steps: list[dict]) -> list[dict]:
+    """The steps after which a validation ran: mini-trainer repeats its value on all lines until the next one.
+
+    One that ran at a step stands on that step's line with val_num_samples; one at the end of an epoch first
+    on the next step's.
+    """
+    found, before = [], None
+    for at, step in enumerate(steps):
+        value = number(step.get("val_loss"))
+        if not math.isnan(value):
+            if "val_num_samples" in step:
+                found.append({"step": step["step"], "loss": value})
+            elif value != before:
+                found.append({"step": steps[max(0, at - 1)]["step"], "loss": value})
+            before = value
+    return thin(found, 600)
+
+
+def _broken(rows: list[dict]) -> list[dict]:
+    """The stretches of steps whose loss is NaN or infinite, from half a step before to half a step after.
+
+    Those nearer to each other than half a thousandth of the training are one, so that there are never too
+    many to draw. The first one is labelled.
+    """
+    stretches: list[dict] = []
+    near = (rows[-1]["step"] - rows[0]["step"]) / 2000
+    for row in rows:
+        if row["loss"] != row["loss"]:
+            begin, end = row["step"] - 0.5, row["step"] + 0.5
+            if stretches and begin - stretches[-1]["to"] <= near:
+                stretches[-1]["to"] = end
+            else:
+                stretches.append({"from": begin, "to": end})
+    if stretches:
+        stretches[0]["label"] = "NaN"
+    return stretches
+
+
+def _marked(rows: list[dict]) -> list[dict]:
+    """The lowest and the final loss with their labels; one label where they are the same step.
+
+    Nothing is drawn below the lowest loss, nor right of the last step, so no label lies on points or lines there.
+    """
+    finite = [row for row in rows if row["loss"] == row["loss"]]
+    lowest = min(finite, key=lambda row: row["loss"])
+    final = finite[-1]
+    if final is not rows[-1]:
+        if lowest is final:
+            return [_mark(final, "lowest and last finite ", "below")]
+        return [_mark(lowest, "lowest ", "below"), _mark(final, "last finite ", "above")]
+    if lowest is final:
+        return [_mark(final, "final,\nlowest\n", "right")]
+    return [_mark(lowest, "lowest ", "below"), _mark(final, "final\n", "right")]
+
+
+def _mark(row: dict, name: str, place: str) -> dict:
+    return {"step": row["step"], "loss": row["loss"], "label": f"{name}{loss_text(row['loss'])}", "place": place}
+
+
+def _short(value: float) -> float | None:
+    """Five significant digits, more than a pixel shows; null for NaN, which JSON does not have."""
+    if isinstance(value, int) or value != value:
+        return value if value == value else None
+    short = float(f"{value:.5g}")
+    return int(short) if short.is_integer() and abs(short) < 1e9 else short

@@ -1,0 +1,271 @@
+"""The loss chart as Altair describes it: the Vega-Lite specification, its configuration and its colors."""
+
+import json
+
+from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, drawn_datasets, is_drawable, smoothing_window
+
+# Of each panel below the loss: heading, format of the axis (an expression of Vega, on datum.value). All begin at 0, so
+# that the height of a change is its share: a noise of 2 % in the speed does not look like a fall.
+_PANELS = {
+    "lr": ("Learning rate", "datum.value == 0 ? '0' : format(datum.value, '.2~e')"),
+    "grad_norm": ("Gradient norm", "format(datum.value, '.3~g')"),
+    "tokens_per_second": ("Tokens per second", "format(datum.value, '.3~s')"),
+}
+#: Pixels right of the plot for the label of the final loss, and of an epoch that begins there.
+RIGHT_MARGIN = 56
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+#: Blue, orange and their like of Okabe and Ito (2008), which people with any colour vision tell apart.
+LIGHT = {
+    "page": "#ffffff",
+    "raised": "#f5f6f8",
+    "ink": "#1b1f27",
+    "muted": "#5d6675",
+    "line": "#e3e6eb",
+    "point": "#56a3dc",
+    "smoothed": "#0a4a86",
+    "validation": "#d55e00",
+    "panel": "#4c6a89",
+    "alarm": "#b3261e",
+}
+DARK = {
+    "page": "#14171c",
+    "raised": "#1e2229",
+    "ink": "#eceff4",
+    "muted": "#a0a9b8",
+    "line": "#2c323b",
+    "point": "#4796d2",
+    "smoothed": "#b5dcfa",
+    "validation": "#f2a13c",
+    "panel": "#9db6d0",
+    "alarm": "#ff8a80",
+}
+
+
+def chart_spec(steps: list[dict], width: int) -> dict:
+    """The Vega-Lite specification with its datasets; without config and title.
+
+    Steps that are not drawable give an empty chart, which a title can stand above.
+
+    Args:
+        width: of the plot, in pixels, without the labels of the axes.
+    """
+    import altair as alt
+
+    if not is_drawable(steps):
+        empty = alt.Chart(alt.InlineData([{}])).mark_point(opacity=0)
+        return empty.properties(width=width, height=1).to_dict()
+    datasets = drawn_datasets(steps)
+    first, last = datasets["steps"][0]["step"], datasets["steps"][-1]["step"]
+    fields = [field for field in PANEL_FIELDS if field in datasets["steps"][0]]
+    axes = [_x(alt, lowest=at == len(fields)) for at in range(len(fields) + 1)]
+    window = smoothing_window(len(steps))
+    charts = [_loss_panel(alt, axes[0], datasets, window).properties(width=width, height=270)]
+    charts += [_small_panel(alt, x, field).properties(width=width, height=64) for x, field in zip(axes[1:], fields)]
+    density = len(datasets["steps"]) / (last - first + 1)
+    chart = (
+        alt.vconcat(*charts, spacing=14)
+        .resolve_scale(x="shared")
+        .add_params(
+            alt.param(name="x0", value=first),
+            alt.param(name="x1", value=last),
+            # 1 for up to 60 points in view, towards 0 for thousands
+            alt.param(name="sparse", expr=f"min(1, 60 / (1 + (x1 - x0) * {density:.4g}))"),
+        )
+    )
+    spec = chart.to_dict()
+    spec["datasets"] = datasets
+    return spec
+
+
+def chart_config(colors: dict[str, str]) -> dict:
+    """Vega-Lite's configuration for one color scheme: all colors and type sizes are here."""
+    text = {"font": FONT, "color": colors["ink"], "fontSize": 12}
+    return {
+        "font": FONT,
+        "background": colors["page"],
+        "view": {"stroke": None},
+        "range": {"category": [colors["point"], colors["smoothed"], colors["validation"]]},
+        "axis": {
+            "domain": False,
+            "ticks": False,
+            "grid": True,
+            "gridColor": colors["line"],
+            "domainColor": colors["muted"],
+            "tickColor": colors["muted"],
+            "labelColor": colors["muted"],
+            "labelFontSize": 11,
+            "labelPadding": 6,
+            "titleColor": colors["muted"],
+            "titleFontSize": 11,
+            "titleFontWeight": "normal",
+        },
+        "axisX": {"grid": False},
+        "axisY": {"minExtent": 44, "maxExtent": 44},
+        "legend": {
+            "labelColor": colors["ink"],
+            "labelFontSize": 12,
+            "titleColor": colors["ink"],
+            "titleFontSize": 13,
+            "titleFontWeight": 600,
+            "titlePadding": 12,
+            "columnPadding": 18,
+            "symbolSize": 90,
+            "symbolStrokeWidth": 2.5,
+        },
+        "title": {
+            "color": colors["ink"],
+            "subtitleColor": colors["muted"],
+            "fontSize": 19,
+            "fontWeight": 600,
+            "subtitleFontSize": 13,
+            "subtitlePadding": 7,
+            "anchor": "start",
+            "offset": 18,
+        },
+        "style": {
+            "panel": {"color": colors["panel"], "strokeWidth": 1.25},
+            "epoch": {"color": colors["muted"], "strokeWidth": 1, "strokeDash": [2, 3], "opacity": 0.6},
+            "epoch-label": {**text, "color": colors["muted"], "fontSize": 11},
+            "marked": {"color": colors["ink"]},
+            "marked-label": {**text, "fontWeight": 600},
+            "marked-halo": {
+                **text,
+                "fontWeight": 600,
+                "stroke": colors["page"],
+                "strokeWidth": 4,
+                "strokeJoin": "round",
+            },
+            "broken-label": {**text, "color": colors["alarm"], "fontSize": 11},
+            "broken": {
+                "color": colors["alarm"],
+                "fillOpacity": 0.12,
+                "stroke": colors["alarm"],
+                "strokeOpacity": 0.35,
+            },
+        },
+    }
+
+
+def vega_lite_version() -> str:
+    """Vega-Lite's version as vl-convert names it (6.4), the one that this Altair writes for."""
+    import altair
+
+    return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+def _x(alt, lowest: bool):
+    """The steps' axis, which only the lowest panel shows."""
+    scale = alt.Scale(domainMin=alt.ExprRef("x0"), domainMax=alt.ExprRef("x1"), nice=False, zero=False)
+    axis = alt.Axis(
+        labels=lowest,
+        ticks=lowest,
+        domain=lowest,
+        title="Step" if lowest else None,
+        format=",d",
+        # No more ticks than steps, as there is nothing between two.
+        tickCount=alt.ExprRef("min(x1 - x0, max(2, floor(width / 90)))"),
+    )
+    return alt.X("step:Q", scale=scale, axis=axis)
+
+
+def _named(alt, name: str):
+    """A chart of the rows of a dataset that lie within the zoom: so the y scales fit what is in view."""
+    return alt.Chart(alt.NamedData(name)).transform_filter("datum.step >= x0 && datum.step <= x1")
+
+
+def _loss_panel(alt, x, datasets: dict, window: int):
+    scale = alt.Scale(zero=False, nice=False, padding=20)
+    y = alt.Y("loss:Q", scale=scale, axis=alt.Axis(title=None, tickCount=6))
+    names = ["each step", f"rolling median of {window} steps" if window > 1 else "line between them"]
+    if datasets["validations"]:
+        names.append("validation loss")
+    shapes = ["circle", "stroke", "diamond"][: len(names)]
+    legend = alt.Legend(
+        title="Loss",
+        titleOrient="left",
+        orient="top",
+        direction="horizontal",
+        offset=6,
+        symbolOpacity=1,
+        labelLimit=0,
+    )
+
+    def series(data: str, name: str):
+        # A constant column, as Altair takes no scale and no legend with a constant (alt.ColorDatum).
+        return _named(alt, data).transform_calculate(series=json.dumps(name))
+
+    color = alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend)
+    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
+    top, bottom = alt.value(0), alt.value("height")
+    points = series("steps", names[0]).mark_point(
+        filled=True,
+        strokeWidth=0,
+        size=alt.ExprRef("12 + 38 * sqrt(sparse)"),
+        opacity=alt.ExprRef("0.22 + 0.68 * sqrt(sparse)"),
+    )
+    smoothed = series("steps", names[1]).mark_line(strokeWidth=2.25)
+    layers = [
+        points.encode(x=x, y=y, color=color, shape=shape),
+        smoothed.encode(x=x, y="smoothed:Q", color=color),
+    ]
+    if datasets["broken"]:
+        # Both ends are kept within the zoom, which would else be widened by them.
+        spans = (
+            alt.Chart(alt.NamedData("broken"))
+            .transform_filter("datum.to >= x0 && datum.from <= x1")
+            .transform_calculate(begin="max(datum.from, x0)", end="min(datum.to, x1)")
+            .transform_calculate(left="datum.end > x1 - (x1 - x0) / 12")
+            .transform_calculate(beside="datum.left ? datum.begin : datum.end")
+        )
+        layers.insert(0, spans.mark_rect(style="broken").encode(x="begin:Q", x2="end:Q", y=top, y2=bottom))
+        label = spans.transform_filter("isValid(datum.label)").mark_text(
+            style="broken-label",
+            align=alt.ExprRef("datum.left ? 'right' : 'left'"),
+            dx=alt.ExprRef("datum.left ? -5 : 5"),
+        )
+        layers.append(label.encode(x="beside:Q", y=alt.value(10), text="label:N"))
+    if datasets["epochs"]:
+        layers.insert(0, _epoch_rules(alt, x, above=5))
+        label = _named(alt, "epochs").mark_text(style="epoch-label", align="left", dx=4)
+        layers.append(label.encode(x=x, y=alt.value(-8), text="label:N"))
+    # Labels stand out from the points by a halo; a validation's diamond, one of a few, stays above it.
+    edge = "scale('x', datum.step) > width - 70 ? {} : scale('x', datum.step) < 70 ? {} : {}"
+    text = {
+        "align": alt.ExprRef("datum.place == 'right' ? 'left' : " + edge.format("'right'", "'left'", "'center'")),
+        "dx": alt.ExprRef("datum.place == 'right' ? 11 : " + edge.format(-9, 9, 0)),
+        # Vega puts the first line of several at the place: half of the others' height up is the middle.
+        "dy": alt.ExprRef(
+            r"datum.place == 'right' ? 7 - 7 * length(split(datum.label, '\n')) : datum.place == 'below' ? 15 : -14"
+        ),
+        "baseline": "middle",
+        "lineBreak": "\n",
+        "lineHeight": 14,
+    }
+    marked = _named(alt, "marked")
+    validations = series("validations", names[-1])
+    if datasets["validations"]:
+        dashes = validations.mark_line(strokeWidth=1.25, strokeDash=[4, 3])
+        layers.append(dashes.encode(x=x, y="loss:Q", color=color))
+    layers.append(marked.mark_text(style="marked-halo", **text).encode(x=x, y="loss:Q", text="label:N"))
+    if datasets["validations"]:
+        diamonds = validations.mark_point(filled=True, size=70, opacity=1)
+        layers.append(diamonds.encode(x=x, y="loss:Q", color=color, shape=shape))
+    rings = marked.mark_point(style="marked", filled=False, size=90, strokeWidth=2)
+    layers.append(rings.encode(x=x, y="loss:Q"))
+    layers.append(marked.mark_text(style="marked-label", **text).encode(x=x, y="loss:Q", text="label:N"))
+    return alt.layer(*layers)
+
+
+def _small_panel(alt, x, field: str):
+    heading, label = _PANELS[field]
+    axis = alt.Axis(title=None, tickCount=3, labelExpr=label)
+    y = alt.Y(f"{field}:Q", scale=alt.Scale(zero=True, nice=False, padding=5), axis=axis)
+    line = _named(alt, "steps").mark_line(style="panel").encode(x=x, y=y)
+    title = alt.TitleParams(heading, fontSize=13, frame="group", offset=5)
+    return alt.layer(_epoch_rules(alt, x, above=0), line, title=title)
+
+
+def _epoch_rules(alt, x, above: int):
+    # None at the left edge, where a line would look like an axis.
+    rules = _named(alt, "epochs").transform_filter("datum.step > x0").mark_rule(style="epoch")
+    return rules.encode(x=x, y=alt.value(-above), y2=alt.value("height"))

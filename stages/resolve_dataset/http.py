@@ -1,0 +1,348 @@
+"""Datasets behind an http(s) URL: one file, gone on with where it was cut."""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
+from kfp_osft.stages.resolve_dataset.download import (
+    MANIFEST,
+    PartialDownload,
+    Progress,
+    check_room,
+    partial_download,
+    size_text,
+)
+from kfp_osft.stages.resolve_dataset.network_errors import is_lasting, network_cause
+
+#: Environment variable: the most that is fetched from a URL, in GiB.
+LIMIT_VARIABLE = "OSFT_MAX_DOWNLOAD_GIB"
+_DEFAULT_LIMIT_GIB = 50
+_TRIES = 5
+_SECONDS_TO_WAIT = 1.0
+_MOST_SECONDS_TO_WAIT = 30.0
+_SECONDS_TO_CONNECT, _SECONDS_TO_READ = 10, 60
+_MOST_REDIRECTS = 10
+_MOST_CHANGES = 3
+_PIECE = 1 << 20
+_BYTES_BETWEEN_MARKS = 64 << 20
+# Parameters that sign a link or let somebody in: they differ from link to link to the same file, or are secrets.
+_SIGNING = re.compile(
+    r"x-(amz|goog|oss|cos)-.*|.*(signature|token|secret|passw|credential|auth|api_?key|accesskeyid|accessid).*|"
+    # CloudFront and Azure
+    r"expires|policy|key-pair-id|s[veptri]|ss|srt|spr|sip|sig|sk[a-z]{1,3}",
+    re.IGNORECASE,
+)
+
+
+class _Version(NamedTuple):
+    """What a server says of the file.
+
+    Attributes:
+        name: for the file here.
+        size: in bytes; None where it comes in chunks.
+        etag: "" where there is none.
+        last_modified: "" where there is none, or an ETag, which says more.
+    """
+
+    name: str
+    size: int | None
+    etag: str
+    last_modified: str
+
+    @property
+    def validator(self) -> str:
+        """What If-Range may hold: with it a server goes on with these very bytes, or begins anew (RFC 9110, 13.1.5)."""
+        return "" if self.etag.startswith("W/") else self.etag or self.last_modified
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether another content would be told apart."""
+        return bool(self.etag or self.last_modified)
+
+
+class _ChangedMeanwhile(Exception):
+    pass
+
+
+class _Cut(Exception):
+    """The body ended early; holds what the HTTP client said."""
+
+
+def fetch_from_http(uri: str, workspace: Path) -> Path:
+    """Downloads a file to workspace/datasets, once for the same ETag or time of change.
+
+    A server that gives neither is asked for the file each time.
+
+    Raises:
+        InputError: nothing there, no data file, no access, no answer, larger than OSFT_MAX_DOWNLOAD_GIB, no room.
+    """
+    import requests
+
+    said = f"dataset_uri={redacted(uri)}"
+    limit = _limit()
+    with requests.Session() as session:
+        session.max_redirects = _MOST_REDIRECTS
+        session.headers.update({"User-Agent": "kfp-osft", "Accept-Encoding": "identity"})
+        for _ in range(_MOST_CHANGES):
+            with closing(_get(session, uri, said)) as response:
+                version = _version(uri, said, response)
+                _check_size(version.size, limit, said)
+                try:
+                    return _fetch(session, uri, said, response, version, limit, workspace)
+                except _ChangedMeanwhile:
+                    log(f"{said}: has changed while it was fetched; starting again")
+    raise InputError(f"{said}: has changed {_MOST_CHANGES} times while it was fetched")
+
+
+def _limit() -> int:
+    text = os.environ.get(LIMIT_VARIABLE, "").strip() or str(_DEFAULT_LIMIT_GIB)
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < 1 << 30:
+        raise InputError(f"{LIMIT_VARIABLE}={text} in the environment is not allowed; allowed: GiB as a number above 0")
+    return int(limit * (1 << 30))
+
+
+def _check_size(size: int | None, limit: int, said: str) -> None:
+    if size is not None and size > limit:
+        raise InputError(
+            f"{said}: has {size_text(size)}, more than {LIMIT_VARIABLE} allows ({size_text(limit)}); "
+            f"set {LIMIT_VARIABLE} higher in the environment of resolve_dataset"
+        )
+
+
+def _get(session: Any, url: str, said: str, headers: Mapping[str, str] | None = None) -> Any:
+    """Sends the request, again after an error that may pass; returns an answer that is a success, or a 416."""
+    import requests
+
+    for attempt in range(1, _TRIES + 1):
+        try:
+            response = session.get(url, headers=headers, stream=True, timeout=(_SECONDS_TO_CONNECT, _SECONDS_TO_READ))
+        except requests.TooManyRedirects:
+            raise InputError(f"{said}: is redirected more than {_MOST_REDIRECTS} times") from None
+        except requests.exceptions.InvalidSchema:
+            raise InputError(f"{said}: is redirected to something that is not http(s)://") from None
+        # requests.RequestException's kin for URLs are ValueErrors, and so is what urllib.parse raises.
+        except ValueError:
+            raise InputError(f"{said}: is no URL") from None
+        except requests.RequestException as error:
+            problem, wanted = f"cannot be reached: {network_cause(error)}", None
+            if is_lasting(error):
+                raise InputError(f"{said}: {problem}") from None
+        else:
+            if response.status_code < 400 or response.status_code == 416:
+                return response
+            response.close()
+            problem, wanted = f"the server answers {_status(response)}", response.headers.get("Retry-After")
+            if response.status_code < 500 and response.status_code != 429:
+                raise InputError(f"{said}: {_refusal(response)}") from None
+        if attempt < _TRIES:
+            _wait(attempt, wanted)
+    raise InputError(f"{said}: {problem} (tried {_TRIES} times)")
+
+
+def _status(response: Any) -> str:
+    return f"{response.status_code} {response.reason or ''}".strip()
+
+
+def _refusal(response: Any) -> str:
+    if response.status_code in (401, 403, 407):
+        return (
+            f"the server refuses it ({_status(response)}); a signed link may have expired, and what needs a login "
+            "is better put on S3 or the PVC"
+        )
+    if response.status_code in (404, 410):
+        return f"there is nothing at this URL ({_status(response)})"
+    return f"the server answers {_status(response)}"
+
+
+def _wait(attempt: int, wanted: str | None = None) -> None:
+    seconds = _SECONDS_TO_WAIT * 2 ** (attempt - 1)
+    if wanted and wanted.isdecimal():
+        seconds = max(seconds, float(wanted))
+    time.sleep(min(seconds, _MOST_SECONDS_TO_WAIT))
+
+
+def _version(uri: str, said: str, response: Any) -> _Version:
+    headers = response.headers
+    if response.status_code != 200:
+        raise InputError(f"{said}: the server answers {_status(response)}, and no file")
+    if headers.get("Content-Type", "").lower().startswith("text/html"):
+        hint = ""
+        if page := re.match(r"https?://huggingface\.co/datasets/([^/?#]+/[^/?#]+)/?$", uri):
+            hint = f"; the dataset is hf://{page[1]}"
+        raise InputError(f"{said}: the server answers with a web page, not with a file of rows{hint}")
+    if headers.get("Content-Encoding", "identity").lower() not in ("identity", "gzip", "x-gzip", "zstd"):
+        raise InputError(f"{said}: the server packs it as {headers['Content-Encoding']}, though it was asked not to")
+    is_chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
+    length = headers.get("Content-Length", "")
+    if not is_chunked and not length.isdecimal():
+        raise InputError(
+            f"{said}: the server does not say how long the file is, so that a cut would not be seen; "
+            "put it on S3 or the PVC"
+        )
+    if length == "0":
+        raise InputError(f"{said}: the file is empty")
+    etag = headers.get("ETag", "")
+    changed = "" if etag else _settled(headers.get("Last-Modified", ""), headers.get("Date", ""))
+    return _Version(_file_name(uri, said, response), None if is_chunked else int(length), etag, changed)
+
+
+def _settled(last_modified: str, date: str) -> str:
+    """The time of change, if it is over: its unit is the second, in which more may have changed."""
+    try:
+        age = parsedate_to_datetime(date) - parsedate_to_datetime(last_modified)
+    except (ValueError, TypeError):
+        return ""
+    return last_modified if age.total_seconds() > 1 else ""
+
+
+def _file_name(uri: str, said: str, response: Any) -> str:
+    """The first name with a data extension: the server's for it, the URL's, the redirected URL's."""
+    disposition = Message()
+    disposition["Content-Disposition"] = response.headers.get("Content-Disposition", "")
+    paths = [disposition.get_filename() or "", unquote(urlsplit(uri).path), unquote(urlsplit(response.url).path)]
+    names = [re.sub(r"[^\w.-]+", "-", PurePosixPath(path).name).lstrip(".")[-100:] for path in paths]
+    found = next((name for name in names if has_data_extension(name)), None)
+    if found is None and (extension := next((Path(name).suffix for name in names if Path(name).suffix), None)):
+        raise InputError(f"{said}: its extension {extension} is none of {ALLOWED_FILES}")
+    # Without any extension the content tells.
+    return found or next(filter(None, names), "data")
+
+
+def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, limit: int, workspace: Path) -> Path:
+    parts = urlsplit(url)
+    made_from: dict[str, Any] = {
+        "url": redacted(url),
+        "query": fingerprint(
+            [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNING.fullmatch(pair[0])]
+        ),
+    }
+    datasets = workspace / "datasets"
+    if version.is_certain:
+        made_from |= version._asdict()
+        folder = _folder(datasets, version, made_from)
+        if read_manifest(folder / MANIFEST, made_from):
+            log(f"{said}: unchanged, and in the workspace already")
+            return folder / version.name
+    # Without a version, one download is told from another by what came.
+    with partial_download(_folder(datasets, version, made_from)) as partial:
+        done = partial.trusted_bytes(version.name) if version.validator and version.size else 0
+        if version.size is not None:
+            check_room(workspace, version.size - done, said)
+        log(
+            f"Downloading {said.removeprefix('dataset_uri=')}"
+            + (f", {size_text(version.size)}" if version.size is not None else "")
+            + (f", of which {size_text(done)} are there already" if done else "")
+        )
+        _download(session, url, said, response, version, limit, partial, done)
+        if not version.is_certain:
+            made_from["sha256"] = file_digest(partial.folder / version.name)
+        folder = _folder(datasets, version, made_from)
+        partial.publish(folder, made_from)
+    return folder / version.name
+
+
+def _folder(datasets: Path, version: _Version, made_from: Mapping[str, Any]) -> Path:
+    return datasets / f"http-{version.name.partition('.')[0][:40]}-{fingerprint(made_from)[:12]}"
+
+
+def _download(
+    session: Any, url: str, said: str, response: Any, version: _Version, limit: int, partial: PartialDownload, done: int
+) -> None:
+    """Writes the file from byte `done` on; asks for the rest when it is cut, as long as something comes."""
+    target = partial.folder / version.name
+    progress = Progress(version.name, version.size, done)
+    # This answer begins at the first byte.
+    if done:
+        response.close()
+        response = None
+    fruitless = 0
+    while done != version.size:
+        begin = done
+        try:
+            if response is None:
+                response, done = _rest(session, url, said, version, done)
+                progress.add(done - begin)
+            with target.open("r+b" if done else "wb") as file:
+                file.truncate(done)
+                file.seek(done)
+                for piece in _pieces(response):
+                    file.write(piece)
+                    if done // _BYTES_BETWEEN_MARKS != (done + len(piece)) // _BYTES_BETWEEN_MARKS:
+                        file.flush()
+                        partial.mark(version.name, done + len(piece))
+                    done += len(piece)
+                    progress.add(len(piece))
+                    _check_size(done, limit, said)
+            if version.size is None:
+                break
+            if done > version.size:
+                raise _ChangedMeanwhile
+            if done < version.size:
+                raise _Cut("the connection was closed")
+        except _Cut as cut:
+            fruitless = 0 if done > begin else fruitless + 1
+            if fruitless >= _TRIES:
+                raise InputError(f"{said}: was cut at {size_text(done)} {_TRIES} times: {cut}") from None
+            log(f"{said}: cut at {size_text(done)} ({cut}); going on")
+            _wait(fruitless + 1)
+        finally:
+            if response is not None:
+                response.close()
+            response = None
+    partial.mark(version.name, done)
+
+
+def _rest(session: Any, url: str, said: str, version: _Version, done: int) -> tuple[Any, int]:
+    """Asks for the bytes from `done` on; returns the answer and the byte that it begins at."""
+    is_part = bool(done and version.validator)
+    response = _get(session, url, said, {"Range": f"bytes={done}-", "If-Range": version.validator} if is_part else None)
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    etag = response.headers.get("ETag", "")
+    if is_part and response.status_code == 206 and found and int(found[1]) == done and etag in ("", version.etag):
+        return response, done
+    # The whole file: the server knows no ranges, or has another version now.
+    if response.status_code == 200 and _version(url, said, response)[1:] == version[1:]:
+        return response, 0
+    response.close()
+    raise _ChangedMeanwhile
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    """The body as it is sent, in pieces.
+
+    Raises:
+        _Cut: it ended before its end.
+    """
+    pieces = response.raw.stream(_PIECE, decode_content=False)
+    while True:
+        with _telling_a_cut():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
+
+
+@contextmanager
+def _telling_a_cut() -> Iterator[None]:
+    import urllib3
+
+    try:
+        yield
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise _Cut(network_cause(error)) from None

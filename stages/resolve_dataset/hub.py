@@ -1,0 +1,111 @@
+"""Datasets of the Hugging Face Hub."""
+
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_CACHE_PREFIX = "kfp-osft-"
+_SECONDS_OF_A_DAY = 24 * 60 * 60
+
+
+def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
+    """Writes one split of a dataset to workspace/datasets as JSON Lines, once for the same revision.
+
+    `datasets` and huggingface_hub do the work, and read HF_TOKEN and HF_ENDPOINT from the environment.
+
+    Args:
+        uri: [hf://]org/name[@revision][/config]; also org/name:config, and the prefix datasets/ of Hub paths.
+        split: of the dataset, as load_dataset takes it ("train", "train[:10%]").
+        workspace: the workspace folder.
+
+    Raises:
+        InputError: no such dataset, revision, configuration or split; closed to HF_TOKEN; a Hub out of reach.
+    """
+    name, revision, config = _hub_address(uri)
+    import datasets
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    uri = f"dataset_uri={uri}"
+    if Path(name).is_dir():
+        raise InputError(
+            f"{uri}: `datasets` would take the folder {Path(name).absolute()} for it; "
+            "give the folder's whole path if it is meant, else start in another folder"
+        )
+    try:
+        commit = HfApi().dataset_info(name, revision=revision).sha
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{uri}: the Hugging Face Hub has no such dataset, or it is gated and HF_TOKEN is missing "
+            "or may not read it"
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError(f"{uri}: the dataset has no revision {revision}") from None
+    except HFValidationError as error:
+        raise InputError(f"{uri}: is no Hugging Face dataset id: {_first_lines(error)}") from None
+    # What the HTTP client raises where there is no Hub, which is another client in other versions.
+    except Exception as error:
+        raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {_first_lines(error)}") from None
+    made_from = {"hub": name, "commit": commit, "config": config, "split": split}
+    folder = workspace / "datasets" / f"{name.replace('/', '--')}-{fingerprint(made_from)[:12]}"
+    if read_manifest(folder / ".manifest.json", made_from):
+        log(f"{name} at revision {commit} is in the workspace already")
+        return folder / "data.jsonl"
+    os.makedirs(datasets.config.HF_DATASETS_CACHE, exist_ok=True)
+    # A cache of its own: from the common one `datasets` takes an older revision when the Hub fails.
+    _remove_abandoned(Path(datasets.config.HF_DATASETS_CACHE))
+    with TemporaryDirectory(
+        prefix=_CACHE_PREFIX, dir=datasets.config.HF_DATASETS_CACHE, ignore_cleanup_errors=True
+    ) as cache:
+        try:
+            rows = datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=cache)
+        # datasets raises what its parts raise: OSError, ValueError, RuntimeError, and errors of its own.
+        except Exception as error:
+            hint = " (HF_TOKEN is missing, or may not read it)" if "gated" in str(error) else ""
+            raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: {_first_lines(error)}{hint}") from None
+        with replacing_folder(folder) as unfinished:
+            rows.to_json(unfinished / "data.jsonl", force_ascii=False)
+            write_manifest(unfinished / ".manifest.json", made_from)
+    return folder / "data.jsonl"
+
+
+def _hub_address(uri: str) -> tuple[str, str | None, str | None]:
+    """name, revision and config of an address as fetch_from_hub takes it."""
+    address = uri.removeprefix("hf://")
+    if address.count("/") > 1:
+        address = address.removeprefix("datasets/")
+    head, _, revision_and_config = address.partition("@")
+    revision, _, config = revision_and_config.partition("/")
+    if not revision:
+        parts = head.split("/")
+        if len(parts) == 3:
+            head, config = "/".join(parts[:2]), parts[2]
+        elif ":" in head:
+            head, _, config = head.partition(":")
+    if not _HUB_ID.fullmatch(head):
+        raise InputError(
+            f"dataset_uri={uri}: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"
+        )
+    return head, revision or None, config or None
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes the caches that killed processes left a day ago or earlier."""
+    for cache in folder.glob(f"{_CACHE_PREFIX}*"):
+        if time.time() - cache.stat().st_mtime > _SECONDS_OF_A_DAY:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def _first_lines(error: Exception) -> str:
+    """Two of them: the second tells what there is ("Please pick one among the available configs: ...")."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]) or type(error).__name__

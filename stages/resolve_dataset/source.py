@@ -1,0 +1,179 @@
+"""resolve_dataset: where a dataset comes from, and bringing it into the workspace."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from kfp_osft.shared.files.atomic import replacing_folder, writable_folder
+from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over, saved_splits
+from kfp_osft.shared.rows.formats import has_data_extension
+from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_room, telling_a_full_disk
+from kfp_osft.stages.resolve_dataset.http import fetch_from_http
+from kfp_osft.stages.resolve_dataset.hub import fetch_from_hub
+from kfp_osft.stages.resolve_dataset.s3 import fetch_from_s3
+
+_SUPPORTED = (
+    "a path, pvc://path (below pvc_path), s3://bucket/key or a prefix, https:// or http:// of one file, "
+    "org/name or hf://org/name of a Hugging Face dataset"
+)
+#: What today's dataset component writes into its artifact's metadata, in the order in which it is looked at.
+_METADATA_KEYS = ("pvc_path", "pvc_dir", "artifact_path")
+#: A change of how rows are read makes earlier counts stale.
+_READER = 1
+_MOST_NAMES_SHOWN = 5
+
+
+class ResolvedDataset(NamedTuple):
+    """Where the dataset lies now, and how many rows it has."""
+
+    dataset_path: str
+    num_rows: int
+
+
+class DatasetArtifact(Protocol):
+    """What is used of a KFP Dataset artifact."""
+
+    path: str
+    metadata: Mapping[str, Any]
+
+
+def resolve(dataset_uri: str, dataset_split: str, pvc_path: str, dataset: DatasetArtifact | None) -> ResolvedDataset:
+    """Brings the dataset into the workspace and counts its rows.
+
+    A path is used where it lies. What comes from elsewhere (a Hugging Face dataset, S3, a URL, an artifact outside
+    the workspace) is copied to pvc_path/datasets, once for the same revision, ETags or content. The source is asked
+    each time whether it has changed; where it cannot be asked, this fails, and takes no earlier copy.
+
+    Args:
+        dataset_uri: a path, pvc://path, s3://bucket/key or a prefix, an http(s) URL of one file, org/name or
+            hf://org/name[@revision][/config]; or empty.
+        dataset_split: split of a Hugging Face dataset, or of a folder that DatasetDict.save_to_disk wrote.
+        pvc_path: the workspace.
+        dataset: an upstream artifact, or None. Its path is used; where nothing lies there, its metadata's pvc_path,
+            pvc_dir or artifact_path, which may be any dataset_uri.
+
+    Raises:
+        InputError: none of the two or both, an unknown scheme, nothing there, no access, no room, no rows, rows that
+            cannot be read.
+    """
+    workspace = writable_folder("pvc_path", pvc_path)
+    if dataset is not None and dataset_uri:
+        raise InputError(
+            f"dataset_uri={redacted(dataset_uri)} and an upstream dataset are both given; give one of them"
+        )
+    with telling_a_full_disk(workspace):
+        if dataset is not None:
+            path = _from_artifact(dataset, dataset_split, workspace)
+        elif dataset_uri.strip():
+            path = _from_uri(dataset_uri.strip(), dataset_split, workspace)
+        else:
+            raise InputError(f"no dataset: give dataset_uri ({_SUPPORTED}), or an upstream dataset artifact")
+        rows = _counted_rows(path, workspace)
+    log(f"Dataset: {rows:,} rows in {path}")
+    return ResolvedDataset(str(path), rows)
+
+
+def _from_artifact(artifact: DatasetArtifact, split: str, workspace: Path) -> Path:
+    path = Path(artifact.path) if artifact.path else None
+    # An empty file is what KFP leaves for an artifact whose data went elsewhere.
+    if path and ((path.is_dir() and any(path.iterdir())) or (path.is_file() and path.stat().st_size)):
+        return _split_of(_into_workspace(path, workspace), split)
+    for key in _METADATA_KEYS:
+        value = artifact.metadata.get(key)
+        if value:
+            log(f"The dataset artifact has no data of its own; its metadata says {key}={redacted(str(value))}")
+            return _from_uri(str(value), split, workspace)
+    raise InputError(
+        f"the dataset artifact has no data at {artifact.path} and no metadata "
+        f"{', '.join(_METADATA_KEYS)} that says where it is"
+    )
+
+
+def _into_workspace(path: Path, workspace: Path) -> Path:
+    """Copies an artifact into the workspace: the other stages' pods do not see this pod's disk."""
+    if path.resolve().is_relative_to(workspace.resolve()):
+        return path
+    files = [*dataset_files(path), *descriptions(path)]
+    made_from = {str(file.relative_to(path.parent)): file_digest(file) for file in files}
+    folder = workspace / "datasets" / f"artifact-{fingerprint(made_from)[:12]}"
+    if read_manifest(folder / MANIFEST, made_from):
+        return folder / path.name
+    check_room(workspace, sum(file.stat().st_size for file in files), "the dataset artifact")
+    with replacing_folder(folder) as unfinished:
+        for file in files:
+            copy = unfinished / file.relative_to(path.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+        write_manifest(unfinished / MANIFEST, made_from)
+    return folder / path.name
+
+
+def _from_uri(uri: str, split: str, workspace: Path) -> Path:
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        scheme, rest = "", uri
+    scheme = scheme.lower()
+    if scheme == "s3":
+        path = fetch_from_s3(f"s3://{rest}", workspace)
+    elif scheme in ("http", "https"):
+        path = fetch_from_http(uri, workspace)
+    elif scheme == "pvc":
+        path = _existing(workspace / rest.lstrip("/"), uri)
+    elif scheme == "file" or uri.startswith(("/", "./", "../", "~")):
+        path = _existing(Path(os.path.expanduser(rest)), uri)
+    elif scheme == "hf":
+        return fetch_from_hub(uri, split, workspace)
+    elif scheme:
+        raise InputError(f"dataset_uri={redacted(uri)}: unknown scheme '{scheme}://'; allowed: {_SUPPORTED}")
+    else:
+        # Somebody's relative path: it is there, or no Hub dataset is named so.
+        relative = next((path for path in (workspace / uri, Path(uri)) if path.exists()), None)
+        if not relative and not has_data_extension(uri):
+            return fetch_from_hub(uri, split, workspace)
+        path = _existing(relative or Path(uri), uri)
+    return _split_of(path, split)
+
+
+def _existing(path: Path, uri: str) -> Path:
+    if not path.exists():
+        raise InputError(f"dataset_uri={uri}: there is nothing at {path}")
+    return path.absolute()
+
+
+def _split_of(path: Path, split: str) -> Path:
+    """The split's own folder, where `path` is a DatasetDict that `datasets` saved."""
+    splits = saved_splits(path)
+    if not splits:
+        if split not in ("", "train"):
+            log(f"Warning: dataset_split={split} is not used: {path} has no splits, all its rows are taken")
+        return path
+    if split not in splits:
+        raise InputError(f"dataset_split={split} is not in {path}; allowed: {', '.join(splits)}")
+    return path / split
+
+
+def _counted_rows(path: Path, workspace: Path) -> int:
+    """Counts the rows and sees that each can be read, once for the same files, sizes and times of change."""
+    files = dataset_files(path)
+    others = [str(file.relative_to(path)) for file in passed_over(path)]
+    if others:
+        more = len(others) - _MOST_NAMES_SHOWN
+        log(
+            f"Passed over in {path}, as they are no data by their extension: {', '.join(others[:_MOST_NAMES_SHOWN])}"
+            + (f" and {more} more" if more > 0 else "")
+        )
+    made_from = [_READER, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
+    counted = workspace / "datasets" / ".rows" / f"{fingerprint(made_from)[:16]}.json"
+    manifest = read_manifest(counted, made_from)
+    if manifest:
+        return manifest["rows"]
+    rows = count_rows(path)
+    counted.parent.mkdir(parents=True, exist_ok=True)
+    write_manifest(counted, made_from, rows=rows)
+    return rows

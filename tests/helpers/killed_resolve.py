@@ -1,0 +1,75 @@
+"""Runs resolve in a process of its own, as the stage does, and kills it with SIGKILL at a point of a download."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+_PROGRAM = """
+import json, os, signal, sys
+from kfp_osft.shared import dataset_from_hub, download, publish
+uri, pvc, point = json.loads(sys.argv[1])
+
+def kill(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if isinstance(point, int):
+    # So many bytes are there.
+    class Progress(download.Progress):
+        def add(self, size):
+            super().add(size)
+            if self._done >= point:
+                kill()
+    download.Progress = Progress
+    # So little that what is there is noted now and then.
+    from kfp_osft.shared import dataset_from_http, dataset_from_s3
+    dataset_from_http._BYTES_BETWEEN_MARKS = 1 << 18
+    dataset_from_http._PIECE = 1 << 16
+    dataset_from_s3._PART_SIZE = 1 << 20
+elif point == "publishing":
+    download.write_manifest = dataset_from_hub.write_manifest = kill
+elif point == "renaming":
+    # replacing_folder renames by the module's own name; the manifest is there, and the folder not yet.
+    rename = os.rename
+    os.rename = lambda source, target: (
+        kill() if str(source).endswith(".unfinished") and os.path.isdir(source) else rename(source, target))
+
+from kfp_osft.stages.resolve_dataset.source import resolve
+print(json.dumps(resolve(uri, "train", pvc, None)))
+"""
+
+
+def resolve_in_a_process(
+    uri: str,
+    pvc: Path,
+    point: int | str | None = None,
+    environment: Mapping[str, str] | None = None,
+    started: Callable[[int], None] = lambda pid: None,
+) -> Path | None:
+    """Resolves a dataset in a child process.
+
+    Args:
+        point: where it is killed: after so many bytes, "publishing" (all is there, the manifest not), "renaming"
+            (the manifest too), or None for nowhere.
+        environment: on top of this process'.
+        started: is told the child's process id, to kill it from outside.
+
+    Returns:
+        dataset_path, or None if it was killed.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, json.dumps([uri, str(pvc), point])],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    started(process.pid)
+    output, _ = process.communicate(timeout=120)
+    if process.returncode == -signal.SIGKILL:
+        return None
+    assert process.returncode == 0, output
+    return Path(json.loads(output.splitlines()[-1])[0])

@@ -1,0 +1,52 @@
+"""Training configs as preprocess makes them, for the tests of what uses them."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from kfp_osft.shared.parameters.checking import check_parameters
+from kfp_osft.shared.training.config import TrainingConfig
+
+
+def training_config(pvc_path: str | Path = "/kfp-workspace", **parameters: Any) -> TrainingConfig:
+    """What preprocess returns for these parameters, with the data in the workspace."""
+    checked = check_parameters({"training_base_model": "org/model", **parameters})
+    checkpoints = f"{pvc_path}/checkpoints/0123456789ab"
+    osft = {
+        **checked.osft,
+        "data_path": f"{checkpoints}/_internal_data_processing/data.jsonl",
+        "data_output_dir": f"{checkpoints}/_internal_data_processing",
+        "ckpt_output_dir": checkpoints,
+        "use_processed_dataset": True,
+    }
+    return TrainingConfig(
+        "f" * 64,
+        osft,
+        checked.trainjob,
+        checked.data,
+        checked.env,
+        {"base_model": "org/model", "dataset": "rows.jsonl", "samples": 32},
+    )
+
+
+def with_osft(config: TrainingConfig, **arguments: Any) -> TrainingConfig:
+    """The config with other arguments of training_hub.osft."""
+    return dataclasses.replace(config, osft={**config.osft, **arguments})
+
+
+def task_config(**fields: Any) -> SimpleNamespace:
+    """A TaskConfig as KFP's executor hands it over: a field that is not given is None."""
+    names = ("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources")
+    assert set(fields) <= set(names)
+    return SimpleNamespace(**dict.fromkeys(names) | fields)
+
+
+def workspace_task_config(folder: str | Path = "/kfp-workspace", **fields: Any) -> SimpleNamespace:
+    """One with the workspace's claim mounted at the folder."""
+    volumes = [
+        {"name": "kfp-workspace", "persistentVolumeClaim": {"claimName": "run-workspace"}},
+        *fields.pop("volumes", []),
+    ]
+    mounts = [{"name": "kfp-workspace", "mountPath": str(folder)}, *fields.pop("volume_mounts", [])]
+    return task_config(volumes=volumes, volume_mounts=mounts, **fields)

@@ -1,0 +1,64 @@
+"""What a model answers."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny_model import make_tiny_model
+from kfp_osft.pipelines.demo.answers import answers
+from kfp_osft.pipelines.demo.demo import example
+from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
+from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
+from kfp_osft.shared.model.torchvision import hide_broken_torchvision
+
+QUESTIONS = ["What is the capital of Peru?", "Is Oslo the capital of Norway?"]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> Path:
+    hide_broken_torchvision()
+    # Untied: with tied embeddings an untrained model repeats the token it was given, a special one.
+    return make_tiny_model(tmp_path_factory.mktemp("tiny"), tied=False)
+
+
+@pytest.fixture(scope="module")
+def indifferent_model_dir(model_dir, tmp_path_factory) -> Path:
+    """A model that holds all tokens for equally likely: the greedy one is always token 0, a special one."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("indifferent") / "model"
+    shutil.copytree(model_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.zeros_like(weights["model.norm.weight"])
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_every_question_gets_its_own_answer_and_the_same_one_again(model_dir):
+    first = answers(model_dir, QUESTIONS, max_new_tokens=8)
+    assert len(first) == 2
+    assert first == answers(model_dir, QUESTIONS, max_new_tokens=8)
+    assert first[1:] == answers(model_dir, QUESTIONS[1:], max_new_tokens=8)
+
+
+def test_an_answer_is_cut_off_at_max_new_tokens(model_dir):
+    (short,), (long,) = answers(model_dir, QUESTIONS[:1], 4), answers(model_dir, QUESTIONS[:1], 24)
+    assert long.startswith(short)
+    assert len(long) > len(short) > 0
+
+
+def test_special_tokens_are_no_part_of_an_answer(indifferent_model_dir):
+    assert answers(indifferent_model_dir, QUESTIONS, 4) == ["", ""]
+
+
+@pytest.mark.slow
+def test_the_example_model_can_do_what_the_demo_shows_and_does_not_know_the_example_data():
+    model_dir = example.example_model(example.cache_dir())
+    *base, ability = answers(model_dir, [*example.EXAMPLE_QUESTIONS, example.BASE_ABILITY_PROMPT])
+    assert "light energy" in ability and "chemical energy" in ability
+    assert not any(word in answer for answer in base for word in ("reset option", "router", "air vents"))
+    # Measured 3.30; a model that knows nothing has ln 49152 = 10.8.
+    with loaded_model(model_dir) as (model, tokenizer):
+        assert mean(sample_losses(model, [text_sample(tokenizer, GENERAL_TEXT)])) < 3.5

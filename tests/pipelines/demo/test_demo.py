@@ -1,0 +1,64 @@
+"""The README's main command: the demo on the real model and the real data."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.places import ROOT as _ROOT
+from kfp_osft.pipelines.demo.example import MODEL_NAME, cache_dir
+
+
+def _demo(output_dir: Path) -> str:
+    # The words of the README's command, in the environment of the tests.
+    assert "&& .venv/bin/kfp-osft demo\n" in (_ROOT / "README.md").read_text(encoding="utf-8")
+    program = Path(sys.executable).parent / "kfp-osft"
+    done = subprocess.run(
+        [program, "demo", "--output-dir", output_dir],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_path: Path):
+    output = _demo(tmp_path / "demo")
+
+    steps = [json.loads(line) for line in next(tmp_path.glob("demo/checkpoints/*/metrics.jsonl")).open()]
+    assert steps[-1]["loss"] < steps[0]["loss"] / 2
+    pairs = re.findall(r"before  (.*)\n    after   (.*)", output)
+    assert len(pairs) == 4
+    assert sum(before != after for before, after in pairs[:3]) >= 2
+    before, after = map(float, re.search(r"general text ([\d.]+) before, ([\d.]+) after", output).groups())
+    assert after < before + 0.3
+    before, after = map(float, re.search(r"not trained on, ([\d.]+) before, ([\d.]+) after", output).groups())
+    assert after < before
+    kept = re.search(
+        r"Weights  kept: ([\d.]+)% of the change at most lies in the directions to keep .* 6 of 210", output
+    )
+    assert float(kept[1]) < 1
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "demo/final_model" / name).read_bytes() == (cache_dir() / MODEL_NAME / name).read_bytes()
+    for place in (
+        "final_model/README.md",
+        "final_model/osft_run.json",
+        "final_model/model.safetensors",
+        "loss_chart.html",
+        "loss_chart.png",
+        "run.log",
+    ):
+        assert (tmp_path / "demo" / place).is_file()
+    assert f"Model    {tmp_path / 'demo/final_model'}" in output
+    assert len((tmp_path / "demo/dataset.jsonl").read_text().splitlines()) >= 100
+
+    again = _demo(tmp_path / "demo")
+
+    assert "step 1/" not in again
+    assert again.count("used again") == 2

@@ -1,0 +1,170 @@
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.trained_folder import make_trained_folder
+from kfp_osft.pipelines import cli
+from kfp_osft.pipelines.local.repeated_run import repeated_run
+from kfp_osft.shared.files.manifests import file_digest
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.stages.export_model.export import export_model
+
+
+@pytest.fixture
+def base_model(tmp_path: Path, tiny_model: Path) -> Path:
+    return shutil.copytree(tiny_model, tmp_path / "base")
+
+
+@pytest.fixture
+def rows(tmp_path: Path, chat_rows: Path) -> Path:
+    return Path(shutil.copyfile(chat_rows, tmp_path / "rows.jsonl"))
+
+
+@pytest.fixture
+def model(tmp_path: Path, base_model: Path, rows: Path) -> Path:
+    """The folder of an exported model."""
+    folder = make_trained_folder(tmp_path / "pvc" / "checkpoints" / "x", base_model)
+    _edit(folder / "osft_run.json", lambda run: run["about"].update(dataset=str(rows)))
+    _edit(
+        folder / "_internal_data_processing" / "manifest.json",
+        lambda manifest: manifest["made_from"].update(dataset=[file_digest(rows)]),
+    )
+    export_model(str(folder), str(tmp_path / "pvc"), SimpleNamespace(path=str(tmp_path / "artifact"), metadata={}))
+    return tmp_path / "pvc" / "final_model"
+
+
+def _edit(file: Path, change) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def _parameters(base_model: Path) -> dict:
+    return {
+        "training_base_model": str(base_model),
+        "training_effective_batch_size": 8,
+        "training_max_seq_len": 256,
+        "training_learning_rate": 1e-3,
+        "training_num_epochs": 2,
+        "training_unfreeze_rank_ratio": 0.25,
+    }
+
+
+@pytest.mark.parametrize("name", ["", "osft_run.json"])
+def test_a_model_tells_the_run_that_made_it(model: Path, base_model: Path, rows: Path, capsys, name: str):
+    run = repeated_run(model / name, None, None, {})
+
+    assert run == (str(rows), "train", _parameters(base_model))
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_what_is_given_beside_it_takes_the_place_of_what_it_says(model: Path, base_model: Path):
+    run = repeated_run(model, "org/other", "test", {"training_num_epochs": 5, "training_seed": 1})
+
+    assert run == ("org/other", "test", {**_parameters(base_model), "training_num_epochs": 5, "training_seed": 1})
+
+
+def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tmp_path: Path, monkeypatch):
+    calls = []
+
+    def run_locally(*arguments):
+        calls.append(arguments)
+        raise TrainingError("stopped")
+
+    monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
+
+    cli.main(["run", "--from", str(model / "osft_run.json"), "--output-dir", str(tmp_path / "out"), "--seed", "3"])
+
+    assert calls == [(tmp_path / "out", str(rows), "train", {**_parameters(base_model), "training_seed": 3}, False)]
+
+
+def test_rows_that_have_changed_are_told(model: Path, rows: Path, capsys):
+    with rows.open("a") as file:
+        file.write(rows.read_text().splitlines()[0] + "\n")
+
+    repeated_run(model, None, None, {})
+
+    assert f"Warning: the rows in {rows} are not those of the run any more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "chat_template.jinja").write_text("{# another #}"),
+        lambda folder: (folder / "tokenizer_config.json").unlink(),
+        lambda folder: (folder / "model.safetensors").write_bytes(b"shorter"),
+    ],
+)
+def test_a_base_model_that_has_changed_is_told(model: Path, base_model: Path, capsys, change):
+    change(base_model)
+
+    repeated_run(model, None, None, {})
+
+    assert f"of the base model {base_model} is not what the run trained" in capsys.readouterr().out
+
+
+def test_other_libraries_than_then_are_told(model: Path, capsys):
+    repeated_run(model, None, None, {})
+
+    said = capsys.readouterr().out
+    assert "(then 2.9.1)" in said and "training-hub" not in said
+
+
+def test_a_dataset_that_is_gone_wants_another(model: Path, rows: Path):
+    rows.unlink()
+
+    with pytest.raises(InputError, match=f"the run's dataset {rows} is not on this computer; give --dataset"):
+        repeated_run(model, None, None, {})
+    assert repeated_run(model, "other.jsonl", None, {}).dataset == "other.jsonl"
+
+
+@pytest.mark.parametrize(("config", "uri"), [(None, ""), ("english", "/english")])
+def test_a_hub_dataset_that_is_not_here_is_fetched_at_its_commit(model: Path, rows: Path, config, uri: str):
+    rows.unlink()
+    source = {"hub": "org/rows", "commit": "0" * 40, "split": "test", **({"config": config} if config else {})}
+    _edit(model / "osft_run.json", lambda run: run["dataset"].update(source))
+
+    run = repeated_run(model, None, None, {})
+
+    assert (run.dataset, run.dataset_split) == (f"hf://org/rows@{'0' * 40}{uri}", "test")
+
+
+def test_a_base_model_that_is_gone_wants_another(model: Path, base_model: Path):
+    shutil.rmtree(base_model)
+
+    with pytest.raises(InputError, match=f"the run's base model {base_model} is not on this computer; give --base-mod"):
+        repeated_run(model, None, None, {})
+    repeated_run(model, None, None, {"training_base_model": "org/model"})
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{", "is no JSON file"),
+        ("[]", "does not tell a run"),
+        ("{}", "does not tell a run"),
+        ('{"osft": {}, "about": {}}', "does not tell a run"),
+        ('{"format": 1, "parameters": {}, "dataset": {"path": ""}, "base_model": {}}', "does not tell a run"),
+        (
+            '{"format": 9, "parameters": {"training_seed": 1}, "dataset": {"path": ""}, "base_model": {}}',
+            "has the format 9; this version of kfp-osft reads 1",
+        ),
+        (
+            '{"format": 1, "parameters": {"training_x": 1}, "dataset": {"path": ""}, "base_model": {}}',
+            "training_x is no training parameter",
+        ),
+    ],
+)
+def test_a_file_that_is_something_else_is_refused_by_name(tmp_path: Path, content: str | None, problem: str):
+    file = tmp_path / "osft_run.json"
+    if content is not None:
+        file.write_text(content)
+
+    with pytest.raises(InputError) as error:
+        repeated_run(file, None, None, {})
+
+    assert str(error.value).startswith(f"--from={file}") and problem in str(error.value)

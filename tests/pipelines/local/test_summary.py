@@ -1,0 +1,88 @@
+"""The lines at the end of a local run."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from helpers.trained_folder import make_trained_folder
+from kfp_osft.pipelines.local import summary
+from kfp_osft.pipelines.local.run import LocalRun
+from kfp_osft.pipelines.local.summary import check_local_run, summary_lines
+from kfp_osft.shared.training.metrics import read_steps
+
+
+@pytest.fixture
+def run(tiny_model, tmp_path):
+    """A run as it is left, with a model that changed everywhere."""
+    checkpoint_dir = make_trained_folder(tmp_path / "checkpoints", tiny_model)
+    model = tmp_path / "final model"
+    shutil.copytree(tiny_model, model)
+    weights = load_file(model / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    changed = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in weights.items()}
+    save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
+    metrics = {
+        "samples": 64.0,
+        "tokens": 2000.0,
+        "wall_clock_seconds": 95.2,
+        "rows_kept": 32,
+        "rows_too_long": 1,
+        "rows_too_short": 2,
+    }
+    return LocalRun(
+        model, metrics, tmp_path / "loss_chart.html", checkpoint_dir / "metrics.jsonl", tmp_path / "run.log"
+    )
+
+
+def test_a_run_is_told_in_ten_lines(run, tiny_model):
+    lines = summary_lines(run, read_steps(run.steps.parent), check_local_run(run))
+    assert [line.split()[0] for line in lines] == [
+        "Loss",
+        "Trained",
+        "Rows",
+        "Weights",
+        "General",
+        "Model",
+        "Metrics",
+        "Chart",
+        "Log",
+        "Check",
+    ]
+    assert lines[:3] == [
+        "Loss     5.750 at the first step, 4.000 at the last of 8, lowest 4.000 at step 8",
+        "Trained  64 samples, 2,000 tokens in 1 min 35 s, 500 a second",
+        "Rows     32 trained on, 3 dropped for their length",
+    ]
+    assert lines[3].startswith("Weights  leaked: up to ") and "looked at 6 of 14 trained matrices" in lines[3]
+    # A line to copy: names with blanks are quoted.
+    assert lines[-1] == f"Check    kfp-osft check {tiny_model} '{run.model}' --unfreeze-rank-ratio 0.25"
+
+
+def test_rows_that_were_held_out_add_a_line(run, chat_rows):
+    check = check_local_run(run, chat_rows)
+    (line,) = [line for line in summary_lines(run, read_steps(run.steps.parent), check) if line.startswith("Task")]
+    before, after = (f"{value:.2f}" for value in check.losses[1][2:])
+    assert line == f"Task     loss on rows.jsonl, not trained on, {before} before, {after} after"
+
+
+def test_the_figures_of_the_check_lie_beside_the_metrics(run):
+    check = check_local_run(run)
+    assert json.loads((run.steps.parent / "kept_knowledge.json").read_text()) == check.metrics()
+
+
+def test_a_large_model_is_not_loaded_unasked_and_the_summary_says_how_to_ask(run, monkeypatch):
+    monkeypatch.setattr(summary, "_LARGEST_MODEL", 1000)
+    assert check_local_run(run) is None
+    lines = summary_lines(run, read_steps(run.steps.parent), None)
+    assert not any(line.startswith(("Weights", "General")) for line in lines) and lines[-1].startswith("Check ")
+
+
+def test_a_check_that_fails_does_not_make_the_run_fail(run, tiny_model, tmp_path, capsys):
+    run_file = run.steps.parent / "osft_run.json"
+    run_file.write_text(run_file.read_text().replace(json.dumps(str(tiny_model)), json.dumps(str(tmp_path / "gone"))))
+    assert check_local_run(run) is None
+    assert "It could not be measured: training_base_model=" in capsys.readouterr().out
+    assert not (run.steps.parent / "kept_knowledge.json").exists()

@@ -1,0 +1,135 @@
+"""What a training kept: of a tiny model that is changed within OSFT's limits, without limits, and not at all."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kfp_osft.shared.knowledge.check import GENERAL, MOST_LEAK, check_knowledge
+from kfp_osft.shared.knowledge.kept_subspace import kept_rank, trained_projections
+from kfp_osft.shared.reporting.errors import InputError
+
+RATIO = 0.25
+
+
+def change_of(weight, within):
+    """A change of 2 %, random, in the free directions or in all."""
+    change = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    if within:
+        left, _, right = torch.linalg.svd(weight, full_matrices=False)
+        k = kept_rank(tuple(weight.shape), RATIO)
+        change = left[:, k:] @ (left[:, k:].T @ change @ right[k:].T) @ right[k:]
+    return change * 0.02 * torch.linalg.norm(weight) / torch.linalg.norm(change)
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model, tmp_path_factory):
+    """Makes base and tuned model in a dtype; `how` is "osft", "plain" or "same"."""
+
+    def make(dtype, how):
+        folders = []
+        weights = {name: weight.to(dtype) for name, weight in load_file(tiny_model / "model.safetensors").items()}
+        for name in ("base", "tuned"):
+            folder = tmp_path_factory.mktemp("models") / name
+            shutil.copytree(tiny_model, folder)
+            if name == "tuned" and how != "same":
+                for matrix in trained_projections({key: weight.shape for key, weight in weights.items()}):
+                    weight = weights[matrix].float()
+                    weights[matrix] = (weight + change_of(weight, how == "osft")).to(dtype)
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+            folders.append(folder)
+        return folders
+
+    return make
+
+
+def checked(models, **options):
+    return check_knowledge(*models, RATIO, **{"matrices": 14, "seconds": 600, **options})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("how", "verdict", "least", "most"),
+    [("osft", "kept: ", 0.0, 0.02), ("plain", "leaked: up to ", 0.6, 1.0)],
+)
+def test_a_training_within_osfts_limits_kept_and_a_plain_one_leaked_in_either_type(
+    models, dtype, how, verdict, least, most
+):
+    check = checked(models(dtype, how))
+    assert check.verdict.startswith(verdict) and check.verdict.endswith("; looked at 14 of 14 trained matrices")
+    assert least <= check.leak <= most and check.projections == len(check.changes) == 14
+    assert ("as rounding to bfloat16 puts it there" in check.verdict) is (how == "osft" and dtype == torch.bfloat16)
+    figures = check.metrics()
+    assert figures["kept_subspace_leak_max"] == check.leak <= figures["kept_subspace_share_max"]
+    assert figures["kept_subspace_matrices"] == 14 and figures["kept_subspace_matrices_untold"] == 0
+    assert (check.leak > MOST_LEAK) is (how == "plain")
+
+
+def test_a_model_that_did_not_change_is_said_to_be_unchanged(models):
+    check = checked(models(torch.float32, "same"))
+    assert check.verdict == "unchanged: no weight is another; looked at 14 of 14 trained matrices"
+    assert check.leak is None and "kept_subspace_leak_max" not in check.metrics()
+    assert check.losses[0].before == check.losses[0].after
+
+
+def test_the_losses_are_of_the_general_text_and_of_the_assistants_words_in_the_dataset(models, chat_rows, tmp_path):
+    rows = [json.loads(line) for line in chat_rows.read_text().splitlines()[:3]]
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    base, tuned = models(torch.float32, "plain")
+    general, held_out = checked((base, tuned), dataset=few).losses
+    assert (general.text, held_out.text) == (GENERAL, "few.jsonl")
+    assert general.before != general.after and held_out.before != held_out.after
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    answers = [tokenizer(row["messages"][1]["content"] + "<|im_end|>")["input_ids"] for row in rows]
+    assert held_out.tokens == sum(map(len, answers))
+    model, total = AutoModelForCausalLM.from_pretrained(base), 0.0
+    for row, answer in zip(rows, answers):
+        prompt = f"<|im_start|>user\n{row['messages'][0]['content']}<|im_end|>\n<|im_start|>assistant\n"
+        ids = torch.tensor([tokenizer(prompt)["input_ids"] + answer])
+        labels = torch.where(torch.arange(ids.shape[1]) < ids.shape[1] - len(answer), -100, ids)
+        with torch.inference_mode():
+            total += model(input_ids=ids, labels=labels).loss.item() * len(answer)
+    assert held_out.before == pytest.approx(total / held_out.tokens, abs=1e-4)
+    assert check_metrics_names(checked((base, tuned), dataset=few)) == {
+        "general_text_loss_before",
+        "general_text_loss_after",
+        "held_out_loss_before",
+        "held_out_loss_after",
+    }
+
+
+def check_metrics_names(check):
+    return {name for name in check.metrics() if "loss" in name}
+
+
+def test_without_time_one_matrix_and_some_rows_are_looked_at_all_the_same(models, chat_rows):
+    check = checked(models(torch.float32, "osft"), seconds=0, dataset=chat_rows)
+    assert len(check.changes) == 1 and check.projections == 14
+    assert "looked at 1 of 14 trained matrices" in check.verdict
+    assert check.losses[1].tokens > 0
+
+
+def test_each_figure_is_told_as_it_comes(models):
+    told = []
+    check = checked(models(torch.float32, "osft"), matrices=2, tell=told.append)
+    assert [change.name.removesuffix(".weight") for change in check.changes] == [line.split()[0] for line in told[3:]]
+    assert told[1].startswith("  general text") and all(len(line) <= 80 for line in told)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"text": "x"}, "is of no known format; it has 'text'"),
+        ({"messages": [{"role": "user", "content": "Hello?"}]}, "has no assistant turn to learn from"),
+    ],
+)
+def test_a_dataset_without_an_answer_is_refused(models, tmp_path, row, problem):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=problem):
+        checked(models(torch.float32, "same"), dataset=tmp_path / "rows.jsonl")

@@ -1,0 +1,71 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.training import run_file
+from kfp_osft.shared.training.run_file import data_made_from, hub_source, library_versions, read_run
+from kfp_osft.stages.launch_trainjob import train_script
+
+
+def test_a_folder_without_the_file_has_no_run(tmp_path: Path):
+    assert read_run(tmp_path) is None
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"osft": {}}', '{"osft": [], "about": {}}'])
+def test_a_file_that_is_something_else_is_refused_by_name(tmp_path: Path, content: str):
+    (tmp_path / "osft_run.json").write_text(content)
+
+    with pytest.raises(InputError, match=f"{tmp_path}/osft_run.json is not what launch_trainjob writes"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "versions"),
+    [
+        ('{"torch": "2.9.1", "python": "3.12.1"}', {"torch": "2.9.1", "python": "3.12.1"}),
+        ("[]", {}),
+        ("{", {}),
+        (None, {}),
+    ],
+)
+def test_versions_are_those_that_the_training_script_wrote(tmp_path: Path, content: str | None, versions: dict):
+    assert run_file._VERSIONS_FILE == train_script.VERSIONS_FILE
+    if content is not None:
+        (tmp_path / train_script.VERSIONS_FILE).write_text(content)
+
+    assert library_versions(tmp_path) == versions
+
+
+@pytest.mark.parametrize(
+    ("content", "made_from"),
+    [('{"made_from": {"dataset": ["0"]}}', {"dataset": ["0"]}), ('{"made_from": "0123"}', {}), ("[]", {}), (None, {})],
+)
+def test_what_the_data_was_made_from_is_in_its_manifest(tmp_path: Path, content: str | None, made_from: dict):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+
+    assert data_made_from({"osft": {"data_output_dir": str(tmp_path)}}) == made_from
+    assert data_made_from({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("made_from", "source"),
+    [
+        (
+            {"hub": "org/rows", "commit": "0", "config": None, "split": "train", "more": "x"},
+            {"hub": "org/rows", "commit": "0", "split": "train"},
+        ),
+        ({"url": "https://user:password@example.com/rows.jsonl?signature=secret"}, {}),
+    ],
+)
+def test_of_where_rows_came_from_only_a_hub_dataset_is_told(tmp_path: Path, made_from: dict, source: dict):
+    (tmp_path / ".manifest.json").write_text(json.dumps({"made_from": made_from}))
+
+    assert hub_source(str(tmp_path / "data.jsonl")) == source
+
+
+@pytest.mark.parametrize("path", ["", "/nowhere/rows.jsonl"])
+def test_rows_that_were_not_fetched_have_no_source(path: str):
+    assert hub_source(path) == {}

@@ -1,0 +1,346 @@
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from helpers.places import TESTS
+from helpers.trained_folder import make_trained_folder
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.export_model.export import export_model
+
+
+def _artifact(folder: Path) -> SimpleNamespace:
+    return SimpleNamespace(path=str(folder), metadata={})
+
+
+def _export(workspace: Path, checkpoint_dir: Path) -> dict:
+    """Exports and returns the artifact's metadata."""
+    artifact = _artifact(workspace / "artifact")
+    assert export_model(str(checkpoint_dir), str(workspace), artifact) == "training completed"
+    return artifact.metadata
+
+
+def _edit(file: Path, change) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def base_model(tmp_path: Path, tiny_model: Path) -> Path:
+    """The tiny model with a card and a licence, in a folder that tests may change."""
+    folder = shutil.copytree(tiny_model, tmp_path / "base")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
+    (folder / "LICENSE").write_text("the words of the licence\n")
+    return folder
+
+
+@pytest.fixture
+def checkpoint_dir(tmp_path: Path, base_model: Path) -> Path:
+    return make_trained_folder(tmp_path / "checkpoints" / "x", base_model, samples=("64.0", "32.0"))
+
+
+def test_the_weights_are_on_the_pvc_once(tmp_path: Path, checkpoint_dir: Path):
+    _export(tmp_path, checkpoint_dir)
+
+    checkpoint = checkpoint_dir / "hf_format" / "samples_64.0" / "model.safetensors"
+    assert (tmp_path / "final_model" / "model.safetensors").samefile(checkpoint)
+
+
+def test_a_changed_small_file_of_the_model_changes_no_other_folder(tmp_path: Path, checkpoint_dir: Path):
+    _export(tmp_path, checkpoint_dir)
+
+    with (tmp_path / "final_model" / "tokenizer_config.json").open("a") as file:
+        file.write("changed")
+    for folder in (tmp_path / "artifact", checkpoint_dir / "hf_format" / "samples_64.0", tmp_path / "base"):
+        assert "changed" not in (folder / "tokenizer_config.json").read_text()
+
+
+def test_tokenizer_template_generation_settings_and_licence_are_the_base_models_to_the_byte(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path
+):
+    checkpoint = checkpoint_dir / "hf_format" / "samples_64.0"
+    # What mini-trainer's save makes of it.
+    _edit(checkpoint / "tokenizer_config.json", lambda config: config.update(is_local=True, local_files_only=False))
+    (checkpoint / "chat_template.jinja").write_text("{# written anew #}")
+
+    _export(tmp_path, checkpoint_dir)
+
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "LICENSE"):
+        assert (tmp_path / "final_model" / name).read_bytes() == (base_model / name).read_bytes()
+        assert (tmp_path / "artifact" / name).read_bytes() == (base_model / name).read_bytes()
+
+
+def test_a_tokenizer_that_has_changed_since_the_training_is_not_taken_and_said(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path, capsys
+):
+    trained_with = (base_model / "chat_template.jinja").read_bytes()
+    (base_model / "chat_template.jinja").write_text("{# another #}")
+
+    _export(tmp_path, checkpoint_dir)
+
+    assert (tmp_path / "final_model" / "chat_template.jinja").read_bytes() == trained_with
+    assert "chat_template.jinja has changed since the training" in capsys.readouterr().out
+
+
+def test_without_its_base_model_the_model_goes_with_what_the_trainer_saved_and_it_is_said(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path, capsys
+):
+    shutil.rmtree(base_model)
+
+    _export(tmp_path, checkpoint_dir)
+
+    assert (tmp_path / "final_model" / "tokenizer.json").is_file()
+    said = capsys.readouterr().out
+    assert "is not there any more" in said and "shapes of the weights are not compared" in said
+
+
+def test_the_cache_is_on_again_in_the_model_and_the_checkpoint_is_left_as_it_is(tmp_path: Path, checkpoint_dir: Path):
+    _export(tmp_path, checkpoint_dir)
+
+    assert json.loads((tmp_path / "final_model/config.json").read_text())["use_cache"] is True
+    assert json.loads((checkpoint_dir / "hf_format/samples_64.0/config.json").read_text())["use_cache"] is False
+
+
+def test_every_file_can_be_read_by_others_as_serving_pods_must(tmp_path: Path, checkpoint_dir: Path):
+    (checkpoint_dir / "hf_format" / "samples_64.0" / "model.safetensors").chmod(0o600)
+    earlier = os.umask(0o077)
+    try:
+        _export(tmp_path, checkpoint_dir)
+    finally:
+        os.umask(earlier)
+
+    files = [file for file in (tmp_path / "final_model").rglob("*") if file.is_file()]
+    assert len(files) == 9 and all(file.stat().st_mode & 0o044 == 0o044 for file in files)
+    assert (tmp_path / "final_model").stat().st_mode & 0o055 == 0o055
+
+
+def test_an_earlier_final_model_is_replaced_whole(tmp_path: Path, checkpoint_dir: Path):
+    (tmp_path / "final_model").mkdir()
+    (tmp_path / "final_model" / "old.safetensors").touch()
+
+    _export(tmp_path, checkpoint_dir)
+
+    assert not (tmp_path / "final_model" / "old.safetensors").exists()
+    assert (tmp_path / "final_model" / "model.safetensors").is_file()
+
+
+def test_an_earlier_final_model_stays_when_there_is_nothing_to_export(tmp_path: Path, checkpoint_dir: Path):
+    for weights in checkpoint_dir.glob("hf_format/*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-10])
+    (tmp_path / "final_model").mkdir()
+    (tmp_path / "final_model" / "old.safetensors").touch()
+
+    with pytest.raises(InputError, match="no complete checkpoint"):
+        export_model(str(checkpoint_dir), str(tmp_path), _artifact(tmp_path / "artifact"))
+
+    assert [file.name for file in (tmp_path / "final_model").iterdir()] == ["old.safetensors"]
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_a_checkpoint_that_was_interrupted_is_passed_over_and_said(tmp_path: Path, checkpoint_dir: Path, capsys):
+    (checkpoint_dir / "hf_format" / "samples_64.0" / "config.json").unlink()
+
+    assert _export(tmp_path, checkpoint_dir)["checkpoint"] == "samples_32.0"
+    assert "checkpoint samples_64.0 is passed over: config.json is missing" in capsys.readouterr().out
+
+
+def test_a_matrix_that_is_not_the_base_models_is_found(tmp_path: Path, checkpoint_dir: Path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    weights = checkpoint_dir / "hf_format" / "samples_64.0" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"][:5].clone()
+    save_file(tensors, weights)
+
+    assert _export(tmp_path, checkpoint_dir)["checkpoint"] == "samples_32.0"
+    assert "model.norm.weight has the shape [5], in the base model [64]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("val_losses", "log", "published"),
+    [
+        ({4: 2.0, 8: 2.5}, "", "samples_32.0"),
+        ({4: 2.5, 8: 2.0}, "", "samples_64.0"),
+        # At the end of the epochs: the first shows with step 5, the second in the log alone.
+        ({5: 2.0}, 'shown: "step": 8\nEpoch 2 validation loss: 1.5\n', "samples_64.0"),
+        ({5: 2.0}, 'shown: "step": 8\nEpoch 2 validation loss: 2.5\n', "samples_32.0"),
+    ],
+)
+def test_the_checkpoint_with_the_lowest_validation_loss_is_published(
+    tmp_path: Path, checkpoint_dir: Path, val_losses: dict[int, float], log: str, published: str
+):
+    lines = [json.loads(line) for line in (checkpoint_dir / "training_metrics_0.jsonl").read_text().splitlines()]
+    shown = None
+    for line in lines:
+        shown = val_losses.get(line["step"], shown)
+        line["val_loss"] = shown
+        if line["step"] in val_losses and not log:
+            line["val_num_samples"] = 4.0
+    (checkpoint_dir / "training_metrics_0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (checkpoint_dir / "training_log_node0.log").write_text(log)
+
+    metadata = _export(tmp_path, checkpoint_dir)
+
+    assert metadata["checkpoint"] == published
+    run = json.loads((tmp_path / "final_model/osft_run.json").read_text())
+    assert run["checkpoint"]["validation_loss"] == metadata["metrics"]["lowest_validation_loss"]
+
+
+def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, checkpoint_dir: Path, monkeypatch, capsys):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    _export(tmp_path, checkpoint_dir)
+
+    exported = tmp_path / "final_model" / "model.safetensors"
+    checkpoint = checkpoint_dir / "hf_format/samples_64.0/model.safetensors"
+    assert exported.read_bytes() == checkpoint.read_bytes() and not exported.samefile(checkpoint)
+    assert "weights are copied to" in capsys.readouterr().out
+
+
+def test_a_full_volume_is_told_and_the_earlier_model_stays(tmp_path: Path, checkpoint_dir: Path, monkeypatch):
+    _export(tmp_path, checkpoint_dir)
+    before = sorted((file.name, file.read_bytes()) for file in (tmp_path / "final_model").iterdir())
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(InputError, match="the model does not fit there: No space left on device"):
+        export_model(str(checkpoint_dir), str(tmp_path), _artifact(tmp_path / "artifact"))
+
+    assert sorted((file.name, file.read_bytes()) for file in (tmp_path / "final_model").iterdir()) == before
+    assert not list(tmp_path.glob(".final_model*"))
+
+
+def test_the_artifacts_metadata_tells_what_it_was_made_from_and_is_json(tmp_path: Path, checkpoint_dir: Path):
+    metadata = _export(tmp_path, checkpoint_dir)
+
+    assert json.loads(json.dumps(metadata, allow_nan=False)) == metadata
+    assert {
+        key: metadata[key]
+        for key in (
+            "model_name",
+            "artifact_path",
+            "pvc_model_dir",
+            "base_model",
+            "checkpoint_dir",
+            "checkpoint",
+            "library_versions",
+        )
+    } == {
+        "model_name": "base-osft",
+        "artifact_path": str(tmp_path / "artifact"),
+        "pvc_model_dir": str(tmp_path / "final_model"),
+        "base_model": str(tmp_path / "base"),
+        "checkpoint_dir": str(checkpoint_dir),
+        "checkpoint": "samples_64.0",
+        "library_versions": {"torch": "2.9.1", "training-hub": "0.11.2"},
+    }
+    assert len(metadata["data_fingerprint"]) == 64
+    assert metadata["parameters"]["training_unfreeze_rank_ratio"] == 0.25
+    assert metadata["metrics"]["final_loss"] == 4.0 and metadata["metrics"]["rows_dropped"] == 2
+
+
+def test_the_card_and_the_run_file_lie_in_the_model(tmp_path: Path, checkpoint_dir: Path):
+    _export(tmp_path, checkpoint_dir)
+
+    for folder in (tmp_path / "final_model", tmp_path / "artifact"):
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.license == "apache-2.0" and card.data.pipeline_tag == "text-generation"
+        assert "base, fine-tuned on rows.jsonl" in card.text and "samples_64.0 (step 8)" in card.text
+        run = json.loads((folder / "osft_run.json").read_text())
+        assert run["checkpoint"] == {"name": "samples_64.0", "samples": 64.0, "step": 8, "validation_loss": None}
+        assert run["base_model"]["files"]["tokenizer.json"] and run["dataset"]["digests"] == ["d" * 64]
+        assert run["parameters"]["training_num_epochs"] == 2
+
+
+def test_a_hub_dataset_is_named_by_its_id_and_commit(tmp_path: Path, checkpoint_dir: Path):
+    rows = tmp_path / "datasets" / "org--rows-1"
+    rows.mkdir(parents=True)
+    source = {"hub": "org/rows", "commit": "0" * 40, "config": None, "split": "train"}
+    (rows / ".manifest.json").write_text(json.dumps({"made_from": source}))
+    _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(dataset=str(rows / "data.jsonl")))
+
+    _export(tmp_path, checkpoint_dir)
+
+    assert ModelCard.load(tmp_path / "final_model/README.md").data.datasets == ["org/rows"]
+    dataset = json.loads((tmp_path / "final_model/osft_run.json").read_text())["dataset"]
+    assert (dataset["hub"], dataset["commit"], dataset["split"]) == ("org/rows", "0" * 40, "train")
+
+
+def test_a_folder_of_another_trainer_run_is_exported_with_what_is_known(tmp_path: Path, checkpoint_dir: Path):
+    for name in ("osft_run.json", "training_metrics_0.jsonl", "library_versions.json"):
+        (checkpoint_dir / name).unlink()
+
+    metadata = _export(tmp_path, checkpoint_dir)
+
+    assert metadata["model_name"] == "model-osft" and "parameters" not in metadata and "metrics" not in metadata
+    assert ModelCard.load(tmp_path / "final_model/README.md").data.library_name == "transformers"
+
+
+def test_a_model_is_not_withheld_because_its_metrics_are_broken(tmp_path: Path, checkpoint_dir: Path, capsys):
+    (checkpoint_dir / "training_metrics_0.jsonl").write_text("something else\n")
+
+    assert _export(tmp_path, checkpoint_dir)["checkpoint"] == "samples_64.0"
+    assert "chosen without the metrics" in capsys.readouterr().out
+
+
+def test_a_checkpoint_dir_that_is_not_there_is_told(tmp_path: Path):
+    with pytest.raises(InputError, match="no complete checkpoint in .*nowhere"):
+        export_model(str(tmp_path / "nowhere"), str(tmp_path), _artifact(tmp_path / "artifact"))
+
+
+def test_a_run_file_that_is_something_else_is_refused_by_name(tmp_path: Path, checkpoint_dir: Path):
+    (checkpoint_dir / "osft_run.json").write_text("[]")
+
+    with pytest.raises(InputError, match="osft_run.json is not what launch_trainjob writes"):
+        _export(tmp_path, checkpoint_dir)
+
+
+def test_nothing_of_the_environment_reaches_the_card_or_the_run_file(tmp_path: Path, checkpoint_dir: Path, monkeypatch):
+    secret = "hf_thesecretthatnobodymaysee"
+    for name in ("HF_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "KUBERNETES_AUTH_TOKEN", "MY_OWN"):
+        monkeypatch.setenv(name, secret)
+
+    metadata = _export(tmp_path, checkpoint_dir)
+
+    assert secret not in json.dumps(metadata)
+    for name in ("README.md", "osft_run.json"):
+        assert secret not in (tmp_path / "final_model" / name).read_text()
+
+
+@pytest.mark.parametrize("steps", ["one", "two"])
+def test_killed_anywhere_it_leaves_the_old_model_or_the_new_one_and_a_rerun_ends_well(
+    tmp_path: Path, checkpoint_dir: Path, steps: str
+):
+    # At each call that changes something on disk; with and without a file system that swaps folders in one step.
+    program = TESTS / "helpers/killed_exports.py"
+
+    done = subprocess.run(
+        [sys.executable, program, tmp_path, checkpoint_dir, steps], capture_output=True, text=True, timeout=240
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills, missing = map(int, done.stdout.splitlines()[-1].split())
+    assert kills >= 25
+    # In two steps there is one moment, between them, at which there is no model until the next call.
+    assert missing == (1 if steps == "two" else 0)
+
+
+def test_a_pulled_base_model_is_told_as_it_was_given(tmp_path: Path, checkpoint_dir: Path):
+    run_file = checkpoint_dir / "osft_run.json"
+    run = json.loads(run_file.read_text())
+    run["about"]["base_model"] = "oci://quay.io/org/model:1"
+    run_file.write_text(json.dumps(run))
+
+    assert _export(tmp_path, checkpoint_dir)["base_model"] == "oci://quay.io/org/model:1"

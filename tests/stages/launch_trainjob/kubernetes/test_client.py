@@ -1,0 +1,58 @@
+"""Which cluster is connected to, as whom, and whom it trusts."""
+
+import pytest
+
+from fakes.kubernetes import Cluster
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.launch_trainjob.kubernetes import client as cluster_module
+from kfp_osft.stages.launch_trainjob.kubernetes.client import connect
+
+
+@pytest.fixture(autouse=True)
+def outside_of_any_cluster(monkeypatch):
+    for name in ("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN", "KUBERNETES_NAMESPACE", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_any_identity_there_is_no_cluster(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster_module, "SERVICE_ACCOUNT", tmp_path)
+    assert not cluster_module.is_configured()
+    with pytest.raises(InputError, match="there is no cluster: neither KUBERNETES_SERVER_URL"):
+        connect()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"), ("KUBERNETES_AUTH_TOKEN", "KUBERNETES_SERVER_URL")],
+)
+def test_one_of_url_and_token_names_the_missing_one(monkeypatch, given, missing):
+    monkeypatch.setenv(given, "https://secret-value")
+    with pytest.raises(InputError, match=f"^{given} is set and {missing} is not"):
+        connect()
+
+
+def test_a_url_without_tls_is_refused(monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVER_URL", "http://cluster")
+    monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "token")
+    with pytest.raises(InputError, match="KUBERNETES_SERVER_URL=http://cluster is not allowed"):
+        connect()
+
+
+def test_an_unknown_namespace_is_an_error_that_says_how_to_give_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster_module, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVER_URL", "https://cluster")
+    monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "token")
+    with pytest.raises(InputError, match="KUBERNETES_NAMESPACE"):
+        connect()
+    monkeypatch.setenv("KUBERNETES_NAMESPACE", "mine")
+    assert connect().namespace == "mine"
+
+
+def test_a_certificate_of_an_unknown_authority_is_refused(monkeypatch):
+    with Cluster() as cluster:
+        monkeypatch.setenv("KUBERNETES_SERVER_URL", cluster.url)
+        monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", cluster.token)
+        monkeypatch.setenv("KUBERNETES_NAMESPACE", "ns")
+        with pytest.raises(cluster_module.ClusterUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            connect(backoff_seconds=0).trainer_api()
+        assert not cluster.requests

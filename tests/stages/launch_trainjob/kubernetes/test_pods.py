@@ -1,0 +1,202 @@
+import base64
+import json
+
+import pytest
+
+from helpers.training_configs import task_config, training_config, with_osft, workspace_task_config
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.launch_trainjob.kubernetes.pods import training_pods, unexpanded
+
+HF_REFERENCE = {"secretKeyRef": {"name": "hf-token", "key": "HF_TOKEN", "optional": True}}
+
+
+def pods_of(config=None, task=None, environment=None, pvc_path="/kfp-workspace"):
+    return training_pods(config or training_config(), pvc_path, task or workspace_task_config(), environment or {})
+
+
+def env_of(pods):
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in pods.env}
+
+
+def test_the_arguments_of_the_training_arrive_as_base64_json():
+    config = training_config(training_learning_rate=1e-4)
+    arguments = json.loads(base64.b64decode(env_of(pods_of(config))["OSFT_TRAIN_ARGS"]))
+    assert arguments == {"osft": config.osft, "device": "cuda", "resumable": True}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "procs", "device", "processes"),
+    [(1, "auto", "cuda", 1), (4, "auto", "cuda", 4), (4, "2", "cuda", 2), (0, "auto", "cpu", 1), (0, "3", "cpu", 3)],
+)
+def test_processes_follow_the_gpus_and_no_gpu_means_the_cpu(gpus, procs, device, processes):
+    pods = pods_of(training_config(training_resource_gpu_per_worker=gpus, training_resource_num_procs_per_worker=procs))
+    assert pods.processes == processes
+    assert json.loads(base64.b64decode(env_of(pods)["OSFT_TRAIN_ARGS"]))["device"] == device
+
+
+def test_caches_lie_in_the_workspace_unless_the_user_says_where():
+    env = env_of(
+        pods_of(
+            training_config(training_envs="TRITON_CACHE_DIR=/tmp/triton"),
+            workspace_task_config(env=[{"name": "HF_HOME", "value": "/models"}]),
+        )
+    )
+    assert env["XDG_CACHE_HOME"] == "/kfp-workspace/.cache"
+    assert (env["HF_HOME"], env["TRITON_CACHE_DIR"]) == ("/models", "/tmp/triton")
+
+
+def test_each_variable_is_there_once_and_training_envs_win_over_the_task():
+    task = workspace_task_config(env=[{"name": "NCCL_DEBUG", "value": "WARN"}, {"name": "A", "value": "1"}])
+    pods = pods_of(training_config(training_envs="NCCL_DEBUG=INFO"), task)
+    names = [variable["name"] for variable in pods.env]
+    assert len(names) == len(set(names))
+    assert (env_of(pods)["NCCL_DEBUG"], env_of(pods)["A"]) == ("INFO", "1")
+
+
+def test_what_the_kubelet_would_expand_in_training_envs_is_quoted():
+    assert env_of(pods_of(training_config(training_envs="A=$(HOME)/$x")))["A"] == "$$(HOME)/$$x"
+    assert unexpanded("nothing to quote") == "nothing to quote"
+
+
+def test_references_to_secrets_stay_references():
+    pods = pods_of(
+        task=workspace_task_config(env=[{"name": "HF_TOKEN", "valueFrom": HF_REFERENCE}]),
+        environment={"HF_TOKEN": "hf_value_of_the_launcher"},
+    )
+    assert env_of(pods)["HF_TOKEN"] == HF_REFERENCE
+    assert pods.secret_env == {}
+
+
+@pytest.mark.parametrize(
+    ("env", "environment"),
+    [([{"name": "HF_TOKEN", "value": "hf_secret_value"}], {}), ([], {"HF_TOKEN": "hf_secret_value"})],
+    ids=["literal of the task", "launcher's environment"],
+)
+def test_a_secret_that_is_there_by_value_only_is_no_literal(env, environment):
+    pods = pods_of(task=workspace_task_config(env=env), environment=environment)
+    assert pods.secret_env == {"HF_TOKEN": "hf_secret_value"}
+    assert "hf_secret_value" not in json.dumps(pods.env)
+
+
+def test_the_launchers_own_variables_stay_with_the_launcher():
+    task = workspace_task_config(
+        env=[
+            {"name": "KUBERNETES_AUTH_TOKEN", "valueFrom": HF_REFERENCE},
+            {"name": "KUBERNETES_SERVER_URL", "value": "https://cluster"},
+            {"name": "OSFT_LAUNCHER", "value": ""},
+        ]
+    )
+    assert not {"KUBERNETES_AUTH_TOKEN", "KUBERNETES_SERVER_URL", "OSFT_LAUNCHER"} & set(env_of(pods_of(task=task)))
+
+
+@pytest.mark.parametrize("name", ["PET_NNODES", "MASTER_ADDR", "RANK"])
+def test_a_variable_that_the_runtime_owns_is_refused(name):
+    with pytest.raises(InputError, match=f"{name} of the task is set by the training runtime"):
+        pods_of(task=workspace_task_config(env=[{"name": name, "value": "1"}]))
+
+
+GPU = "nvidia.com/gpu"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "task", "limits", "warning"),
+    [
+        ({}, None, {"cpu": "8", "memory": "32Gi", GPU: "1"}, ""),
+        ({"training_resource_gpu_per_worker": 0}, None, {"cpu": "8", "memory": "32Gi"}, ""),
+        # The parameters have their defaults: what is set on the task holds.
+        ({}, {"cpu": "16", "memory": "64Gi", GPU: "2"}, {"cpu": "16", "memory": "64Gi", GPU: "2"}, ""),
+        ({}, {"amd.com/gpu": "4"}, {"cpu": "8", "memory": "32Gi", "amd.com/gpu": "4"}, ""),
+        ({}, {"ephemeral-storage": "10Gi"}, {"cpu": "8", "memory": "32Gi", GPU: "1", "ephemeral-storage": "10Gi"}, ""),
+        # A parameter that was given holds, and what it overrules is told.
+        (
+            {"training_resource_cpu_per_worker": "4"},
+            {"cpu": "16"},
+            {"cpu": "4", "memory": "32Gi", GPU: "1"},
+            "training_resource_cpu_per_worker=4 is used, not the task's cpu of 16",
+        ),
+        (
+            {"training_resource_gpu_per_worker": 2},
+            {"amd.com/gpu": "1"},
+            {"cpu": "8", "memory": "32Gi", "amd.com/gpu": "2"},
+            "training_resource_gpu_per_worker=2 is used, not the task's 1 of amd.com/gpu",
+        ),
+    ],
+)
+def test_resources_come_from_the_parameters_and_from_the_task_where_they_leave_them_open(
+    parameters, task, limits, warning
+):
+    pods = pods_of(training_config(**parameters), workspace_task_config(resources={"limits": task} if task else None))
+    assert pods.limits == limits
+    # What cannot be shared is requested as it is limited.
+    assert {name: quantity for name, quantity in pods.requests.items() if "/" in name} == {
+        name: quantity for name, quantity in limits.items() if "/" in name
+    }
+    assert pods.warnings == ((warning,) if warning else ())
+
+
+def test_a_request_without_a_limit_is_kept_as_the_task_has_it():
+    pods = pods_of(task=workspace_task_config(resources={"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}}))
+    assert pods.requests == {"cpu": "2", GPU: "1"}
+    assert pods.limits == {"memory": "8Gi", GPU: "1"}
+
+
+def test_placement_goes_in_whole():
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}
+    pods = pods_of(
+        task=workspace_task_config(
+            node_selector={"gpu": "h200"}, tolerations=[{"operator": "Exists"}], affinity=affinity
+        )
+    )
+    assert (pods.node_selector, pods.tolerations, pods.affinity) == (
+        {"gpu": "h200"},
+        [{"operator": "Exists"}],
+        affinity,
+    )
+    assert pods.claims() == ["run-workspace"]
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "message"),
+    [
+        (
+            training_config(),
+            task_config(),
+            r"pvc_path is /kfp-workspace, which no volume of this task covers "
+            r"\(mounted: none\)",
+        ),
+        (training_config(), workspace_task_config("/kfp"), r"pvc_path is /kfp-workspace, .* \(mounted: /kfp\)"),
+        (
+            training_config(),
+            task_config(volume_mounts=[{"name": "gone", "mountPath": "/kfp-workspace"}]),
+            "no volume of this task covers",
+        ),
+        (
+            training_config(training_base_model="/models/mine"),
+            workspace_task_config(),
+            "training_base_model is /models/mine, which no volume",
+        ),
+        (
+            with_osft(training_config(), data_output_dir="/fast/data", data_path="/fast/data/data.jsonl"),
+            workspace_task_config(),
+            "training_data_output_dir is /fast/data, which no volume",
+        ),
+        (
+            training_config(),
+            task_config(
+                volumes=[{"name": "w"}], volume_mounts=[{"name": "w", "mountPath": "/kfp-workspace", "readOnly": True}]
+            ),
+            "mounted read-only at /kfp-workspace",
+        ),
+    ],
+)
+def test_a_path_that_the_pods_could_not_see_is_an_error(config, task, message):
+    with pytest.raises(InputError, match=message):
+        pods_of(config, task)
+
+
+def test_a_model_on_a_volume_of_its_own_is_seen():
+    task = workspace_task_config(
+        volumes=[{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
+        volume_mounts=[{"name": "models", "mountPath": "/models", "readOnly": True}],
+    )
+    assert pods_of(training_config(training_base_model="/models/mine"), task).claims() == ["run-workspace", "models"]

@@ -1,0 +1,60 @@
+import pytest
+
+from kfp_osft.stages.preprocess.data_report import DataReport, marked_text, tell_report
+from kfp_osft.stages.preprocess.processed_rows import ProcessedRow
+
+
+@pytest.mark.parametrize(
+    ("lengths", "figures"),
+    [
+        ([30], (30, 30, 30)),
+        ([20, 30], (20, 30, 30)),
+        (range(20, 120), (69, 114, 119)),
+        ([25] * 95 + [80] * 5, (25, 25, 80)),
+        ([25] * 94 + [80] * 6, (25, 80, 80)),
+    ],
+)
+def test_lengths_are_told_by_median_95th_percentile_and_longest(lengths: list[int], figures: tuple):
+    report = DataReport(200)
+    for length in lengths:
+        assert not report.drops("row", length)
+        report.keep(length, 10)
+
+    assert tuple(report.to_dict()["tokens_of_a_sample"].values()) == figures
+    assert report.to_dict()["loss_share"] == round(10 * len(lengths) / sum(lengths), 4)
+
+
+def test_rows_of_the_limits_are_dropped_as_training_hub_drops_them():
+    report = DataReport(40)
+
+    assert [length for length in (0, 19, 20, 39, 40, 41) if report.drops(f"row {length}", length)] == [0, 19, 40, 41]
+    report.keep(20, 5)
+    assert report.to_dict()["dropped_in_words"] == (
+        "2 with 40 tokens or more (training_max_seq_len) (row 40; row 41); 2 with fewer than 20 tokens "
+        "(row 0; row 19); the longest row has 41"
+    )
+
+
+def test_a_long_sample_is_cut_in_the_log_alone(capsys: pytest.CaptureFixture[str]):
+    report = DataReport(40)
+    report.keep(20, 5)
+    told = report.to_dict() | {"sample": "x" * 5000}
+
+    tell_report(told)
+
+    assert capsys.readouterr().out.splitlines()[-1] == "x" * 4000 + " ..." and len(told["sample"]) == 5000
+
+
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        ([-100, -100, 2, 3], "ab[[cd]]"),
+        ([0, 1, 2, 3], "[[abcd]]"),
+        ([-100] * 4, "abcd"),
+        ([0, -100, 2, -100], "[[a]]b[[c]]d"),
+    ],
+)
+def test_each_run_of_tokens_with_loss_is_marked(labels: list[int], text: str):
+    sample = ProcessedRow([0, 1, 2, 3], labels)
+
+    assert marked_text(sample, lambda ids: "".join("abcd"[token] for token in ids)) == text

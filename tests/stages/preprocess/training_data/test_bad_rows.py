@@ -1,0 +1,173 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from helpers.preprocessed import ANSWER, QUESTION, answer_of, tokens_of
+from kfp_osft.shared.reporting.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "dataset file {path} is empty"),
+        ([{"text": "x"}], "rows.jsonl, row 1: is of no known format; it has 'text'; known are messages (chat); "),
+        (
+            [[QUESTION, ANSWER], {"prompt": "x", "completion": "y"}],
+            "rows.jsonl, row 2: is of the format prompt and completion, the rows before it are messages (chat); a dataset "
+            "holds one format",
+        ),
+        (
+            [{"messages": [QUESTION, ANSWER], "instruction": "x", "output": "y"}],
+            "rows.jsonl, row 1: has the fields of more than one format (messages (chat); instruction and output "
+            "(Alpaca)); keep those of one",
+        ),
+        (
+            [{"input_ids": [1], "labels": [1]}],
+            "rows.jsonl, row 1: holds tokens already (input_ids, labels): set "
+            "training_use_processed_dataset to train on them",
+        ),
+        (
+            [[QUESTION, ANSWER], [QUESTION, {"role": "assistant", "content": None}]],
+            "rows.jsonl, row 2: messages[1]: 'content' is null, expected a string",
+        ),
+        (
+            [[QUESTION, {"role": "assistant", "content": ["x"]}]],
+            "rows.jsonl, row 1: messages[1]: 'content' is a list, expected a string",
+        ),
+        (
+            [[QUESTION, ANSWER], [QUESTION]],
+            "rows.jsonl, row 2: has no assistant turn to learn from; its roles are user",
+        ),
+        (
+            [[{"role": "system", "content": "Be kind."}, QUESTION]],
+            "rows.jsonl, row 1: has no assistant turn to learn from; its roles are system, user",
+        ),
+        (
+            [{"messages": [{"role": "system", "content": "Be kind."}], "unmask": True}],
+            "rows.jsonl, row 1: has no assistant turn to learn from; its roles are system",
+        ),
+        (
+            [[{"role": "pretraining", "content": "no turn"}]],
+            "rows.jsonl, row 1: has no assistant turn to learn from; its roles are none",
+        ),
+        ([[QUESTION, ANSWER | {"content": "\ud83d"}]], "rows.jsonl, row 1: is no text: "),
+        (
+            [[QUESTION, answer_of(1)], [QUESTION, answer_of(2)]],
+            "dataset {path}: no row is left to train on; dropped were 2 with fewer than 20 tokens (rows.jsonl, row 1; "
+            "rows.jsonl, row 2); the longest row has 19",
+        ),
+        (
+            [[QUESTION, answer_of(500)], [QUESTION, answer_of(2)]],
+            "dataset {path}: no row is left to train on; dropped were 1 with 256 tokens or more (training_max_seq_len) "
+            "(rows.jsonl, row 1); 1 with fewer than 20 tokens (rows.jsonl, row 2); the longest row has ",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_told(error_of, dataset, rows: list, message: str):
+    path = dataset(*rows)
+
+    assert error_of(path).startswith(message.format(path=path))
+
+
+def test_a_missing_dataset_is_told(error_of, tmp_path: Path):
+    assert error_of(tmp_path / "no.jsonl") == f"dataset {tmp_path / 'no.jsonl'} does not exist"
+
+
+def test_bad_rows_are_told_together_wherever_they_are(error_of, dataset):
+    good = [QUESTION, ANSWER]
+    rows = [good] * 1500
+    for index in (3, 600, 1400):
+        rows[index] = [QUESTION]
+    # Of the same batch: the template shows each by itself.
+    for index in (700, 701):
+        rows[index] = [QUESTION, ANSWER | {"content": "\ud83d"}]
+
+    lines = error_of(dataset(*rows)).splitlines()
+
+    assert {line.split(":")[0] for line in lines} == {
+        f"rows.jsonl, row {index + 1}" for index in (3, 600, 700, 701, 1400)
+    }
+
+
+def test_the_first_ten_of_many_bad_rows_are_told_with_their_count(error_of, dataset):
+    lines = error_of(dataset(*[[QUESTION]] * 30)).splitlines()
+
+    assert lines[0].startswith("rows.jsonl, row 1: ") and lines[9].startswith("rows.jsonl, row 10: ")
+    assert lines[10:] == ["and 20 more rows like these"]
+
+
+def test_a_row_longer_than_a_gpu_takes_is_told(error_of, run, dataset):
+    rows = dataset([QUESTION, ANSWER], [QUESTION, answer_of(60)], [QUESTION, ANSWER])
+    length = max(len(tokens) for tokens in tokens_of(run(rows)))
+    shutil.rmtree(Path(run(rows).data_path).parents[3])
+
+    assert error_of(rows, max_tokens_per_gpu=length - 1) == (
+        f"rows.jsonl, row 2: has {length} tokens, more than training_max_tokens_per_gpu={length - 1}; raise "
+        "that, or lower training_max_seq_len to drop such rows"
+    )
+    assert run(rows, max_tokens_per_gpu=length).num_samples == 3
+
+
+def test_a_row_that_is_dropped_may_be_longer_than_a_gpu_takes(run, dataset):
+    rows = dataset([QUESTION, ANSWER], [QUESTION, answer_of(60)])
+
+    assert run(rows, max_seq_len=50, max_tokens_per_gpu=50, max_dropped_share=0.5).num_samples == 1
+
+
+def test_more_dropped_rows_than_allowed_are_told_with_the_first_ten(error_of, run, dataset):
+    rows = dataset(*[[QUESTION, ANSWER]] * 4, *[[QUESTION, answer_of(2)]] * 12)
+
+    assert error_of(rows, max_dropped_share=0.74) == (
+        f"dataset {rows}: 12 of 16 rows are dropped (75%), more than training_max_dropped_share=0.74: 12 with fewer "
+        "than 20 tokens ("
+        + "; ".join(f"rows.jsonl, row {row}" for row in range(5, 15))
+        + "; and 2 more); the longest row has 32"
+    )
+    assert run(rows, max_dropped_share=0.75).num_samples == 4
+
+
+def test_a_share_of_0_refuses_nothing_where_nothing_is_dropped(run, dataset):
+    assert run(dataset([QUESTION, ANSWER]), max_dropped_share=0.0).num_samples == 1
+
+
+def test_a_rerun_that_allows_fewer_dropped_rows_fails_and_keeps_the_data(run, dataset):
+    rows = dataset([QUESTION, ANSWER], [QUESTION, answer_of(2)])
+    first = run(rows, max_dropped_share=0.5)
+
+    with pytest.raises(InputError, match="more than training_max_dropped_share=0.49: 1 with fewer than 20 tokens"):
+        run(rows, max_dropped_share=0.49)
+    assert run(rows, max_dropped_share=0.5) == first
+
+
+def test_a_row_without_a_token_to_learn_from_is_told(error_of, dataset, model: Path):
+    file = model / "chat_template.jinja"
+    file.write_text(file.read_text().replace("<|im_end|>", "<|endoftext|>"))
+    nothing = [{"role": "user", "content": QUESTION["content"] * 5}, ANSWER | {"content": ""}]
+
+    assert error_of(dataset([QUESTION, ANSWER], nothing), base_model=str(model)) == (
+        "rows.jsonl, row 2: has no token to learn from"
+    )
+
+
+def test_a_model_without_a_chat_template_is_told(error_of, chat_rows: Path, model: Path):
+    (model / "chat_template.jinja").unlink()
+
+    assert error_of(chat_rows, base_model=str(model)) == (
+        f"training_base_model={model}: its tokenizer has no chat template; give an instruction-tuned model, "
+        "or add chat_template.jinja to the model folder"
+    )
+
+
+def test_a_conversation_that_the_template_refuses_is_told_with_its_row(error_of, dataset, model: Path):
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + template
+    )
+    system = {"role": "system", "content": "Be kind."}
+
+    assert error_of(
+        dataset([QUESTION, ANSWER], [system, QUESTION, ANSWER], [system, QUESTION, ANSWER]), base_model=str(model)
+    ).splitlines() == [
+        f"rows.jsonl, row {row}: the model's chat template does not take this conversation: no system" for row in (2, 3)
+    ]

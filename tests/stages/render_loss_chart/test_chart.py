@@ -1,0 +1,306 @@
+"""shared/loss_chart.py: what stands in the page, and that a browser without network draws it."""
+
+import html
+import json
+import math
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from helpers.places import TESTS
+from helpers.synthetic_training import training
+from kfp_osft.stages.render_loss_chart.chart import render_loss_chart, write_chart_png
+
+MEGABYTE = 1_000_000
+
+
+def rendered(tmp_path: Path, steps: list[dict], title: str = "A model", subtitle: str = "") -> str:
+    path = tmp_path / "chart.html"
+    render_loss_chart(steps, path, title=title, subtitle=subtitle)
+    return path.read_text()
+
+
+def drawn_data(page: str) -> dict:
+    """The data that the page's own script is called with."""
+    return json.loads(re.search(r"\n\}\)\((\{.*\})\);\n</script>", page)[1])
+
+
+class Elements(HTMLParser):
+    def __init__(self, page: str):
+        super().__init__()
+        self.found: list[tuple[str, dict]] = []
+        self.texts: dict[str, str] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.found:
+            tag = self.found[-1][0]
+            self.texts[tag] = self.texts.get(tag, "") + data
+
+
+# ---- the page's content
+
+
+def test_the_page_refers_to_nothing_outside_itself(tmp_path):
+    page = rendered(tmp_path, training(24, val_loss={12: 2.0}))
+    elements = Elements(page).found
+    loading = {"src", "href", "srcset", "data", "poster", "action", "formaction", "background", "http-equiv"}
+    assert [(tag, attributes) for tag, attributes in elements if loading & set(attributes)] == []
+    assert not {"link", "base", "iframe", "object", "embed", "img"} & {tag for tag, _ in elements}
+    assert not re.search(r"@import|url\(", "".join(re.findall(r"<style>.*?</style>", page, re.DOTALL)))
+    assert not re.search(r"\bimport\s*\(|\bimportScripts\b|new Worker|new WebSocket|new EventSource", page)
+    assert '"url"' not in json.dumps(drawn_data(page))
+
+
+@pytest.mark.parametrize(("count", "most"), [(2, 1.0), (24, 1.0), (6_000, 1.5), (100_000, 1.5)])
+def test_the_page_stays_below_two_megabytes(tmp_path, count, most):
+    assert len(rendered(tmp_path, training(count)).encode()) < most * MEGABYTE
+
+
+def test_the_page_stays_below_two_megabytes_in_the_worst_case(tmp_path):
+    odd = range(1, 60_001, 2)
+    steps = training(60_000, 60_000, loss=dict.fromkeys(odd, math.nan))
+    for step in steps:
+        step |= {"val_loss": step["step"] / 7, "val_num_samples": 1.0}
+    assert len(rendered(tmp_path, steps).encode()) < 2 * MEGABYTE
+
+
+def test_a_hundred_thousand_steps_are_under_two_megabytes_and_the_same_bytes_in_another_process(tmp_path):
+    here = rendered(tmp_path, training(100_000, 20))
+    assert len(here.encode()) < 2 * MEGABYTE
+    # With another hash seed: the bytes must not depend on it. (Time and memory: tests/bench/bench_loss_chart.py)
+    script = (
+        "import sys; from pathlib import Path\n"
+        f"sys.path.insert(0, {str(TESTS)!r})\n"
+        "from helpers.synthetic_training import training\n"
+        "from kfp_osft.stages.render_loss_chart.chart import render_loss_chart\n"
+        "render_loss_chart(training(100_000, 20), Path(sys.argv[1]), title='A model', subtitle='')\n"
+    )
+    there = tmp_path / "there.html"
+    subprocess.run([sys.executable, "-c", script, str(there)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
+    assert there.read_text() == here
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    assert rendered(tmp_path, training(50)) == rendered(tmp_path, training(50))
+
+
+def test_the_drawn_values_are_the_trainings(tmp_path):
+    steps = training(24)
+    columns = drawn_data(rendered(tmp_path, steps))["columns"]
+    assert columns["step"] == list(range(1, 25)) and columns["epoch"] == [1] * 8 + [2] * 8 + [3] * 8
+    for field in ("loss", "lr", "grad_norm", "tokens_per_second"):
+        assert columns[field] == pytest.approx([step[field] for step in steps], rel=1e-4)
+
+
+def test_nan_in_between_is_said_and_shown_as_a_gap(tmp_path):
+    page = rendered(tmp_path, training(24, loss={7: math.nan, 8: math.inf, 20: math.nan}))
+    assert "The loss was NaN or infinite in 3 of 24 steps, first at step 7." in page
+    assert [drawn_data(page)["columns"][column][6] for column in ("loss", "smoothed")] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([], "The training logged no step."),
+        (training(1), "The training had one step only"),
+        (training(3, loss=dict.fromkeys((1, 2, 3), math.nan)), "from the first step on, in all 3 steps"),
+    ],
+)
+def test_a_training_without_a_course_gets_a_page_that_says_so_and_no_chart(tmp_path, steps, said):
+    page = rendered(tmp_path, steps, title="A model")
+    assert said in page and "<h1>A model</h1>" in page and "<script>" not in page
+
+
+HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1</script>${1}{title}<!--&amp;'
+
+
+@pytest.mark.parametrize("count", [0, 24])
+def test_names_that_hold_markup_stay_text(tmp_path, count):
+    page = rendered(tmp_path, training(count), title=HOSTILE, subtitle=HOSTILE)
+    elements = Elements(page)
+    assert elements.texts["h1"] == elements.texts["title"].strip() == HOSTILE
+    assert not any(tag == "img" or "onerror" in attributes for tag, attributes in elements.found)
+    assert page.count("</script>") == (2 if count else 0)
+
+
+def test_the_chart_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    earlier = rendered(tmp_path, training(3))
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        rendered(tmp_path, training(24))
+    assert (tmp_path / "chart.html").read_text() == earlier
+    assert [path.name for path in tmp_path.iterdir()] == ["chart.html"]
+
+
+# ---- the PNG
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 24, 7_000])
+def test_the_png_is_a_picture_of_readable_width_and_sane_size(tmp_path, count):
+    path = tmp_path / "chart.png"
+    write_chart_png(training(count), path, title=HOSTILE, subtitle="Ratio 0.25")
+    content = path.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])
+    assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) < 0.6 * MEGABYTE
+    assert 1300 < width < 1600 and height > (900 if count > 1 else 80)
+
+
+# ---- in a browser
+
+# Runs in the page: waits until the chart is drawn, does what a person does, and hands on what came of it.
+PROBE = """<script>
+const errors = [];
+addEventListener("error", (event) => errors.push(event.message));
+addEventListener("unhandledrejection", (event) => errors.push(String(event.reason)));
+async function probe() {
+  const root = document.documentElement, pause = () => new Promise((done) => setTimeout(done, 300));
+  const result = { errors, title: document.querySelector("h1").textContent, hacked: window.hacked === 1 };
+  const chart = document.querySelector("#chart");
+  for (let tries = 0; chart && !root.dataset.chart && tries < 60; tries++) await pause();
+  await pause();
+  if (chart) {
+    const canvas = () => chart.querySelector("canvas");
+    const pixels = () => canvas().getContext("2d").getImageData(0, 0, canvas().width, canvas().height).data;
+    const colors = new Set(), data = pixels();
+    for (let at = 0; at < data.length; at += 4) colors.add(data[at] << 16 | data[at + 1] << 8 | data[at + 2]);
+    const box = chart.getBoundingClientRect();
+    const send = (type, share) => chart.dispatchEvent(new PointerEvent(type, { pointerId: 1, button: 0,
+      clientX: box.left + 44 + (box.width - 112) * share, clientY: box.top + 90 }));
+    chart.setPointerCapture = () => {};
+    Object.assign(result, { chart: root.dataset.chart, plot: root.dataset.plot, colors: colors.size,
+      background: getComputedStyle(document.body).backgroundColor, corner: data.slice(0, 3).join(","),
+      wide: root.scrollWidth <= root.clientWidth && canvas().clientWidth <= chart.clientWidth,
+      save: !document.querySelector("#save").hidden });
+    send("pointermove", 0.5);
+    result.tip = document.querySelector("#tip").innerText;
+    send("pointerdown", 0.5); send("pointermove", 0.8); send("pointerup", 0.8);
+    await pause();
+    result.zoomed = root.dataset.shown;
+    chart.dispatchEvent(new MouseEvent("dblclick"));
+    await pause();
+    result.back = root.dataset.shown;
+    chart.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
+    result.walked = document.querySelector("#tip b").innerText;
+    const linear = pixels().join();
+    document.querySelector("input[value=log]").click();
+    await pause(); await pause();
+    result.log = root.dataset.chart === "drawn" && pixels().join() !== linear;
+  }
+  result.loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+  parent.postMessage(JSON.stringify(result), "*");
+}
+addEventListener("load", probe);
+</script>"""
+LISTENER = """<pre id="result"></pre><script>
+addEventListener("message", (event) => { document.getElementById("result").textContent = event.data; });
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    if os.environ.get("CI"):
+        pytest.fail("no chromium, chromium-browser or google-chrome on PATH, which CI must install")
+    pytest.skip("no chromium, chromium-browser or google-chrome on PATH")
+
+
+def look(
+    chromium: str, page: str, tmp_path: Path, width: int = 1000, sandboxed: bool = False, dark: bool = False
+) -> dict:
+    """What the probe found in the page, opened alone or as the KFP UI does."""
+    page = page.replace("<head>", "<head>" + PROBE, 1)
+    if sandboxed:
+        size = f'width="{width}" height="900"'
+        frame = f'<iframe sandbox="allow-scripts" {size} srcdoc="{html.escape(page)}"></iframe>'
+        page = f"<!DOCTYPE html><body>{LISTENER}{frame}</body>"
+    else:
+        before, end, after = page.rpartition("</body>")
+        page = before + LISTENER + end + after
+    file = tmp_path / "browsed.html"
+    file.write_text(page)
+    command = [
+        chromium,
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+        *("--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND"),
+        # The budget of virtual time below does not wait for a frame in a process of its own.
+        "--disable-features=IsolateSandboxedIframes",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--window-size={width},900",
+        f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+        *("--virtual-time-budget=30000", "--dump-dom", file.as_uri()),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="result">(.+?)</pre>', result.stdout)
+    assert found, f"no report of the page; chromium ended with {result.returncode}: {result.stderr[-2000:]}"
+    return json.loads(html.unescape(found[1]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sandboxed", [False, True])
+@pytest.mark.parametrize(("width", "plot"), [(600, (400, 480)), (1600, (1400, 1500))])
+def test_the_chart_is_drawn_offline_at_the_width_there_is(chromium, tmp_path, sandboxed, width, plot):
+    found = look(chromium, rendered(tmp_path, training(24)), tmp_path, width, sandboxed)
+    assert (found["chart"], found["errors"], found["loaded"]) == ("drawn", [], [])
+    assert found["wide"] and plot[0] < int(found["plot"].split("x")[0]) < plot[1]
+    assert found["colors"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sandboxed", [False, True])
+def test_hover_zoom_keys_and_scale_work(chromium, tmp_path, sandboxed):
+    found = look(chromium, rendered(tmp_path, training(3_000)), tmp_path, 1000, sandboxed)
+    assert found["errors"] == []
+    step = int(re.match(r"Step ([\d,]+), epoch 2\n", found["tip"])[1].replace(",", ""))
+    assert abs(step - 1_500) < 30 and "Learning rate" in found["tip"] and "Tokens per second" in found["tip"]
+    low, high = map(int, found["zoomed"].split("-"))
+    assert abs(low - 1_500) < 30 and abs(high - 2_400) < 30
+    assert found["back"] == "1-3000" and found["walked"] == "Step 1, epoch 1"
+    assert found["log"]
+    assert found["save"] is not sandboxed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dark", "color"), [(False, "255, 255, 255"), (True, "20, 23, 28")])
+def test_page_and_chart_follow_the_color_scheme(chromium, tmp_path, dark, color):
+    found = look(chromium, rendered(tmp_path, training(24)), tmp_path, dark=dark)
+    assert found["background"] == f"rgb({color})" and found["corner"] == color.replace(" ", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "steps",
+    [
+        training(2),
+        training(10, loss=dict.fromkeys(range(1, 11), 2.0), lr=dict.fromkeys(range(1, 11), 0.0)),
+        training(300, loss={40: math.nan, 41: math.nan, 300: math.inf}),
+        training(24, val_loss={12: 2.0}),
+        [{"step": step, "loss": 3.0 - step / 1000} for step in range(1, 1000)],
+        training(100_000, 20),
+    ],
+    ids=["two steps", "flat", "NaN in between", "validation", "loss alone", "100,000 steps"],
+)
+def test_every_kind_of_training_is_drawn(chromium, tmp_path, steps):
+    found = look(chromium, rendered(tmp_path, steps), tmp_path, sandboxed=True)
+    assert (found["chart"], found["errors"]) == ("drawn", [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [0, 1, 24])
+def test_names_that_hold_javascript_do_not_run(chromium, tmp_path, count):
+    page = rendered(tmp_path, training(count), title=HOSTILE, subtitle=HOSTILE)
+    found = look(chromium, page, tmp_path, sandboxed=True)
+    assert (found["title"], found["hacked"], found["errors"], found["loaded"]) == (HOSTILE, False, [], [])

@@ -1,0 +1,154 @@
+import errno
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.question_rows import files_in, put
+from kfp_osft.shared.files.manifests import read_manifest
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.resolve_dataset import download
+from kfp_osft.stages.resolve_dataset.download import (
+    MANIFEST,
+    Progress,
+    check_room,
+    partial_download,
+    size_text,
+    telling_a_full_disk,
+)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def leave_a_part(folder: Path, written: bytes, marked: int) -> Path:
+    """A download that stopped: returns the folder it is in."""
+    with pytest.raises(Interrupted), partial_download(folder) as partial:
+        put(partial.folder / "below" / "rows.jsonl", written)
+        partial.mark("below/rows.jsonl", marked)
+        raise Interrupted
+    return partial.folder
+
+
+def test_what_was_marked_is_there_for_the_next_and_goes_with_the_last(tmp_path: Path):
+    folder = tmp_path / "datasets" / "rows"
+    part = leave_a_part(folder, b"0123456789", 7)
+    assert part.is_dir() and not folder.exists()
+
+    with partial_download(folder) as partial:
+        assert partial.trusted_bytes("below/rows.jsonl") == 7 and partial.trusted_bytes("other") == 0
+        partial.publish(folder, {"made": "of"})
+
+    assert not part.exists()
+    assert files_in(folder) == {folder / "below" / "rows.jsonl", folder / MANIFEST}
+    assert read_manifest(folder / MANIFEST, {"made": "of"})
+
+
+def test_what_another_process_has_published_meanwhile_stays(tmp_path: Path):
+    folder = tmp_path / "rows"
+    for content in (b"theirs", b"mine"):
+        with partial_download(folder) as partial:
+            put(partial.folder / "rows.jsonl", content)
+            partial.publish(folder, "the same")
+
+    assert (folder / "rows.jsonl").read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("damage", ["shorter", "gone", "no mark", "mark cut"])
+def test_what_does_not_agree_with_its_mark_is_not_trusted(tmp_path: Path, damage: str):
+    part = leave_a_part(tmp_path / "rows", b"0123456789", 7)
+    if damage == "shorter":
+        put(part / "below" / "rows.jsonl", b"012345")
+    elif damage == "gone":
+        (part / "below" / "rows.jsonl").unlink()
+    elif damage == "no mark":
+        (part / ".marks").unlink()
+    else:
+        marks = part / ".marks"
+        marks.write_bytes(marks.read_bytes()[:-5])
+
+    with partial_download(tmp_path / "rows") as partial:
+        assert partial.trusted_bytes("below/rows.jsonl") == 0
+        partial.mark("below/rows.jsonl", 0) if damage == "shorter" else put(partial.folder / "x", b"12")
+        if damage == "mark cut":
+            # The line after a cut one is a line of its own.
+            partial.mark("x", 2)
+            assert download.PartialDownload(partial.folder).trusted_bytes("x") == 2
+
+
+def _download_the_same(folder: Path, answer) -> None:
+    with partial_download(folder) as partial:
+        answer.put((str(partial.folder), partial.trusted_bytes("below/rows.jsonl")))
+
+
+def test_two_processes_do_not_write_to_the_same_part(tmp_path: Path):
+    folder = tmp_path / "rows"
+    part = leave_a_part(folder, b"0123456789", 7)
+    context = multiprocessing.get_context("fork")
+    answer = context.SimpleQueue()
+
+    with partial_download(folder) as mine:
+        process = context.Process(target=_download_the_same, args=(folder, answer))
+        process.start()
+        theirs, trusted = answer.get()
+        process.join()
+        assert mine.folder == part and Path(theirs) != part and trusted == 0
+        assert not Path(theirs).exists() and part.exists()
+
+
+def test_a_part_that_nobody_came_back_for_goes_after_a_day(tmp_path: Path):
+    old, young = (leave_a_part(tmp_path / name, b"0123", 4) for name in ("old", "young"))
+    a_day_ago = time.time() - 25 * 60 * 60
+    for path in [old, *old.rglob("*")]:
+        os.utime(path, (a_day_ago, a_day_ago))
+
+    with partial_download(tmp_path / "other"):
+        assert not old.exists() and young.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1536, "1.5 KiB"),
+        (5 << 20, "5.0 MiB"),
+        (3 << 30, "3.0 GiB"),
+        (2 << 50, "2048.0 TiB"),
+    ],
+)
+def test_sizes_are_told_in_units_for_people(size: int, text: str):
+    assert size_text(size) == text
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path):
+    check_room(tmp_path, 1, "it")
+    with pytest.raises(InputError, match=rf"^it: takes 4\.0 TiB, and pvc_path={tmp_path} has [\d.]+ .iB free$"):
+        check_room(tmp_path, 4 << 40, "it")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_gets_full_is_told_and_other_errors_are_not_hidden(tmp_path: Path, number: int):
+    with (
+        pytest.raises(InputError, match=rf"^pvc_path={tmp_path}: {os.strerror(number)} \(.* free\)$"),
+        telling_a_full_disk(tmp_path),
+    ):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(PermissionError), telling_a_full_disk(tmp_path):
+        raise PermissionError(errno.EPERM, "x")
+
+
+def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    seconds = iter([0, 4, 11, 12, 22])
+    monkeypatch.setattr(download.time, "monotonic", lambda: next(seconds))
+    progress = Progress("rows", 100 << 20, done=10 << 20)
+    for _ in range(4):
+        progress.add(11 << 20)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "rows: 32.0 MiB of 100.0 MiB, 2.0 MiB/s, 34 s left",
+        "rows: 54.0 MiB of 100.0 MiB, 2.0 MiB/s, 23 s left",
+    ]

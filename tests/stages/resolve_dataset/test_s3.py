@@ -1,0 +1,372 @@
+import gzip
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from fakes.http import HttpFileServer
+from fakes.s3 import S3Server
+from helpers.killed_resolve import resolve_in_a_process
+from helpers.question_rows import files_in, jsonl, questions
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.resolve_dataset import download
+from kfp_osft.stages.resolve_dataset import s3 as dataset_from_s3
+from kfp_osft.stages.resolve_dataset.source import resolve
+
+#: Several parts of what is fetched at once, in rows that all differ.
+MANY = jsonl(*(f"question {number}" for number in range(40_000)))
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def environment(store: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a data connection puts into a pod, and nothing else: no profile, no machine that gives out credentials."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        **store.environment,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def pvc(tmp_path: Path) -> Path:
+    return tmp_path / "pvc"
+
+
+@pytest.fixture
+def bucket() -> str:
+    """A bucket's name that no other test uses."""
+    return f"rows-{next(_NUMBERS)}"
+
+
+def fetched(uri: str, pvc: Path) -> Path:
+    return Path(resolve(uri, "train", str(pvc), None).dataset_path)
+
+
+def error_of(uri: str, pvc: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        resolve(uri, "train", str(pvc), None)
+    return str(caught.value)
+
+
+def test_an_object_is_fetched_with_its_name(store: S3Server, bucket: str, pvc: Path):
+    store.put(bucket, "data/rows.jsonl", jsonl("a"))
+    store.put(bucket, "data/rows.jsonl.bak", b"x")
+
+    path = fetched(f"s3://{bucket}/data/rows.jsonl", pvc)
+
+    assert path.name == "rows.jsonl" and questions(path) == ["a"]
+    assert files_in(pvc) == {path, path.parent / ".manifest.json"}
+
+
+def test_a_large_object_is_fetched_in_parts_at_once(
+    store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dataset_from_s3, "_PART_SIZE", 1 << 18)
+    store.put(bucket, "rows.jsonl", MANY)
+
+    assert fetched(f"s3://{bucket}/rows.jsonl", pvc).read_bytes() == MANY
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_data_objects_below_a_prefix_are_fetched(
+    store: S3Server, bucket: str, pvc: Path, slash: str, capsys: pytest.CaptureFixture
+):
+    for key, content in {
+        "set/b.jsonl.gz": gzip.compress(jsonl("b")),
+        "set/below/a.json": b"[" + jsonl("a") + b"]",
+        "set/_SUCCESS": b"x",
+        "set/README.md": b"x",
+        "set/.cache/c.jsonl": jsonl("c"),
+        "set/.d.jsonl": jsonl("d"),
+        "settings.jsonl": jsonl("e"),
+    }.items():
+        store.put(bucket, key, content)
+
+    path, rows = resolve(f"s3://{bucket}/set{slash}", "train", str(pvc), None)
+
+    assert rows == 2
+    assert files_in(Path(path)) == {Path(path) / name for name in (".manifest.json", "b.jsonl.gz", "below/a.json")}
+    assert "Passed over, as they are no data by their extension: README.md, _SUCCESS" in capsys.readouterr().out
+
+
+def test_a_data_connections_bucket_is_the_one_that_is_not_named(
+    store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store.put(bucket, "set/rows.jsonl", jsonl("a"))
+    monkeypatch.setenv("AWS_S3_BUCKET", f"{bucket}\n")
+
+    assert questions(fetched("s3:///set/rows.jsonl", pvc)) == ["a"]
+    assert resolve("s3://", "train", str(pvc), None).num_rows == 1
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_the_endpoint_may_be_given_as_boto3_knows_it(
+    store: S3Server, bucket: str, pvc: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    store.put(bucket, "rows.jsonl", jsonl("a"))
+    monkeypatch.delenv("AWS_S3_ENDPOINT")
+    monkeypatch.setenv(name, store.endpoint)
+
+    assert questions(fetched(f"s3://{bucket}/rows.jsonl", pvc)) == ["a"]
+
+
+def test_credentials_may_end_with_a_newline_or_come_from_a_profile(
+    store: S3Server, bucket: str, pvc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store.put(bucket, "rows.jsonl", jsonl("a"))
+    key_id, secret = (store.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{secret}\n")
+    assert questions(fetched(f"s3://{bucket}/rows.jsonl", pvc)) == ["a"]
+
+    profile = tmp_path / "credentials"
+    profile.write_text(f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    assert questions(fetched(f"s3://{bucket}/rows.jsonl", tmp_path / "other")) == ["a"]
+
+
+# Again
+
+
+@pytest.mark.parametrize("key", ["set/rows.jsonl", "set"])
+def test_an_unchanged_source_is_not_fetched_again_and_a_changed_one_is(
+    store: S3Server, bucket: str, pvc: Path, key: str
+):
+    store.put(bucket, "set/rows.jsonl", jsonl("a"))
+    first = fetched(f"s3://{bucket}/{key}", pvc)
+    changes = {path: path.stat().st_mtime_ns for path in files_in(pvc)}
+
+    # Written again, with the same bytes.
+    store.put(bucket, "set/rows.jsonl", jsonl("a"))
+    assert fetched(f"s3://{bucket}/{key}", pvc) == first
+    assert {path: path.stat().st_mtime_ns for path in files_in(pvc)} == changes
+
+    # As long as before: only its ETag differs.
+    store.put(bucket, "set/rows.jsonl", jsonl("b"))
+    second = fetched(f"s3://{bucket}/{key}", pvc)
+    assert [questions(path / "rows.jsonl" if path.is_dir() else path) for path in (first, second)] == [["a"], ["b"]]
+
+
+def test_an_object_more_or_less_below_a_prefix_is_a_change(store: S3Server, bucket: str, pvc: Path):
+    store.put(bucket, "set/a.jsonl", jsonl("a"))
+    store.put(bucket, "set/b.jsonl", jsonl("b"))
+    both = resolve(f"s3://{bucket}/set", "train", str(pvc), None)
+    store.client.delete_object(Bucket=bucket, Key="set/a.jsonl")
+
+    assert both.num_rows == 2 and resolve(f"s3://{bucket}/set", "train", str(pvc), None).num_rows == 1
+
+
+def test_an_earlier_copy_is_not_taken_when_the_store_cannot_be_asked(
+    store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store.put(bucket, "rows.jsonl", jsonl("a"))
+    fetched(f"s3://{bucket}/rows.jsonl", pvc)
+    monkeypatch.setenv("AWS_S3_ENDPOINT", "http://127.0.0.1:1")
+
+    assert error_of(f"s3://{bucket}/rows.jsonl", pvc) == (
+        f"dataset_uri=s3://{bucket}/rows.jsonl: the S3 store http://127.0.0.1:1 cannot be reached: Connection refused"
+    )
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_object_that_changes_while_it_is_fetched_is_fetched_whole(
+    store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch, times: int
+):
+    monkeypatch.setattr(dataset_from_s3, "_PART_SIZE", 1 << 18)
+    monkeypatch.setattr(dataset_from_s3, "_PARTS_AT_ONCE", 1)
+    store.put(bucket, "rows.jsonl", MANY)
+    versions = [MANY.replace(b"question", b"QUESTIO%d" % number) for number in range(times)]
+    left = list(versions)
+
+    class Progress(download.Progress):
+        def add(self, size: int) -> None:
+            if left and self._done == 0:
+                store.put(bucket, "rows.jsonl", left.pop(0))
+            super().add(size)
+
+    monkeypatch.setattr(dataset_from_s3, "Progress", Progress)
+
+    uri = f"s3://{bucket}/rows.jsonl"
+    if times == 1:
+        assert fetched(uri, pvc).read_bytes() == versions[-1]
+    else:
+        assert error_of(uri, pvc) == f"dataset_uri={uri}: has changed 3 times while it was fetched"
+        assert not list(pvc.rglob(".manifest.json"))
+
+
+@pytest.mark.slow
+def test_a_killed_download_is_gone_on_with_and_gives_the_same_bytes(
+    store: S3Server, bucket: str, pvc: Path, tmp_path: Path
+):
+    contents = {"set/a.jsonl": jsonl("a"), "set/b.jsonl": MANY, "set/below/c.jsonl": MANY.replace(b"question", b"c")}
+    for key, content in contents.items():
+        store.put(bucket, key, content)
+    uri = f"s3://{bucket}/set"
+    undisturbed = fetched(uri, tmp_path / "other")
+
+    for point in (1, 2_000_000, len(MANY) + 1_500_000, "publishing", "renaming"):
+        assert resolve_in_a_process(uri, pvc, point) is None
+        assert not [path for path in pvc.rglob("*.json*") if path.parent.name.startswith("s3-")], point
+    path = resolve_in_a_process(uri, pvc)
+
+    assert path.relative_to(pvc) == undisturbed.relative_to(tmp_path / "other")
+    for key, content in contents.items():
+        name = key.removeprefix("set/")
+        assert (path / name).read_bytes() == (undisturbed / name).read_bytes() == content
+    assert not list((pvc / "datasets").glob(".*.partial*"))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("no.jsonl", "there is no such object and none below it in bucket {bucket}"),
+        ("no/", "there is no such object and none below it in bucket {bucket}"),
+        (
+            "set/ro",
+            "there is no such object and none below it in bucket {bucket}; there are keys that begin so: "
+            "set/rows.jsonl",
+        ),
+        ("notes", "holds no data file, but a.md, b.txt; allowed: .jsonl, .ndjson, "),
+        ("notes/a.md", "is none of .jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz or .zst"),
+        ("empty.jsonl", "the object is empty"),
+        ("empties/", "holds empty objects: empties/a.jsonl, empties/c.json"),
+    ],
+)
+def test_an_object_that_is_not_there_or_no_data_is_told(
+    store: S3Server, bucket: str, pvc: Path, key: str, message: str
+):
+    for name in ("set/rows.jsonl", "notes/a.md", "notes/b.txt"):
+        store.put(bucket, name, jsonl("a"))
+    for name in ("empty.jsonl", "empties/a.jsonl", "empties/c.json"):
+        store.put(bucket, name, b"")
+    store.put(bucket, "empties/b.jsonl", jsonl("a"))
+
+    assert error_of(f"s3://{bucket}/{key}", pvc).startswith(
+        f"dataset_uri=s3://{bucket}/{key}: " + message.format(bucket=bucket)
+    )
+    assert not files_in(pvc)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("s3://no-such-bucket/rows.jsonl", "the S3 store {endpoint} has no bucket no-such-bucket"),
+        ("s3://No Bucket/rows.jsonl", "'No Bucket' is no name of a bucket"),
+        ("s3:///rows.jsonl", "names no bucket, and AWS_S3_BUCKET is not set; allowed: s3://bucket/key"),
+        ("s3://", "names no bucket, and AWS_S3_BUCKET is not set; allowed: s3://bucket/key"),
+    ],
+)
+def test_a_bucket_that_cannot_be_is_told(store: S3Server, pvc: Path, uri: str, message: str):
+    assert error_of(uri, pvc) == f"dataset_uri={uri}: {message.format(endpoint=store.endpoint)}"
+
+
+def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
+    assert error_of("s3://AKIA:hunter2@bucket/rows.jsonl", pvc) == (
+        "dataset_uri=s3://***@bucket/rows.jsonl: credentials do not belong there; set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            "no S3 credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (on a cluster: the Secret of a data "
+            "connection)",
+        ),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, "AWS_ACCESS_KEY_ID is set and AWS_SECRET_ACCESS_KEY is not; set both"),
+        ({"AWS_ACCESS_KEY_ID": ""}, "AWS_SECRET_ACCESS_KEY is set and AWS_ACCESS_KEY_ID is not; set both"),
+        ({"AWS_ACCESS_KEY_ID": "AKIAUNKNOWN"}, "the S3 store {endpoint} does not know the key id in AWS_ACCESS_KEY_ID"),
+        (
+            {"AWS_SECRET_ACCESS_KEY": "hunter2"},
+            "the S3 store {endpoint} refuses the signature; AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID",
+        ),
+        (
+            "limited",
+            "the S3 store {endpoint} does not let these credentials read it (403 AccessDenied); they need "
+            "s3:GetObject, and s3:ListBucket for a prefix",
+        ),
+        (
+            {"AWS_S3_ENDPOINT": "http://no-such-host.invalid:9000"},
+            "the S3 store http://no-such-host.invalid:9000 cannot be reached: its host name cannot be resolved",
+        ),
+        (
+            {"AWS_S3_ENDPOINT": "http://user:hunter2@127.0.0.1:1"},
+            "the S3 store http://***@127.0.0.1:1 cannot be reached: Connection refused",
+        ),
+        (
+            {"AWS_S3_ENDPOINT": "ht tp://x"},
+            "AWS_S3_ENDPOINT=ht tp://x is no URL of a store; allowed: http(s)://host[:port]",
+        ),
+        ({"AWS_PROFILE": "nobody"}, "boto3 is not set up for it: The config profile (nobody) could not be found"),
+    ],
+)
+def test_what_keeps_from_reading_is_told(
+    store: S3Server, pvc: Path, monkeypatch: pytest.MonkeyPatch, variables: dict | str, message: str
+):
+    store.put("closed", "rows.jsonl", jsonl("a"))
+    for name, value in (store.limited if variables == "limited" else variables).items():
+        monkeypatch.setenv(name, value)
+
+    assert error_of("s3://closed/rows.jsonl", pvc) == (
+        "dataset_uri=s3://closed/rows.jsonl: " + message.format(endpoint=store.endpoint)
+    )
+    assert not files_in(pvc)
+
+
+def test_an_endpoint_without_a_scheme_is_asked_over_tls_whose_errors_are_told(
+    pvc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    certificate = tmp_path / "server.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    with HttpFileServer(certificate=str(certificate)) as server:
+        monkeypatch.setenv("AWS_S3_ENDPOINT", server.url.removeprefix("https://"))
+
+        assert error_of("s3://bucket/rows.jsonl", pvc) == (
+            f"dataset_uri=s3://bucket/rows.jsonl: the S3 store {server.url} cannot be reached: TLS failed: "
+            "unable to get local issuer certificate"
+        )
+
+
+def test_objects_that_do_not_fit_on_the_disk_are_refused_before_they_are_fetched(
+    store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store.put(bucket, "rows.jsonl", MANY)
+    # A disk on which everything but a byte less than this is taken.
+    free = download.shutil.disk_usage("/").free
+    monkeypatch.setattr(download, "_ROOM_TO_LEAVE", free - 1_000_000)
+
+    assert re.fullmatch(
+        rf"dataset_uri=s3://{bucket}/rows\.jsonl: takes [\d.]+ MiB, and pvc_path={pvc} has .* free",
+        error_of(f"s3://{bucket}/rows.jsonl", pvc),
+    )
+
+
+def test_no_credential_is_shown_or_written(store: S3Server, bucket: str, pvc: Path, capfd: pytest.CaptureFixture):
+    store.put(bucket, "rows.jsonl", jsonl("a"))
+    fetched(f"s3://{bucket}/rows.jsonl", pvc)
+
+    secrets = [store.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    written = [path.read_text() for path in pvc.rglob("*") if path.is_file()] + list(capfd.readouterr())
+    assert len(written) > 3 and not [secret for secret in secrets if secret in "".join(written)]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
-from kfp_osft.stages.parameter_docs import documented
+from kfp_osft.stages.training_parameters import documented
 
 
 def pipeline_parameters(function: Callable) -> Callable:

@@ -8,7 +8,6 @@ from kfp.dsl import pipeline_context
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import contract_parameters
 from kfp_osft.pipelines.facade.task_config import apply_task_config
-from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
 from kfp_osft.pipelines.osft.wiring import add_stages
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -50,6 +49,8 @@ def train_model(
         return task
     if kubernetes_config is not None:
         raise InputError("kubernetes_config: a run on this computer has no pods; leave it out")
+    from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
+
     return osft_pipeline(pvc_path=pvc_path, dataset_uri=_location(dataset), **training)
 
 

@@ -1,5 +1,4 @@
 import inspect
-import sys
 from pathlib import Path
 from typing import Optional
 
@@ -436,9 +435,9 @@ def dataset(**attributes):
 def local_call(monkeypatch):
     """Calls train_model outside a pipeline; returns what the local run of osft_pipeline gets."""
     calls = []
-    # The package's attribute of that name is the function.
-    module = sys.modules["kfp_osft.pipelines.facade.train_model"]
-    monkeypatch.setattr(module, "osft_pipeline", lambda **arguments: calls.append(arguments) or "task")
+    monkeypatch.setattr(
+        "kfp_osft.pipelines.osft.sub_pipeline.osft_pipeline", lambda **arguments: calls.append(arguments) or "task"
+    )
 
     def call(**arguments):
         assert train_model(**arguments) == "task"

@@ -7,9 +7,11 @@ from kfp import compiler, components, dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
+from helpers.compiled_pipeline import Compiled
 from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.stages.package import config_map_name
 
 STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
 PARAMETER_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
@@ -49,7 +51,7 @@ def compiled(pipeline, folder: Path) -> tuple[dict, dict]:
 
 
 def executors_of(platform: dict) -> dict[str, dict]:
-    return platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return Compiled({}, platform).executors
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,18 @@ def test_the_outputs_come_from_the_stages_that_make_them(specification):
     }
 
 
+def test_all_stages_mount_the_code(platform):
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert len(executors) == 6
+    for config in executors.values():
+        (volume,) = config["configMapAsVolume"]
+        assert (volume["configMapName"], volume["mountPath"], volume["optional"]) == (
+            config_map_name(),
+            "/opt/kfp-osft",
+            True,
+        )
+
+
 def test_secrets_go_only_to_the_stages_that_need_them(platform):
     given = {
         label.removeprefix("exec-"): {
@@ -169,7 +183,8 @@ def test_secrets_are_optional_and_their_keys_are_the_variables_names(platform):
 
 def test_the_platform_document_holds_nothing_that_kfp_2_15_does_not_know(platform):
     # An older backend drops the whole document for one unknown field, without a word.
-    assert {field for config in executors_of(platform).values() for field in config} == {"secretAsEnv"}
+    fields = {field for config in executors_of(platform).values() for field in config}
+    assert fields == {"secretAsEnv"}, "but for configMapAsVolume, which KFP has known since 2.0"
     assert set(platform["platforms"]["kubernetes"]) == {"deploymentSpec", "pipelineConfig"}
     assert set(platform["platforms"]["kubernetes"]["pipelineConfig"]) == {"workspace"}
 

@@ -63,7 +63,9 @@ def test_a_module_that_one_stage_alone_uses_is_in_that_stages_room():
         if file.name == "__init__.py":
             continue
         module = ".".join(("kfp_osft", *file.relative_to(ROOT).with_suffix("").parts))
-        rooms = set().union(*(found for name, found in users.items() if name == module or name.startswith(f"{module}.")))
+        rooms = set().union(
+            *(found for name, found in users.items() if name == module or name.startswith(f"{module}."))
+        )
         if len(rooms) == 1 and rooms <= _STAGES:
             lonely[module] = rooms
     assert lonely == {}

@@ -250,20 +250,20 @@ def test_a_copy_without_its_manifest_is_made_again(pvc: Path, tmp_path: Path, br
     assert questions(copy) == ["a", "b"] and manifest.read_text() == text
 
 
-@pytest.mark.parametrize("moment", ["shutil.copyfile", "dataset_source.write_manifest", "os.rename"])
+@pytest.mark.parametrize("moment", ["shutil.copyfile", "source.write_manifest", "os.rename"])
 def test_a_copy_that_was_killed_is_not_used(pvc: Path, tmp_path: Path, moment: str):
     rows = put(tmp_path / "store" / "dataset", jsonl("a"))
     child = """
 import os, shutil, signal, sys
 from types import SimpleNamespace
-from kfp_osft.shared import dataset_source
+from kfp_osft.stages.resolve_dataset import source
 def killed(*arguments):
     if "copyfile" in sys.argv[3]:
         arguments[1].write_text("{")
     os.kill(os.getpid(), signal.SIGKILL)
 module, name = sys.argv[3].split(".")
 setattr(globals()[module], name, killed)
-dataset_source.resolve("", "train", sys.argv[1], SimpleNamespace(path=sys.argv[2], metadata={}))
+source.resolve("", "train", sys.argv[1], SimpleNamespace(path=sys.argv[2], metadata={}))
 """
     process = subprocess.run([sys.executable, "-c", child, str(pvc), str(rows), moment])
     assert process.returncode == -signal.SIGKILL

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.figures import figures
@@ -42,6 +43,7 @@ def collect(checkpoint_dir: str, output_metrics: MetricsArtifact, check_matrices
     if check_matrices < 0:
         raise InputError(f"check_matrices={check_matrices} is not allowed; allowed: an integer of at least 0")
     folder = Path(checkpoint_dir)
+    use_workspace_of(folder)
     steps = read_steps(folder)
     check_trained(steps)
     for warning in warnings_of(steps):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.files.atomic import replacing_folder, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint
+from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints, first_sound
@@ -73,6 +74,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         InputError: no sound checkpoint, or a workspace that cannot be written or is full.
     """
     workspace = writable_folder("pvc_path", pvc_path)
+    use_workspace(workspace)
     folder = Path(checkpoint_dir)
     steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))

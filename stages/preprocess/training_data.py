@@ -11,6 +11,7 @@ from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.model.folder import model_folder
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
+from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress, rows_in
@@ -74,6 +75,7 @@ def preprocess_dataset(
     if own_process and not tries_scheduler:
         leave_torch_out()
     workspace = writable_folder("pvc_path", pvc_path)
+    use_workspace(workspace)
     # Before a model is pulled: a wrong path is told at once.
     files = dataset_files(Path(dataset_path))
     given_model = osft["model_path"]

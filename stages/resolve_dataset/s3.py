@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest
+from kfp_osft.shared.network.errors import network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
@@ -24,7 +25,6 @@ from kfp_osft.stages.resolve_dataset.download import (
     partial_download,
     size_text,
 )
-from kfp_osft.stages.resolve_dataset.network_errors import network_cause
 
 _MIB = 1 << 20
 # Parts of 16 MiB, ten at a time: what one connection to S3 carries is a fraction of a pod's network.

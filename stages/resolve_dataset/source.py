@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.files.atomic import replacing_folder, writable_folder
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
@@ -63,6 +64,7 @@ def resolve(dataset_uri: str, dataset_split: str, pvc_path: str, dataset: Datase
             cannot be read.
     """
     workspace = writable_folder("pvc_path", pvc_path)
+    use_workspace(workspace)
     if dataset is not None and dataset_uri:
         raise InputError(
             f"dataset_uri={redacted(dataset_uri)} and an upstream dataset are both given; give one of them"

@@ -5,6 +5,7 @@ import sys
 import time
 from types import TracebackType
 
+from kfp_osft.shared.files.run_workspace import MOUNT_PATH
 from kfp_osft.shared.network.certificates import trust_private_authorities
 from kfp_osft.shared.processes.pod import join_group
 from kfp_osft.shared.processes.termination import Terminated
@@ -35,6 +36,9 @@ def _print_errors_briefly() -> None:
     default = sys.excepthook
 
     def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        # KFP's executor has the stage's parameters in its arguments.
+        if any(str(MOUNT_PATH) in argument for argument in sys.argv):
+            print(f"The run's volume stays, with all that is in {MOUNT_PATH}, until the run is deleted.", flush=True)
         if not isinstance(error, (InputError, TrainingError)):
             default(kind, error, traceback)
             return

@@ -12,13 +12,11 @@ from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.shared.training.run_file import RUN_FILE
+from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG
 from kfp_osft.stages.launch_trainjob.kubernetes.client import connect, is_configured
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
 from kfp_osft.stages.launch_trainjob.train_script import STATES_FOLDER, saved_states
-
-TRAINING_LOG = "training.log"
 
 _LOCAL = "local"
 _TWO_WAYS = (

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple, Optional
 
+from kfp import dsl
+
 from kfp_osft.stages.component import stage
 from kfp_osft.stages.parameter_docs import documented
 
@@ -11,6 +13,7 @@ from kfp_osft.stages.parameter_docs import documented
 def preprocess(
     dataset_path: str,
     pvc_path: str,
+    output_report: dsl.Output[dsl.Artifact],
     training_base_model: str = "Qwen/Qwen2.5-1.5B-Instruct",
     training_effective_batch_size: int = 128,
     training_max_tokens_per_gpu: int = 64000,
@@ -52,6 +55,7 @@ def preprocess(
     Args:
         dataset_path: What resolve_dataset returned.
         pvc_path: Workspace folder.
+        output_report: What became of the rows, as JSON.
         training parameters:
 
     Returns:
@@ -62,4 +66,4 @@ def preprocess(
     training = {name: value for name, value in locals().items() if name.startswith("training_")}
     from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
-    return preprocess_dataset(dataset_path, pvc_path, training, own_process=True)
+    return preprocess_dataset(dataset_path, pvc_path, training, output_report, own_process=True)

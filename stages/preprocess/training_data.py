@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.model.folder import model_folder
@@ -48,7 +49,12 @@ class Preprocessed(NamedTuple):
 
 
 def preprocess_dataset(
-    dataset_path: str, pvc_path: str, training: Mapping[str, Any], *, own_process: bool = False
+    dataset_path: str,
+    pvc_path: str,
+    training: Mapping[str, Any],
+    output_report: OutputArtifact | None = None,
+    *,
+    own_process: bool = False,
 ) -> Preprocessed:
     """Checks all parameters, the base model and each row, and writes token ids and loss labels.
 
@@ -61,6 +67,7 @@ def preprocess_dataset(
             training_use_processed_dataset is set.
         pvc_path: the workspace; checkpoints go to pvc_path/checkpoints/<fingerprint of the run>.
         training: the training parameters by name.
+        output_report: gets report.json.
         own_process: this process does nothing else, so that torch can be left out of it.
 
     Raises:
@@ -123,6 +130,8 @@ def preprocess_dataset(
         report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
     )
     tell_report(report)
+    if output_report is not None:
+        place_file(report_path, output_report)
 
     osft |= {
         "data_path": str(data_path),

@@ -253,7 +253,7 @@ def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, 
         if not version.is_certain:
             made_from["sha256"] = file_digest(partial.folder / version.name)
         folder = _folder(datasets, version, made_from)
-        partial.publish(folder, made_from)
+        partial.publish(folder, made_from, {"uri": made_from["url"]})
     return folder / version.name
 
 

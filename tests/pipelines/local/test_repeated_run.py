@@ -32,7 +32,8 @@ def model(tmp_path: Path, base_model: Path, rows: Path) -> Path:
         folder / "_internal_data_processing" / "manifest.json",
         lambda manifest: manifest["made_from"].update(dataset=[file_digest(rows)]),
     )
-    export_model(str(folder), str(tmp_path / "pvc"), SimpleNamespace(path=str(tmp_path / "artifact"), metadata={}))
+    artifact = str(tmp_path / "artifact")
+    export_model(str(folder), str(tmp_path / "pvc"), SimpleNamespace(path=artifact, uri=artifact, metadata={}))
     return tmp_path / "pvc" / "final_model"
 
 

@@ -17,7 +17,7 @@ from kfp_osft.stages.export_model.export import export_model
 
 
 def _artifact(folder: Path) -> SimpleNamespace:
-    return SimpleNamespace(path=str(folder), metadata={})
+    return SimpleNamespace(path=str(folder), uri=str(folder), metadata={})
 
 
 def _export(workspace: Path, checkpoint_dir: Path) -> dict:

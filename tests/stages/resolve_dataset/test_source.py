@@ -23,8 +23,8 @@ def error_of(uri: str, pvc: Path, dataset: object = None) -> str:
     return str(caught.value)
 
 
-def artifact(path: Path | str, **metadata: object) -> SimpleNamespace:
-    return SimpleNamespace(path=str(path), metadata=metadata)
+def artifact(path: Path | str, uri: str = "", **metadata: object) -> SimpleNamespace:
+    return SimpleNamespace(path=str(path), uri=uri or str(path), metadata=metadata)
 
 
 @pytest.fixture
@@ -263,7 +263,7 @@ def killed(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 module, name = sys.argv[3].split(".")
 setattr(globals()[module], name, killed)
-dataset_source.resolve("", "train", sys.argv[1], SimpleNamespace(path=sys.argv[2], metadata={}))
+dataset_source.resolve("", "train", sys.argv[1], SimpleNamespace(path=sys.argv[2], uri="", metadata={}))
 """
     process = subprocess.run([sys.executable, "-c", child, str(pvc), str(rows), moment])
     assert process.returncode == -signal.SIGKILL

@@ -3,11 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-<<<<<<< HEAD
-from kfp_osft.shared.processes.pod import use_workspace_of
-=======
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
->>>>>>> 854f765 (Artifacts of what a run leaves, flat metadata, datasets by URI in train_model; descriptions in one line)
+from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.figures import figures

@@ -15,8 +15,25 @@ def documented(function: _Function) -> _Function:
     doc = function.__doc__ or ""
     indent = doc.split(_PLACE)[0].rpartition("\n")[2]
     lines = f"\n{indent}".join(f"{parameter.name}: {parameter.description}" for parameter in ALL_PARAMETERS)
-    function.__doc__ = doc.replace(_PLACE, lines)
+    function.__doc__ = one_line_each(doc.replace(_PLACE, lines))
     return function
+
+
+def one_line_each(docstring: str) -> str:
+    """The docstring with each entry of Args and Returns on one line: KFP's form shows line breaks."""
+    lines: list[str] = []
+    entry = 0
+    for line in docstring.split("\n"):
+        depth = len(line) - len(line.lstrip())
+        if line.strip() in ("Args:", "Returns:"):
+            entry = depth + 4
+        elif line.strip() and depth < entry:
+            entry = 0
+        if entry and line.strip() and depth > entry:
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def with_training_parameters(function: _Function) -> _Function:

@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
+
 from helpers.places import ROOT
 
 _LAYERS = ("shared", "stages", "pipelines")

@@ -72,15 +72,14 @@ def add_stages(
         training: the training parameters by name; one that is left out takes preprocess' default.
         check_matrices: as collect_metrics takes it.
     """
-    source = (
-        {"dataset": dataset} if dataset is not None else {"dataset_uri": dataset_uri, "dataset_split": dataset_split}
-    )
-    resolved = stages.resolve_dataset(pvc_path=pvc_path, **source)
+    source = {"dataset_uri": dataset_uri} if dataset is None else {"dataset": dataset}
+    resolved = stages.resolve_dataset(pvc_path=pvc_path, dataset_split=dataset_split, **source)
     prepared = stages.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
     launched = stages.launch_trainjob(
         training_config=prepared.outputs["training_config"],
         pvc_path=pvc_path,
         run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        workflow_name=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
         run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
     )

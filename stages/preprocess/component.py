@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from kfp import dsl
+
 from kfp_osft.stages.component import stage
 
 
@@ -9,6 +11,7 @@ from kfp_osft.stages.component import stage
 def preprocess(
     dataset_path: str,
     pvc_path: str,
+    output_report: dsl.Output[dsl.Artifact],
     **training: Any,
 ) -> NamedTuple("Outputs", [("data_path", str), ("num_samples", int), ("training_config", str)]):
     """Checks all parameters and the base model, and turns the rows into token ids and loss labels.
@@ -18,6 +21,7 @@ def preprocess(
     Args:
         dataset_path: What resolve_dataset returned.
         pvc_path: Workspace folder.
+        output_report: What became of the rows, as JSON.
         training parameters:
 
     Returns:
@@ -27,4 +31,4 @@ def preprocess(
     """
     from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
-    return preprocess_dataset(dataset_path, pvc_path, training, own_process=True)
+    return preprocess_dataset(dataset_path, pvc_path, training, output_report, own_process=True)

@@ -28,6 +28,8 @@ SECRETS = {
             "AWS_S3_ENDPOINT",
             "AWS_DEFAULT_REGION",
             "AWS_S3_BUCKET",
+            "AWS_ENDPOINT_URL",
+            "AWS_REGION",
         },
     },
     "preprocess": {
@@ -87,10 +89,15 @@ def test_the_six_stages_depend_on_one_another_in_their_order(specification):
 
 
 def test_the_form_asks_for_the_workspace_the_dataset_and_the_training_parameters(inputs):
-    own = {"pvc_path": "/kfp-workspace", "dataset_uri": "", "dataset_split": "train", "check_matrices": 0}
+    own = {"pvc_path": "/kfp-workspace", "dataset_split": "train", "check_matrices": 0}
     assert {name: inputs[name]["defaultValue"] for name in own} == own
-    assert set(inputs) == {*own, *(parameter.name for parameter in ALL_PARAMETERS)}
+    assert set(inputs) == {"dataset_uri", *own, *(parameter.name for parameter in ALL_PARAMETERS)}
     assert "artifacts" not in inputs
+
+
+def test_the_form_requires_the_dataset_and_nothing_else(inputs):
+    required = [name for name, each in inputs.items() if "defaultValue" not in each and not each.get("isOptional")]
+    assert required == ["dataset_uri"]
 
 
 @pytest.mark.parametrize("parameter", ALL_PARAMETERS, ids=lambda parameter: parameter.name)
@@ -111,6 +118,8 @@ def test_every_input_and_output_has_a_description(specification):
         **root["outputDefinitions"]["parameters"],
     }
     assert [name for name, definition in described.items() if not definition.get("description")] == []
+    # The form shows line breaks.
+    assert [name for name, definition in described.items() if "\n" in definition["description"]] == []
     # KFP takes two outputs in one line of a docstring for one.
     assert [name for name, definition in described.items() if "output_" in definition["description"]] == []
 

@@ -1,4 +1,4 @@
-"""Makes a KFP component of a stage's function: a few lines that find kfp_osft, and the function that imports from it."""
+"""Makes a KFP component of a stage's function: lines that find kfp_osft, and the function that imports from it."""
 
 import inspect
 import os

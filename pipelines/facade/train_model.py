@@ -10,6 +10,7 @@ from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import contract_parameters
 from kfp_osft.pipelines.facade.task_config import apply_task_config
 from kfp_osft.pipelines.osft.wiring import add_stages
+from kfp_osft.pipelines.osft.workflow_size import MOST, estimate_so_far
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.resolve_dataset.source import location_in
 
@@ -53,13 +54,15 @@ def train_model(
         raise InputError("dataset and dataset_uri are both given; give one of them")
     # None means: not passed, the default of the library holds.
     training = {name: value for name, value in training.items() if value is not None}
-    if pipeline_context.Pipeline.get_default_pipeline() is not None:
+    if pipeline := pipeline_context.Pipeline.get_default_pipeline():
         if dataset is None and not has_uri:
             # The example of the contract has none; resolve_dataset then fails, and says so.
             warnings.warn("train_model has no rows: give dataset_uri, or dataset", stacklevel=3)
         task = OsftTask(add_stages(pvc_path, training, dataset_uri, dataset_split, dataset))
         if kubernetes_config is not None:
             apply_task_config(task.tasks.launch_trainjob, kubernetes_config)
+        if (size := estimate_so_far(pipeline)).share > MOST:
+            warnings.warn(f"the pipeline gets too large: {size.description}", stacklevel=3)
         return task
     if kubernetes_config is not None:
         raise InputError("kubernetes_config: a run on this computer has no pods; leave it out")

@@ -1,4 +1,4 @@
-"""Each stage as KFP's backend runs it, with what the real driver handed over (cases of OpenShift AI 3.5's KFP 2.16.1)."""
+"""Each stage as KFP's backend runs it, with what the real driver of OpenShift AI 3.5 (KFP 2.16.1) handed over."""
 
 import json
 import shutil

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from kfp_osft.shared.network.certificates import REMEDY
 from kfp_osft.shared.processes.process_tree import start_watchdog
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -382,7 +383,7 @@ _MEANINGS: Sequence[tuple[str, bool, str | None]] = (
         False,
         "there is no such repository, tag or digest",
     ),
-    (r"x509|certificate", False, "the registry's TLS certificate cannot be verified"),
+    (r"x509|certificate", False, f"the registry's TLS certificate cannot be verified; {REMEDY}"),
     (r"server gave HTTP response", False, "the registry speaks plain HTTP, which is for localhost only"),
     (r"no space left|disk quota", False, "the workspace is full"),
     (

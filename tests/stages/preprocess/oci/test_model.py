@@ -859,7 +859,8 @@ def test_a_registrys_certificate_is_verified(
         reference = registry.push(layout, layout.image([layout.tar(below("models"))]), "org/model")
         reference = reference.replace("127.0.0.1", "0.0.0.0")
         assert error_of(pull_model, reference, workspace).startswith(
-            f"training_base_model={reference}: the registry's TLS certificate cannot be verified (skopeo: "
+            f"training_base_model={reference}: the registry's TLS certificate cannot be verified; set "
+            "OSFT_CA_BUNDLE to the PEM file of the authority that signed it (skopeo: "
         )
 
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

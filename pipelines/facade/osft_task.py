@@ -189,8 +189,8 @@ class _PlatformConfig(dict):
     def _add_item(self, platform: str, field: str, item: Mapping[str, Any]) -> None:
         if field in _REFUSED_VOLUMES:
             raise InputError(
-                f"kfp.kubernetes.{_REFUSED_VOLUMES[field]} on train_model's task: KFP does not hand such a volume to the "
-                "training pods; for /dev/shm set training_resource_shared_memory_per_worker, for files mount a claim"
+                f"kfp.kubernetes.{_REFUSED_VOLUMES[field]} on train_model's task: KFP does not hand such a volume to "
+                "the training pods; for /dev/shm set training_resource_shared_memory_per_worker, for files mount a claim"
             )
         if field not in _ENV_FIELDS:
             for stage in _stages_of_field(field):

@@ -158,8 +158,8 @@ def _set_resources(task: dsl.PipelineTask, resources: Mapping[str, Any]) -> None
     for name, amount in accelerators.items():
         if not amount.isdecimal() or requests.get(name, amount) != amount:
             raise InputError(
-                f"{_PARAMETER}: resources of {name}: limit {amount}, request {requests.get(name, amount)}; allowed: the "
-                "same integer of at least 0 for both, since accelerators cannot be shared"
+                f"{_PARAMETER}: resources of {name}: limit {amount}, request {requests.get(name, amount)}; allowed: "
+                "the same integer of at least 0 for both, since accelerators cannot be shared"
             )
         task.set_accelerator_type(name).set_accelerator_limit(amount)
 

@@ -17,6 +17,7 @@ from kfp_osft.shared.parameters.kubernetes_syntax import (
     is_label_value,
     is_name,
     is_positive_quantity,
+    is_quantity,
 )
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -478,6 +479,16 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "Show one sample in the log and the report, decoded, its part with loss marked.",
         "true or false",
         "data.show_sample",
+    ),
+    Parameter(
+        "training_resource_shared_memory_per_worker",
+        str,
+        "auto",
+        "Size of /dev/shm in a training pod, in memory, through which NCCL connects several GPUs; auto is half of the "
+        "pod's memory, and none for a single process.",
+        "auto, 0 for what the container runtime gives (64 MiB), or a Kubernetes quantity as 16Gi",
+        "trainjob.shared_memory_per_worker",
+        lambda value: value == "auto" or is_quantity(value),
     ),
 )
 

@@ -1,6 +1,6 @@
 """What Kubernetes accepts as quantities, labels, annotations, names of environment variables and of images.
 
-Source: apimachinery's resource.Quantity and util/validation; for images, the grammar of github.com/distribution/reference.
+Source: apimachinery's resource.Quantity and util/validation; for images, github.com/distribution/reference.
 """
 
 import re

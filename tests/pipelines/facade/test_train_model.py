@@ -67,6 +67,7 @@ SIGNATURE = [
     ("training_time_limit_minutes", int, 0),
     ("training_max_dropped_share", float, 0.2),
     ("training_show_sample", bool, True),
+    ("training_resource_shared_memory_per_worker", str, "auto"),
     ("dataset_uri", str, ""),
     ("dataset_split", str, "train"),
 ]

@@ -40,6 +40,7 @@ SECRETS = {
         "hf-token": {"HF_TOKEN"},
         "kubernetes-credentials": {"KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"},
     },
+    "collect-metrics": {"hf-token": {"HF_TOKEN"}},
     "export-model": {"hf-token": {"HF_TOKEN"}},
 }
 

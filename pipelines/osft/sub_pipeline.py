@@ -71,7 +71,7 @@ class PipelineSettings:
 class OsftPipeline(graph_component.GraphComponent):
     """The pipeline as a component. Training parameters that are given to it as constants are checked at once."""
 
-    def __init__(self, pipeline: graph_component.GraphComponent) -> None:
+    def __init__(self, pipeline: Any) -> None:
         vars(self).update(vars(pipeline))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -284,7 +284,7 @@ def test_a_volume_that_kfp_does_not_hand_to_the_training_pods_is_refused(name):
     ids=["value", "secret", "config map", "field"],
 )
 def test_a_variable_that_the_training_runtime_sets_is_refused_when_compiling(operate):
-    with pytest.raises(InputError, match="^the environment variable [A-Z_]+ is set by the training runtime"):
+    with pytest.raises(InputError, match=r"^the environment variable [A-Z_]+ is set by the training runtime"):
         operated(operate)
 
 

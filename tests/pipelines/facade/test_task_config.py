@@ -232,7 +232,7 @@ def test_what_is_malformed_is_refused_by_its_place(given, message):
 
 
 def test_another_object_in_its_place_is_refused():
-    with pytest.raises(InputError, match="^kubernetes_config is a dict; allowed: a dsl.TaskConfig"):
+    with pytest.raises(InputError, match=r"^kubernetes_config is a dict; allowed: a dsl.TaskConfig"):
         _compiled({"env": []})
 
 

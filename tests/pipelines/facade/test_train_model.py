@@ -155,7 +155,7 @@ def test_a_constant_of_another_type_is_refused_when_the_pipeline_is_compiled(nam
     def callers():
         train_model(pvc_path="/pvc", **{name: value})
 
-    with pytest.raises(Exception, match=f"Incompatible argument passed to the input '{name}'"):
+    with pytest.raises(InputError, match=f"^{name}={value!r} is not of type"):
         compile_(callers)
 
 

@@ -163,7 +163,7 @@ def _from_pretrained(auto_class: str, base_model: str) -> Any:
 
     folder = model_folder(base_model)
     try:
-        return getattr(transformers, auto_class).from_pretrained(str(folder or base_model))
+        return getattr(transformers, auto_class).from_pretrained(str(folder or base_model), trust_remote_code=False)
     # transformers raises what its parts raise: OSError, ValueError, KeyError, a tokenizers Exception, ...
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

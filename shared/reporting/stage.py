@@ -12,6 +12,7 @@ from kfp_osft.shared.processes.pod import join_group
 from kfp_osft.shared.processes.termination import Terminated
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.redaction import guard_output
 
 #: How a stage's last lines begin when it fails with one of our errors.
 INPUT_ERROR_PREFIX = "Error: "
@@ -30,6 +31,7 @@ def begin_stage() -> None:
     _print_errors_briefly()
     _print_the_end()
     _close_stdin()
+    guard_output()
     join_group()
     trust_private_authorities()
 

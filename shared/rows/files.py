@@ -151,7 +151,9 @@ def _names_beside(description: Path, listed: Any, field: str | None = None) -> l
         InputError: it lists something else, or a name leads out of the folder.
     """
     if not isinstance(listed, list):
-        raise InputError(f"dataset file {description} cannot be read as what `datasets` writes: it has no list of names")
+        raise InputError(
+            f"dataset file {description} cannot be read as what `datasets` writes: it has no list of names"
+        )
     names = [entry.get(field) if field and isinstance(entry, dict) else entry for entry in listed]
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):

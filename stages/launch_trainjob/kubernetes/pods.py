@@ -12,7 +12,7 @@ from typing import Any
 
 from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
-from kfp_osft.shared.parameters.environment import is_runtimes_own, is_secret
+from kfp_osft.shared.parameters.environment import holds_secret, is_runtimes_own
 from kfp_osft.shared.parameters.kubernetes_syntax import quantity_value
 from kfp_osft.shared.processes.pod import cache_folders
 from kfp_osft.shared.reporting.errors import InputError
@@ -221,7 +221,7 @@ def _env(
             )
         if "valueFrom" in variable:
             env[name] = {"valueFrom": variable["valueFrom"]}
-        elif is_secret(name) and variable.get("value"):
+        elif variable.get("value") and holds_secret(name, variable["value"]):
             secret_env[name] = variable["value"]
         else:
             env[name] = {"value": variable.get("value") or ""}

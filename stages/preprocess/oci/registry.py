@@ -44,6 +44,11 @@ _REFERENCE = re.compile(
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,
 )
+# skopeo's own, its storage's, and those of every client; the others, secrets among them, are nothing to it.
+_NEEDED_VARIABLES = re.compile(
+    r"PATH|HOME|USER|TMPDIR|XDG_.*|REGISTR(Y|IES)_.*|DOCKER_.*|CONTAINERS_.*|SSL_CERT_(FILE|DIR)|"
+    r"(HTTPS?|NO|ALL)_PROXY|(https?|no|all)_proxy|LANG|LC_.*"
+)
 _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.IGNORECASE)
 _DOCKER_HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
 
@@ -300,7 +305,7 @@ class Registry:
                 "image that has it, or install it on your computer (apt, dnf and brew have a package "
                 "skopeo)"
             )
-        environment = {key: value for key, value in os.environ.items() if key != SECRET_VARIABLE}
+        environment = {key: value for key, value in os.environ.items() if _NEEDED_VARIABLES.fullmatch(key)}
         options = {"stdin": subprocess.DEVNULL, "env": environment}
         if self._auths is None:
             yield [skopeo, *arguments], options

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest,image}")
 
     demo = commands.add_parser(
         "demo",
@@ -202,6 +202,15 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_argument("--role", default="osft-launcher", help="name of Role and RoleBinding (default: %(default)s)")
     manifest.add_argument("--no-role", dest="with_role", action="store_false", help="the ConfigMap alone")
     manifest.set_defaults(run=_manifest)
+
+    image = commands.add_parser(
+        "image",
+        help="print the Containerfile of an image in which the stages install nothing",
+        description="Prints the Containerfile of an image in which the stages install nothing, for clusters without a "
+        "package index; compile with --image and --no-pip for it.",
+    )
+    image.add_argument("--from", default="", dest="base", metavar="IMAGE", help="image to build upon (default: ours)")
+    image.set_defaults(run=_image)
     return parser
 
 
@@ -306,6 +315,13 @@ def _manifest(options: argparse.Namespace) -> None:
 
     _check_names(options.service_account, options.role)
     print(manifest(options.service_account, options.role, options.with_role), end="")
+
+
+def _image(options: argparse.Namespace) -> None:
+    from kfp_osft.pipelines.osft.image import containerfile
+    from kfp_osft.stages.component import STAGE_IMAGE
+
+    print(containerfile(options.base or STAGE_IMAGE), end="")
 
 
 def _check_names(*names: str) -> None:

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kfp import dsl, kubernetes
+from kfp.dsl import graph_component
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters
-from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages
+from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages, check_constants
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.component import StageSettings, stage_settings
 
 #: What a Secret is for -> its keys, which are the environment variables' names too. All Secrets are optional.
@@ -28,6 +30,8 @@ SECRET_KEYS = {
         "AWS_REGION",
     ),
 }
+
+_TRAINING_NAMES = {parameter.name for parameter in ALL_PARAMETERS}
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ class PipelineSettings:
         if self.storage_class:
             patch["storageClassName"] = self.storage_class
         return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
+
+
+class OsftPipeline(graph_component.GraphComponent):
+    """The pipeline as a component. Training parameters that are given to it as constants are checked at once."""
+
+    def __init__(self, pipeline: Any) -> None:
+        vars(self).update(vars(pipeline))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        check_constants({name: value for name, value in kwargs.items() if name in _TRAINING_NAMES})
+        return super().__call__(*args, **kwargs)
 
 
 def build_osft_pipeline(settings: PipelineSettings) -> Any:
@@ -119,7 +134,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             )
         return OsftOutputs(**tasks.outputs())
 
-    return osft_pipeline
+    return OsftPipeline(osft_pipeline)
 
 
 osft_pipeline = build_osft_pipeline(PipelineSettings())

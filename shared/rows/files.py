@@ -77,7 +77,7 @@ def saved_splits(path: Path) -> list[str]:
         InputError: its dataset_dict.json cannot be read.
     """
     description = path / _SPLITS
-    return list(_described(description, "splits")) if description.is_file() else []
+    return _names_beside(description, _described(description, "splits")) if description.is_file() else []
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -125,7 +125,7 @@ def _files_of_folder(path: Path) -> list[Path]:
     ]
     # A .arrow file that state.json does not name is a cache of `datasets`.
     saved = {
-        file.parent: {part["filename"] for part in _described(file, "_data_files")}
+        file.parent: _names_beside(file, _described(file, "_data_files"), "filename")
         for file in found
         if file.name == _STATE and any(file.parent.glob("*.arrow"))
     }
@@ -142,3 +142,23 @@ def _described(file: Path, field: str) -> Any:
         return json.loads(file.read_bytes())[field]
     except (OSError, ValueError, LookupError, TypeError):
         raise InputError(f"dataset file {file} cannot be read as what `datasets` writes: no '{field}'") from None
+
+
+def _names_beside(description: Path, listed: Any, field: str | None = None) -> list[str]:
+    """The names of files or folders in a description: of its own folder, whatever it says.
+
+    Raises:
+        InputError: it lists something else, or a name leads out of the folder.
+    """
+    if not isinstance(listed, list):
+        raise InputError(
+            f"dataset file {description} cannot be read as what `datasets` writes: it has no list of names"
+        )
+    names = [entry.get(field) if field and isinstance(entry, dict) else entry for entry in listed]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
+            raise InputError(
+                f"dataset file {description} names {name!r}; allowed: the names of what lies beside it, as `datasets` "
+                "writes them"
+            )
+    return names

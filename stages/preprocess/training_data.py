@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,8 @@ from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, 
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
 DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
+# Says in a manifest whose files those beside it are.
+_WRITER = "kfp-osft preprocess"
 #: Learning rate schedulers that do not run without arguments of theirs.
 SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 #: A change of what is written here makes earlier results stale.
@@ -120,12 +123,12 @@ def preprocess_dataset(
         log(f"The data in {folder} was made from the same rows, model and parameters: used again")
         _check_dropped(Path(dataset_path), report, checked)
     else:
-        # Without its manifest nothing trusts the data, also when this process dies between the files.
-        manifest_path.unlink(missing_ok=True)
-        report_path.unlink(missing_ok=True)
         with replacing_file(data_path) as unfinished:
             report = _write_samples(Path(dataset_path), files, unfinished, checked, tokenizer())
-        write_manifest(manifest_path, data_made_from, report=report)
+            # Should this process die before the manifest is whole, nothing trusts the data, and a rerun replaces it.
+            write_json(manifest_path, {"written_by": _WRITER})
+            report_path.unlink(missing_ok=True)
+        write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
     report = _publish_report(
         report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
     )
@@ -155,17 +158,30 @@ def preprocess_dataset(
 
 
 def _check_places(folder: Path, dataset: Path, files: list[Path]) -> None:
-    """Sees that the output does not overwrite the dataset and does not become part of it."""
+    """Sees that the output does not overwrite the dataset, nor anybody's files, and does not become part of it."""
     ours = {(folder / name).resolve() for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE)}
     if ours & {file.resolve() for file in files}:
         raise InputError(
             f"training_data_output_dir={folder}: its {DATA_FILE}, {REPORT_FILE} or {MANIFEST_FILE} is "
             "the dataset itself, which would be overwritten; give another folder"
         )
+    _check_ours(folder)
     if folder.resolve().is_relative_to(dataset.resolve()):
         raise InputError(
             f"training_data_output_dir={folder}: lies in the dataset folder {dataset}, so that "
             f"the next run would read its {DATA_FILE} as rows; give another folder"
+        )
+
+
+def _check_ours(folder: Path) -> None:
+    """Sees that what would be replaced was written here: only our own manifest says so."""
+    if (folder / "config.json").is_file():
+        raise InputError(f"training_data_output_dir={folder}: is a model folder; give a folder for the data alone")
+    there = [name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE) if os.path.lexists(folder / name)]
+    if there and _read_json(folder / MANIFEST_FILE).get("written_by") != _WRITER:
+        raise InputError(
+            f"training_data_output_dir={folder}: holds {', '.join(there)}, which preprocess did not write and would "
+            "overwrite; give another folder, or remove them"
         )
 
 
@@ -237,7 +253,7 @@ def _publish_report(
     The manifest holds no sample: whether one is shown is no matter of what the data was made from.
     """
     path = folder / REPORT_FILE
-    earlier = _read_report(path)
+    earlier = _read_json(path)
     report = {"made_from": made_from, **report}
     if tokenizer:
         sample = earlier.get("sample") if earlier.get("made_from") == made_from else None
@@ -250,10 +266,10 @@ def _publish_report(
     return report
 
 
-def _read_report(path: Path) -> dict[str, Any]:
-    """An earlier report, or an empty one where there is none that can be read."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """An earlier report or manifest, or an empty one where there is none that can be read."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return report if isinstance(report, dict) else {}
+    return content if isinstance(content, dict) else {}

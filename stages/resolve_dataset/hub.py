@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from kfp_osft.shared.files.atomic import replacing_folder
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 
@@ -54,7 +55,8 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
         raise InputError(f"{uri}: is no Hugging Face dataset id: {_first_lines(error)}") from None
     # What the HTTP client raises where there is no Hub, which is another client in other versions.
     except Exception as error:
-        raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {_first_lines(error)}") from None
+        cause = network_cause(error) if is_lasting(error) else _first_lines(error)
+        raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {cause}") from None
     made_from = {"hub": name, "commit": commit, "config": config, "split": split}
     source = {
         "uri": f"hf://{name}@{commit}" + (f"/{config}" if config else ""),

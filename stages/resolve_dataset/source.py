@@ -139,6 +139,8 @@ def _from_uri(uri: str, split: str, workspace: Path) -> Path:
     elif scheme in ("http", "https"):
         path = fetch_from_http(uri, workspace)
     elif scheme == "pvc":
+        if ".." in Path(rest).parts:
+            raise InputError(f"dataset_uri={uri}: leads out of pvc_path={workspace}; allowed: pvc://path below it")
         path = _existing(workspace / rest.lstrip("/"), uri)
     elif scheme == "file" or uri.startswith(("/", "./", "../", "~")):
         path = _existing(Path(os.path.expanduser(rest)), uri)

@@ -67,6 +67,7 @@ SIGNATURE = [
     ("training_time_limit_minutes", int, 0),
     ("training_max_dropped_share", float, 0.2),
     ("training_show_sample", bool, True),
+    ("training_resource_shared_memory_per_worker", str, "auto"),
     ("dataset_uri", str, ""),
     ("dataset_split", str, "train"),
 ]
@@ -154,7 +155,7 @@ def test_a_constant_of_another_type_is_refused_when_the_pipeline_is_compiled(nam
     def callers():
         train_model(pvc_path="/pvc", **{name: value})
 
-    with pytest.raises(Exception, match=f"Incompatible argument passed to the input '{name}'"):
+    with pytest.raises(InputError, match=f"^{name}={value!r} is not of type"):
         compile_(callers)
 
 

@@ -40,6 +40,7 @@ SECRETS = {
         "hf-token": {"HF_TOKEN"},
         "kubernetes-credentials": {"KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"},
     },
+    "collect-metrics": {"hf-token": {"HF_TOKEN"}},
     "export-model": {"hf-token": {"HF_TOKEN"}},
 }
 
@@ -91,6 +92,7 @@ def test_the_six_stages_depend_on_one_another_in_their_order(specification):
 def test_the_form_asks_for_the_workspace_the_dataset_and_the_training_parameters(inputs):
     own = {"pvc_path": "/kfp-workspace", "dataset_split": "train", "check_matrices": 0}
     assert {name: inputs[name]["defaultValue"] for name in own} == own
+    assert inputs["dataset_uri"].keys() == {"parameterType", "description"}, "required"
     assert set(inputs) == {"dataset_uri", *own, *(parameter.name for parameter in ALL_PARAMETERS)}
     assert "artifacts" not in inputs
 
@@ -171,16 +173,16 @@ def test_the_outputs_come_from_the_stages_that_make_them(specification):
     }
 
 
-def test_all_stages_mount_the_code(platform):
+def test_all_stages_mount_the_code_and_the_clusters_certificate_authorities(platform):
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert len(executors) == 6
     for config in executors.values():
-        (volume,) = config["configMapAsVolume"]
-        assert (volume["configMapName"], volume["mountPath"], volume["optional"]) == (
-            config_map_name(),
-            "/opt/kfp-osft",
-            True,
-        )
+        assert [
+            (item["configMapName"], item["mountPath"], item["optional"]) for item in config["configMapAsVolume"]
+        ] == [
+            (config_map_name(), "/opt/kfp-osft", True),
+            ("odh-trusted-ca-bundle", "/etc/pki/tls/custom-certs", True),
+        ]
 
 
 def test_secrets_go_only_to_the_stages_that_need_them(platform):

@@ -74,6 +74,7 @@ def test_every_parameter_that_reaches_the_training_is_tried_here():
         "training_time_limit_minutes",
         "training_max_dropped_share",
         "training_show_sample",
+        "training_resource_shared_memory_per_worker",
     }
     assert {each.name for each in ALL_PARAMETERS} == GIVEN.keys() | nowhere | of_the_stages | of_no_effect_on_the_model
 

@@ -81,6 +81,10 @@ def test_a_relative_path_becomes_an_absolute_one(pvc: Path, tmp_path: Path, monk
             "dataset artifact",
         ),
         ("/no/rows.jsonl", "dataset_uri=/no/rows.jsonl: there is nothing at /no/rows.jsonl"),
+        (
+            "pvc://../../etc/rows.jsonl",
+            "dataset_uri=pvc://../../etc/rows.jsonl: leads out of pvc_path={pvc}; allowed: pvc://path below it",
+        ),
         ("pvc://no/rows.jsonl", "dataset_uri=pvc://no/rows.jsonl: there is nothing at {pvc}/no/rows.jsonl"),
         ("~nobody-of-this-name/rows.jsonl", "dataset_uri=~nobody-of-this-name/rows.jsonl: there is nothing at "),
         ("no/rows.jsonl", "dataset_uri=no/rows.jsonl: there is nothing at no/rows.jsonl"),

@@ -7,9 +7,12 @@ It reads its arguments from the environment variable OSFT_TRAIN_ARGS, the base64
 
     {"osft": {keyword arguments of training_hub.osft}, "device": "auto" | "cuda" | "cpu", "resumable": true | false}
 
-With a CUDA GPU it leaves mini-trainer as it is. Without one ("auto"), or with "cpu", it trains on the CPU:
-the worker that torchrun starts is then this file, which puts CPU devices in the place of CUDA's and runs
-mini-trainer's own train.py. "cuda" is for jobs that paid for a GPU: they fail at once where there is none.
+The workers that torchrun starts run this file too, which then runs mini-trainer's own train.py. In between it
+- decides about code in the model's folder: mini-trainer loads configurations with trust_remote_code=True, whatever it
+  was told; here it runs only with {"osft": {"trust_remote_code": true}};
+- projects the parameters after each optimizer step where mini-trainer (before 0.8.0) does not;
+- without a GPU ("auto"), or with "cpu", puts CPU devices in the place of CUDA's.
+"cuda" is for jobs that paid for a GPU: they fail at once where there is none.
 
 "resumable" has mini-trainer save its whole state on SIGTERM (a pod that is evicted or preempted) and go on from it in
 the next attempt, where it can: see can_resume.
@@ -34,13 +37,16 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
 ARGS_VARIABLE = "OSFT_TRAIN_ARGS"
 DEVICES = ("auto", "cuda", "cpu")
-WORKER_FLAG = "--cpu-worker"
+WORKER_FLAG = "--worker"
 LAUNCHER_PID_VARIABLE = "OSFT_LAUNCHER_PID"
+ON_CPU_VARIABLE = "OSFT_ON_CPU"
+TRUST_VARIABLE = "OSFT_TRUST_REMOTE_CODE"
 STATES_FOLDER = "full_state_checkpoints"
 VERSIONS_FILE = "library_versions.json"
 LIBRARIES = ("training-hub", "rhai-innovation-mini-trainer", "instructlab-training", "torch", "transformers")
@@ -53,9 +59,8 @@ def main() -> None:
     # Lines reach the reader one by one, although mini-trainer's launcher and workers write to pipes.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.stdout.reconfigure(line_buffering=True)
-    # mini-trainer starts `torchrun` by name; it lies beside this interpreter, activated or not.
-    bin_folder = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
+    # Nobody answers questions here, nor can a pipe answer them.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     if os.getpid() == 1:
         # The kernel gives a container's first process no SIGTERM that it does not handle: its pod would keep the GPU
@@ -68,19 +73,19 @@ def main() -> None:
     if device == "cpu":
         # Before torch is imported, so that no worker finds a GPU either.
         os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
+    trust_remote_code = bool(osft_args.pop("trust_remote_code", False))
     hide_broken_torchvision()
+    decide_remote_code(trust_remote_code)
     import torch
     import training_hub
 
     check_keywords(training_hub.osft, osft_args)
-    if not osft_args.get("target_patterns") and (patterns := target_patterns_of_family(osft_args["model_path"])):
-        osft_args["target_patterns"] = patterns
     has_cuda = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         sys.exit(f"{SAY}device is 'cuda', but PyTorch finds no CUDA GPU here. Without one: 'auto' or 'cpu'.")
     if not has_cuda:
         osft_args = arguments_for_cpu(osft_args)
-        send_workers_to_cpu()
+    send_workers_here(on_cpu=not has_cuda, trust_remote_code=trust_remote_code)
 
     checkpoint_dir = osft_args["ckpt_output_dir"]
     if resumable and can_resume(training_hub.osft, osft_args):
@@ -152,6 +157,25 @@ def hide_broken_torchvision() -> None:
         sys.modules["torchvision"] = None
 
 
+def decide_remote_code(trusted: bool) -> None:
+    """Makes `trusted` the answer whenever transformers asks whether to run code that lies beside a model.
+
+    Left undecided it asks on the terminal, and mini-trainer (0.6.1 to 0.9.0: utils.get_model_class_from_config,
+    gpt_oss_utils, osft_utils) says yes by itself.
+    """
+    from transformers import dynamic_module_utils
+
+    resolve = dynamic_module_utils.resolve_trust_remote_code
+
+    def decided(trust_remote_code: bool | None, *args, **kwargs) -> bool:
+        return resolve(trusted, *args, **kwargs)
+
+    # Others have imported it by name.
+    for module in list(sys.modules.values()):
+        if module is not None and vars(module).get("resolve_trust_remote_code") is resolve:
+            module.resolve_trust_remote_code = decided
+
+
 def check_keywords(osft: Callable, osft_args: dict) -> None:
     """Raises a TypeError that names the first keyword which is no parameter of `osft`.
 
@@ -167,25 +191,6 @@ def check_keywords(osft: Callable, osft_args: dict) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"training_hub.osft has no parameter {name!r}.{hint}")
-
-
-def target_patterns_of_family(model_path: str) -> list[str] | None:
-    """The matrices that mini-trainer trains in this family of models, where it would take others; else None.
-
-    mini-trainer 0.9 goes by the model's path: below "/opt" it takes the names of OPT's matrices, finds only
-    some of them, and trains the rest of the model without OSFT's limits. The config tells the family.
-    """
-    from mini_trainer.osft_utils import MODEL_NAME_MAPPINGS, get_model_patterns
-    from transformers import AutoConfig
-
-    family = AutoConfig.from_pretrained(model_path).model_type
-    if not any(name in family for name in MODEL_NAME_MAPPINGS):
-        family = family.replace("_", "-")
-    patterns = get_model_patterns(family)
-    if patterns == get_model_patterns(model_path):
-        return None
-    print(f"{SAY}the path {model_path} looks like another model's: training the matrices of {family}")
-    return patterns
 
 
 def arguments_for_cpu(osft_args: dict) -> dict:
@@ -221,22 +226,26 @@ def usable_cores() -> int:
         return cores
 
 
-def send_workers_to_cpu() -> None:
+def send_workers_here(on_cpu: bool, trust_remote_code: bool) -> None:
     """Makes mini-trainer's launcher give torchrun this file to run, in the place of its train.py."""
     from mini_trainer import api_train
 
     train_file = str(Path(api_train.__file__).parent / "train.py")
     script = str(own_file())
     os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
+    os.environ[ON_CPU_VARIABLE] = str(int(on_cpu))
+    os.environ[TRUST_VARIABLE] = str(int(trust_remote_code))
 
-    class CpuStreamablePopen(api_train.StreamablePopen):
+    class WorkerStreamablePopen(api_train.StreamablePopen):
         def __init__(self, log_file: str, command: list):
-            if train_file not in command:
-                raise RuntimeError(f"mini-trainer's command does not run {train_file}: an unknown version")
+            if command[0] != "torchrun" or train_file not in command:
+                raise RuntimeError(f"mini-trainer's command is not torchrun with {train_file}: an unknown version")
             place = command.index(train_file)
-            super().__init__(log_file, [*command[:place], script, WORKER_FLAG, *command[place + 1 :]])
+            # By its module: the program torchrun lies beside this interpreter, or nowhere on the PATH.
+            torchrun = [sys.executable, "-m", "torch.distributed.run", *command[1:place]]
+            super().__init__(log_file, [*torchrun, script, WORKER_FLAG, *command[place + 1 :]])
 
-    api_train.StreamablePopen = CpuStreamablePopen
+    api_train.StreamablePopen = WorkerStreamablePopen
 
 
 def own_file() -> Path:
@@ -249,15 +258,18 @@ def own_file() -> Path:
     return path
 
 
-def run_cpu_worker(arguments: list[str]) -> None:
-    """One process of a training on the CPU: mini-trainer's train.py with CPU devices, run as __main__."""
+def run_worker(arguments: list[str]) -> None:
+    """One process of the training: mini-trainer's train.py, run as __main__."""
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     hide_broken_torchvision()
-    # mini-trainer asks for FlashAttention, which has no CPU kernels. Where that is missing, TESTING makes it
-    # take PyTorch's own attention, which keeps rows that are packed into one sequence apart just as well.
-    sys.modules["flash_attn"] = None
-    os.environ["TESTING"] = "true"
-    put_cpu_in_place_of_cuda()
+    decide_remote_code(os.environ.get(TRUST_VARIABLE) == "1")
+    if os.environ.get(ON_CPU_VARIABLE) == "1":
+        # mini-trainer asks for FlashAttention, which has no CPU kernels. Where that is missing, TESTING makes it
+        # take PyTorch's own attention, which keeps rows that are packed into one sequence apart just as well.
+        sys.modules["flash_attn"] = None
+        os.environ["TESTING"] = "true"
+        put_cpu_in_place_of_cuda()
+    project_parameters_after_each_step()
     import mini_trainer
 
     train_file = str(Path(mini_trainer.__file__).parent / "train.py")
@@ -313,6 +325,61 @@ def put_cpu_in_place_of_cuda() -> None:
     torch.cuda.reset_peak_memory_stats = lambda *args, **kwargs: None
     # There is no GPU memory; kfp-osft's metrics take a figure above 0 for a GPU's.
     torch.cuda.max_memory_allocated = lambda *args, **kwargs: 0
+
+
+def project_parameters_after_each_step() -> None:
+    """Has mini-trainer keep OSFT's promise in the versions before 0.8.0, which project the gradient only.
+
+    AdamW scales each element of a projected gradient by its own history, which turns the step out of the free
+    directions: of a small model's change 12 to 18 % then lies in those to keep. mini-trainer 0.8.0 projects U_low and
+    V_low after each step (osft_utils.project_parameter_to_orthogonal_space); here it is done the same way.
+    """
+    import torch
+    from mini_trainer import osft_utils
+
+    if hasattr(osft_utils, "project_parameter_to_orthogonal_space"):
+        return
+    print(f"{SAY}this mini-trainer projects gradients only: projecting the parameters after each step, too")
+    wrap_optimizer = osft_utils.optim_wrapper
+
+    def optim_wrapper(optimizer, model):
+        optimizer = wrap_optimizer(optimizer, model)
+        step = optimizer.step
+
+        def step_and_project(self, *args, **kwargs):
+            result = step(*args, **kwargs)
+            with torch.no_grad():
+                for module in model.modules():
+                    if hasattr(module, "osft_params") and hasattr(module, "osft_U_high"):
+                        project_low_directions(module)
+            return result
+
+        optimizer.step = types.MethodType(step_and_project, optimizer)
+        return optimizer
+
+    osft_utils.optim_wrapper = optim_wrapper
+
+
+def project_low_directions(module) -> None:
+    """Takes out of a layer's U_low and V_low what lies in the span of U_high and V_high, in place.
+
+    The weight is U_high diag(S_high) V_high + U_low diag(S_low) V_low, with U of (out, k), V of (k, in). FSDP2 shards
+    all of them by rows: the product U_high^T U_low is then a sum over the ranks, and V_high must be gathered.
+    """
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    def local(tensor):
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    u_high, u_low = module.osft_U_high, module.osft_params.U_low
+    inside = local(u_high).T @ local(u_low)
+    if isinstance(u_low, DTensor) and torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(inside)
+    local(u_low).sub_(local(u_high) @ inside)
+    v_high, v_low = module.osft_V_high, local(module.osft_params.V_low)
+    v_high = v_high.full_tensor() if isinstance(v_high, DTensor) else v_high
+    v_low.sub_((v_low @ v_high.T) @ v_high)
 
 
 def _end_with_launcher() -> None:
@@ -408,6 +475,6 @@ def metrics_size(checkpoint_dir: str) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [WORKER_FLAG]:
-        run_cpu_worker(sys.argv[2:])
+        run_worker(sys.argv[2:])
     else:
         main()

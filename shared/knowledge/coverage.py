@@ -49,9 +49,8 @@ class Coverage(NamedTuple):
         )
         if self.free_kinds:
             text += f"; trained without limit are {self.free_kinds_in_words()}"
-        return (
-            f"{text}; embeddings, output layer, norms and biases ({self.others:,} parameters) always train without limit"
-        )
+        text += f"; embeddings, output layer, norms and biases ({self.others:,} parameters) always train without limit"
+        return text
 
     def free_kinds_in_words(self) -> str:
         """The first few of free_kinds."""
@@ -108,9 +107,7 @@ def coverage_of(base_model: str, patterns: Sequence[str] = (), trust_remote_code
     matrices, others = _layers_matrices(model)
     # mini_trainer.osft_utils.auto_generate_target_osft_config
     limited = {
-        name: shape
-        for name, shape in matrices.items()
-        if len(shape) == 2 and any(pattern in name for pattern in used)
+        name: shape for name, shape in matrices.items() if len(shape) == 2 and any(pattern in name for pattern in used)
     }
     if patterns:
         _check_patterns(base_model, patterns, matrices)
@@ -177,8 +174,9 @@ def _check_trainable(base_model: str, model_type: str, model: "torch.nn.Module")
         or hasattr(getattr(model, "transformer", None), "h")
     ):
         raise InputError(
-            f"training_base_model={base_model}: mini-trainer cannot train models of the type {model_type}: it looks for "
-            "their layers in model.layers or transformer.h, and would end with 'Cannot find transformer block container'"
+            f"training_base_model={base_model}: mini-trainer cannot train models of the type {model_type}: it looks "
+            "for their layers in model.layers or transformer.h, and would end with 'Cannot find transformer block "
+            "container'"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which weight matrices OSFT limits in a family of models: mini-trainer's own choice, read from the installed version."""
+"""Which matrices OSFT limits in a family of models: mini-trainer's own choice, read from the installed version."""
 
 import ast
 import importlib.util

@@ -32,3 +32,9 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
     if end != file.stat().st_size:
         raise InputError(f"{file} has {file.stat().st_size} bytes where its header says {end}: it was cut off")
     return header
+
+
+def split_hub_id(base_model: str) -> tuple[str, str | None]:
+    """The id of a Hugging Face model and its revision: org/name@revision, or org/name alone."""
+    name, _, revision = base_model.partition("@")
+    return name, revision or None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
-from kfp_osft.shared.model.folder import model_folder
+from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
@@ -22,15 +22,16 @@ from kfp_osft.shared.rows.files import dataset_files, read_rows
 from kfp_osft.shared.rows.messages import Problems
 from kfp_osft.shared.rows.row_formats import conversations
 from kfp_osft.shared.training.config import TrainingConfig
+from kfp_osft.shared.training.versions import TOKENIZING, TRAINING, installed_versions
 from kfp_osft.stages.preprocess.base_model import (
     check_base_model,
     check_lr_scheduler,
-    check_target_patterns,
-    fetch_base_model,
+    fetch_weights,
+    find_base_model,
     load_tokenizer,
 )
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, tell_report
-from kfp_osft.stages.preprocess.oci.model import is_oci_model
+from kfp_osft.stages.preprocess.osft_coverage import check_coverage, find_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
@@ -40,7 +41,7 @@ _WRITER = "kfp-osft preprocess"
 #: Learning rate schedulers that do not run without arguments of theirs.
 SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 #: A change of what is written here makes earlier results stale.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Preprocessed(NamedTuple):
@@ -88,13 +89,10 @@ def preprocess_dataset(
     use_workspace(workspace)
     # Before a model is pulled: a wrong path is told at once.
     files = dataset_files(Path(dataset_path))
-    given_model = osft["model_path"]
-    osft["model_path"] = fetch_base_model(given_model, workspace)
-    model = check_base_model(osft["model_path"])
-    folder_of_model = model_folder(osft["model_path"])
-    if folder_of_model is not None:
-        osft["model_path"] = str(folder_of_model.absolute())
-    check_target_patterns(osft["model_path"], osft.get("target_patterns", []))
+    trusted = osft.get("trust_remote_code", False)
+    base_model = find_base_model(osft["model_path"], workspace, trusted)
+    model = check_base_model(base_model, trusted)
+    osft["model_path"] = str(base_model.folder)
     if tries_scheduler:
         check_lr_scheduler(osft)
 
@@ -105,10 +103,13 @@ def preprocess_dataset(
         # The content alone: the same rows under another name are the same training.
         "dataset": [file_digest(file) for file in files],
         "base_model": model,
+        "libraries": installed_versions(TOKENIZING),
         "processed": is_processed,
         **{key: osft.get(key) for key in ("max_seq_len", "max_tokens_per_gpu", "unmask_messages")},
     }
-    run = fingerprint([data_made_from, {**osft, "model_path": None}, checked.env])
+    # On a cluster the runtime stands for the versions in its image, which are not known here.
+    trained_with = [installed_versions(TRAINING), checked.trainjob["runtime"]]
+    run = fingerprint([data_made_from, {**osft, "model_path": None}, checked.env, trained_with])
     checkpoint_dir = workspace / "checkpoints" / run[:12]
     folder = writable_folder(
         "training_data_output_dir", data_output_dir or str(checkpoint_dir / "_internal_data_processing")
@@ -116,13 +117,21 @@ def preprocess_dataset(
     _check_places(folder, Path(dataset_path), files)
     data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE))
 
-    tokenizer = cache(lambda: load_tokenizer(osft["model_path"]))
+    earlier = _read_json(report_path)
+    found = find_coverage(base_model, model, osft, earlier.get("osft") or {})
+    coverage = Coverage.from_figures({key: value for key, value in found.items() if key != "made_from"})
+    check_coverage(base_model, coverage, checked.data["min_osft_share"])
+    uses_family_patterns = "target_patterns" not in osft
+    osft["target_patterns"] = coverage.patterns
+
+    tokenizer = cache(lambda: load_tokenizer(base_model, trusted))
     manifest = read_manifest(manifest_path, data_made_from)
     if manifest and data_path.is_file():
         report = manifest["report"]
         log(f"The data in {folder} was made from the same rows, model and parameters: used again")
         _check_dropped(Path(dataset_path), report, checked)
     else:
+        earlier = {}
         with replacing_file(data_path) as unfinished:
             report = _write_samples(Path(dataset_path), files, unfinished, checked, tokenizer())
             # Should this process die before the manifest is whole, nothing trusts the data, and a rerun replaces it.
@@ -130,11 +139,18 @@ def preprocess_dataset(
             report_path.unlink(missing_ok=True)
         write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
     report = _publish_report(
-        report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
+        {**report, "osft": found},
+        fingerprint(data_made_from),
+        folder,
+        earlier,
+        tokenizer if checked.data["show_sample"] else None,
     )
     tell_report(report)
+    log(coverage.describe())
     if output_report is not None:
         place_file(report_path, output_report)
+    # At last: bad rows have not waited for them.
+    fetch_weights(base_model)
 
     osft |= {
         "data_path": str(data_path),
@@ -149,8 +165,10 @@ def preprocess_dataset(
         checked.data,
         checked.env,
         {
-            "base_model": given_model if is_oci_model(given_model) else osft["model_path"],
+            "base_model": base_model.name,
             "dataset": dataset_path,
+            "osft_coverage": coverage.figures(),
+            "uses_family_patterns": uses_family_patterns,
             **{name: report[name] for name in COUNTS},
         },
     )
@@ -246,14 +264,17 @@ def _check_dropped(dataset: Path, report: Mapping[str, Any], checked: CheckedPar
 
 
 def _publish_report(
-    report: dict[str, Any], made_from: str, folder: Path, tokenizer: Callable[[], Any] | None
+    report: dict[str, Any],
+    made_from: str,
+    folder: Path,
+    earlier: Mapping[str, Any],
+    tokenizer: Callable[[], Any] | None,
 ) -> dict[str, Any]:
     """Writes report.json, with the first sample where a tokenizer is given, and returns what is in it.
 
     The manifest holds no sample: whether one is shown is no matter of what the data was made from.
     """
     path = folder / REPORT_FILE
-    earlier = _read_json(path)
     report = {"made_from": made_from, **report}
     if tokenizer:
         sample = earlier.get("sample") if earlier.get("made_from") == made_from else None

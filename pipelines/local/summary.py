@@ -77,15 +77,8 @@ def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: Knowled
     lines += [f"Model    {run.model}", f"Metrics  {run.steps}", f"Chart    {run.loss_chart}", f"Log      {run.log}"]
     described = read_run(run.steps.parent)
     if described:
-        osft = described["osft"]
-        command = [
-            "kfp-osft",
-            "check",
-            osft["model_path"],
-            str(run.model),
-            "--unfreeze-rank-ratio",
-            f"{osft['unfreeze_rank_ratio']:g}",
-        ]
+        # The ratio and the limited matrices stand in the model's osft_run.json.
+        command = ["kfp-osft", "check", described["osft"]["model_path"], str(run.model)]
         lines.append(f"Check    {shlex.join(command)}")
     return lines
 

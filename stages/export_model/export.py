@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.atomic import replacing_folder, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint
+from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace
-from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints, first_sound
-from kfp_osft.shared.training.figures import PARAMETERS, figures
+from kfp_osft.shared.training.figures import PARAMETERS, figures, trained_config
+from kfp_osft.shared.training.health import broken_model
 from kfp_osft.shared.training.metrics import read_steps
 from kfp_osft.shared.training.run_file import (
     RUN_FILE,
@@ -65,6 +67,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
 
     Raises:
         InputError: no sound checkpoint, or a workspace that cannot be written or is full.
+        TrainingError: the training broke the model, and training_export_broken_model is off.
     """
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
@@ -72,6 +75,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     training = _training(folder)
+    _check_health(folder, steps, training)
     checkpoint = first_sound(folder, checkpoints(folder, steps, losses), _check_against(training.base_folder))
     published = _published_run(folder, training, checkpoint, figures(folder, steps, training.run or None))
     name = f"{Path(training.base_model).name or 'model'}-osft"
@@ -111,6 +115,19 @@ def _training(folder: Path) -> _Training:
     base_model = run.get("about", {}).get("base_model", path)
     base_folder = base_model_folder(path, _base(made_from).get("revision")) if path else None
     return _Training(run, made_from, base_model, base_folder, dataset_source(run.get("about", {}).get("dataset", "")))
+
+
+def _check_health(folder: Path, steps: list[dict], training: _Training) -> None:
+    """Withholds a model that its training broke, unless it is asked for."""
+    broken = broken_model(steps, config_value(trained_config(folder), "vocab_size"))
+    if broken is None:
+        return
+    if not training.run.get("data", {}).get("export_broken_model"):
+        raise TrainingError(
+            f"the training broke the model: {broken}. Usually training_learning_rate is too high. "
+            "training_export_broken_model=True exports it nevertheless"
+        )
+    log(f"Warning: the training broke the model: {broken}; it is exported as training_export_broken_model says")
 
 
 def _base(made_from: Mapping[str, Any]) -> dict[str, Any]:

@@ -196,7 +196,14 @@ def check_run(checkpoint_dir: Path, tuned_dir: Path, **options: Any) -> Knowledg
         raise InputError(f"{checkpoint_dir} has no {RUN_FILE}: it is not known what was trained there")
     osft = run["osft"]
     base_dir = model_on_disk("training_base_model", osft["model_path"], fetch=False)
-    return check_knowledge(base_dir, tuned_dir, osft["unfreeze_rank_ratio"], kinds=limited_kinds(run), **options)
+    return check_knowledge(
+        base_dir,
+        tuned_dir,
+        osft["unfreeze_rank_ratio"],
+        kinds=limited_kinds(run),
+        trust_remote_code=bool(osft.get("trust_remote_code")),
+        **options,
+    )
 
 
 def limited_kinds(run: Mapping[str, Any]) -> Sequence[str]:
@@ -216,6 +223,7 @@ def check_knowledge(
     kinds: Sequence[str] = (),
     target_patterns: Sequence[str] = (),
     with_losses: bool = True,
+    trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> KnowledgeCheck:
     """Compares a model with what was trained of it.
@@ -227,6 +235,7 @@ def check_knowledge(
         seconds: the whole takes about that long at most: no further row and no further matrix is begun
             when the time it takes is not there. The first of each always is.
         dataset: rows that were not trained on; the loss is that of the assistants' tokens of the first 64.
+        trust_remote_code: whether code in the models' folders may run.
         with_losses: False does not load the models, whose matrices are read one at a time.
         kinds: of the matrices that OSFT limited, where a run says them.
         target_patterns: the training's, where it does not; those of the model's family when empty.
@@ -238,11 +247,11 @@ def check_knowledge(
     # Before torch is loaded: its waiting threads then leave the cores to others (see train_script).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     until = time.monotonic() + seconds
-    kinds = kinds or coverage_of(str(base_dir), target_patterns).kinds
+    kinds = kinds or coverage_of(str(base_dir), target_patterns, trust_remote_code).kinds
     changes = ModelChanges(base_dir, tuned_dir, unfreeze_rank_ratio, kinds)
     losses: list[TextLoss] = []
     if with_losses:
-        losses = _losses(base_dir, tuned_dir, dataset, seconds * _SHARE_OF_LOSSES)
+        losses = _losses(base_dir, tuned_dir, dataset, seconds * _SHARE_OF_LOSSES, trust_remote_code)
         tell(f"{'loss in nats a token':<52}{'before':>9}{'after':>9}")
     for loss in losses:
         tell(f"  {f'{loss.text}, {loss.tokens:,} tokens':<50}{loss.before:>9.3f}{loss.after:>9.3f}")
@@ -262,18 +271,20 @@ def check_knowledge(
     return KnowledgeCheck(found, len(changes.names), changes.free_changes(), losses)
 
 
-def _losses(base_dir: Path, tuned_dir: Path, dataset: Path | None, seconds: float) -> list[TextLoss]:
+def _losses(
+    base_dir: Path, tuned_dir: Path, dataset: Path | None, seconds: float, trust_remote_code: bool
+) -> list[TextLoss]:
     """On the general text and on the dataset; each model is loaded once, and sees the same rows."""
     samples: dict[str, list[Sample]] = {}
     before = {}
-    with loaded_model(base_dir) as (model, tokenizer):
+    with loaded_model(base_dir, trust_remote_code) as (model, tokenizer):
         samples[GENERAL] = [text_sample(tokenizer, GENERAL_TEXT)]
         if dataset is not None:
             samples[dataset.name] = _samples(dataset, tokenizer)
         for text, of_text in samples.items():
             before[text] = sample_losses(model, of_text, seconds)
     losses = []
-    with loaded_model(tuned_dir) as (model, _):
+    with loaded_model(tuned_dir, trust_remote_code) as (model, _):
         for text, of_text in samples.items():
             after = sample_losses(model, of_text[: len(before[text])], seconds)
             first = before[text][: len(after)]

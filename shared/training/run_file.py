@@ -14,7 +14,7 @@ RUN_FILE = "osft_run.json"
 #: What the training printed, beside it.
 TRAINING_LOG = "training.log"
 #: Of the published file, and raised when a reader of an older one would be misled.
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 # kfp_osft.stages.launch_trainjob.train_script.VERSIONS_FILE, without that script in the stages that only read it.
 _VERSIONS_FILE = "library_versions.json"
 

@@ -15,11 +15,10 @@ from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints, first_sound
-from kfp_osft.shared.training.figures import PARAMETERS, figures, trained_config
-from kfp_osft.shared.training.health import broken_model
+from kfp_osft.shared.training.figures import figures, trained_config
+from kfp_osft.shared.training.health import broken_model, warnings_of
 from kfp_osft.shared.training.metrics import read_steps
 from kfp_osft.shared.training.run_file import (
-    RUN_FILE,
     RUN_FORMAT,
     data_made_from,
     dataset_source,
@@ -30,10 +29,11 @@ from kfp_osft.shared.training.validation_losses import loss_after_the_last_step,
 from kfp_osft.stages.export_model.artifact import ModelArtifact, artifact_metadata, fill_artifact
 from kfp_osft.stages.export_model.carried_files import base_model_folder, carried_over, tensor_shapes
 from kfp_osft.stages.export_model.checkpoint_checks import problem_of
-from kfp_osft.stages.export_model.model_card import CARD, CardFacts, license_of, model_card
+from kfp_osft.stages.export_model.lineage import earlier_trainings, model_name
+from kfp_osft.stages.export_model.model_card import carried_metadata
 from kfp_osft.stages.export_model.placing import let_others_read, place_files
-from kfp_osft.stages.export_model.run_parameters import training_parameters
-from kfp_osft.stages.export_model.told_places import dataset_told, lasting_name, without_places_of_the_run
+from kfp_osft.stages.export_model.published_run import public_name, without_paths, write_published
+from kfp_osft.stages.export_model.run_parameters import training_parameters, without_folder
 
 #: Folder on the PVC, by the name that today's component gives it.
 FINAL_MODEL = "final_model"
@@ -77,16 +77,17 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     training = _training(folder)
     _check_health(folder, steps, training)
     checkpoint = first_sound(folder, checkpoints(folder, steps, losses), _check_against(training.base_folder))
-    published = _published_run(folder, training, checkpoint, figures(folder, steps, training.run or None))
-    name = f"{Path(training.base_model).name or 'model'}-osft"
+    published = _published_run(
+        folder, training, checkpoint, figures(folder, steps, training.run or None), warnings_of(steps)
+    )
+    name = published["model_name"]
 
     final_model = workspace / FINAL_MODEL
     with _told_when_full(workspace), replacing_folder(final_model) as unfinished:
         place_files(checkpoint.folder, unfinished)
         _carry_over(training, unfinished)
         _switch_cache_on(unfinished / "config.json")
-        write_json(unfinished / RUN_FILE, published)
-        (unfinished / CARD).write_text(_card(name, training, checkpoint, published), encoding="utf-8")
+        write_published(unfinished, published)
         let_others_read(unfinished)
         with _told_when_full(Path(output_model.path)):
             fill_artifact(output_model, unfinished, final_model, folder)
@@ -152,44 +153,38 @@ def _check_against(base_folder: Path | None) -> Callable[[Path], str | None]:
 
 
 def _published_run(
-    folder: Path, training: _Training, checkpoint: Checkpoint, metrics: Mapping[str, float]
+    folder: Path, training: _Training, checkpoint: Checkpoint, metrics: Mapping[str, float], warnings: list[str]
 ) -> dict[str, Any]:
     """The content of the model's osft_run.json: launch_trainjob's, and what it takes to run it again."""
     run, made_from = training.run, training.made_from
-    dataset = dataset_told(run.get("about", {}).get("dataset", ""), training.source)
+    earlier = earlier_trainings(training.base_folder)
+    dataset: dict[str, Any] = {"name": Path(run.get("about", {}).get("dataset", "")).name, **training.source}
     if digests := made_from.get("dataset"):
         dataset |= {"digests": digests, "fingerprint": fingerprint(digests)}
+    told = {key: value for key, value in run.items() if key not in ("made_from", "data", "env", "trainjob")}
     return {
         "format": RUN_FORMAT,
-        **without_places_of_the_run(run),
-        "base_model": {"name": lasting_name(training.base_model), **_base(made_from)},
+        "model_name": model_name(training.base_model, earlier),
+        **told,
+        **{key: without_paths(told[key]) for key in ("osft", "about") if key in told},
+        "base_model": {"name": public_name(training.base_model), **_base(made_from)},
         "dataset": dataset,
-        "parameters": training_parameters(run, bool(made_from.get("processed"))) if run else {},
+        "parameters": without_folder(training_parameters(run, bool(made_from.get("processed")))) if run else {},
         "checkpoint": {
             "name": checkpoint.folder.name,
+            "description": checkpoint.description,
             "samples": checkpoint.samples,
             "step": checkpoint.step,
             "validation_loss": checkpoint.validation_loss,
         },
         "metrics": dict(metrics),
+        "warnings": warnings,
+        "lineage": earlier,
+        "carried": carried_metadata(training.base_folder) if training.base_folder else {},
         "library_versions": library_versions(folder),
     }
 
 
-def _card(name: str, training: _Training, checkpoint: Checkpoint, published: Mapping[str, Any]) -> str:
-    return model_card(
-        CardFacts(
-            name=name,
-            base_model=training.base_model,
-            dataset=training.source.get("hub") or training.source.get("uri") or published["dataset"]["name"],
-            is_hub_dataset="hub" in training.source,
-            checkpoint=f"checkpoint {checkpoint.description}",
-            parameters={key: value for key, value in published["parameters"].items() if key != "training_base_model"},
-            metrics={key: value for key, value in published["metrics"].items() if key not in PARAMETERS.values()},
-            versions=published["library_versions"],
-            license=license_of(training.base_folder) if training.base_folder else {},
-        )
-    )
 
 
 def _carry_over(training: _Training, folder: Path) -> None:

@@ -114,8 +114,9 @@ def model_card(facts: CardFacts) -> str:
         f"# {escaped(facts.name)}\n",
         f"This is {what}, fine-tuned{on} with OSFT (Orthogonal Subspace Fine-Tuning, "
         "[arXiv:2504.07097](https://arxiv.org/abs/2504.07097)) by "
-        "[training-hub](https://github.com/Red-Hat-AI-Innovation-Team/training_hub). In the matrices that it limits, OSFT "
-        "changes weights only in the directions that matter least to what the base model knew. Of the training it is "
+        "[training-hub](https://github.com/Red-Hat-AI-Innovation-Team/training_hub). In the matrices that it limits, "
+        "OSFT changes weights only in the directions that matter least to what the base model knew. Of the training it "
+        "is "
         f"{escaped(facts.checkpoint)}.\n",
         _list("What it learnt and what it kept", facts.findings, "-"),
         _list("Trainings", facts.lineage, "1."),

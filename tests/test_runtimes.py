@@ -96,10 +96,12 @@ def trained(
     for runtime, python in pythons.items():
         output = tmp_path_factory.mktemp(f"run-{runtime}") / "output"
         done = subprocess.run(
-            [python, "-m", "kfp_osft.pipelines.cli", "run"]
-            + ["--dataset", chat_rows, "--base-model", base_model, "--output-dir", output]
-            + ["--num-epochs", "3", "--effective-batch-size", "8", "--learning-rate", "1e-3", "--seed", "1"]
-            + ["--max-seq-len", "256", "--max-tokens-per-gpu", "1024", "--unfreeze-rank-ratio", "0.5"],
+            [
+                *(python, "-m", "kfp_osft.pipelines.cli", "run"),
+                *("--dataset", chat_rows, "--base-model", base_model, "--output-dir", output),
+                *("--num-epochs", "3", "--effective-batch-size", "8", "--learning-rate", "1e-3", "--seed", "1"),
+                *("--max-seq-len", "256", "--max-tokens-per-gpu", "1024", "--unfreeze-rank-ratio", "0.5"),
+            ],
             cwd=output.parent,
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -13,7 +13,7 @@ from kfp_osft.stages.preprocess.training_data import SCHEDULERS_OF_ARGUMENTS, pr
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"base_model": "{tmp}"}, "training_base_model={tmp}: is no model folder, it has no config.json"),
+        ({"base_model": "{tmp}"}, "training_base_model={tmp}: not a model folder, it has no config.json"),
         ({"base_model": "/no/model"}, "training_base_model=/no/model: no such folder"),
         ({"target_patterns": "q_proj,porj"}, "training_target_patterns: porj matches no weight matrix of "),
         (

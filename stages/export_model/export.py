@@ -185,8 +185,6 @@ def _published_run(
     }
 
 
-
-
 def _carry_over(training: _Training, folder: Path) -> None:
     """Puts the base model's own tokenizer files in place of those that mini-trainer wrote anew from them (which hold
     its paths and its version's names), and the generation settings and the licence, which it does not save."""

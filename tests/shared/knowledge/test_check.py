@@ -123,7 +123,7 @@ def test_the_losses_are_of_the_general_text_and_of_the_assistants_words_in_the_d
     answers = [tokenizer(row["messages"][1]["content"] + "<|im_end|>")["input_ids"] for row in rows]
     assert held_out.tokens == sum(map(len, answers))
     model, total = AutoModelForCausalLM.from_pretrained(base), 0.0
-    for row, answer in zip(rows, answers):
+    for row, answer in zip(rows, answers, strict=True):
         prompt = f"<|im_start|>user\n{row['messages'][0]['content']}<|im_end|>\n<|im_start|>assistant\n"
         ids = torch.tensor([tokenizer(prompt)["input_ids"] + answer])
         labels = torch.where(torch.arange(ids.shape[1]) < ids.shape[1] - len(answer), -100, ids)

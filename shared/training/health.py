@@ -98,7 +98,8 @@ def broken_model(steps: Sequence[dict], vocabulary: int | None = None) -> str | 
     guessing = math.log(vocabulary) if vocabulary else math.inf
     begin = number(steps[0].get("loss"))
     if end > _MARGIN * guessing and not end <= begin:
-        return f"its loss at the end, {end:.4g}, is above that of guessing among its {vocabulary:,} tokens ({guessing:.4g})"
+        guess = f"that of guessing among its {vocabulary:,} tokens ({guessing:.4g})"
+        return f"its loss at the end, {end:.4g}, is above {guess}"
     return None
 
 

@@ -153,6 +153,10 @@ def _unfreeze_rank_ratio(name: str, value: float) -> float:
     return math.nextafter(1.0, 0.0) if value == 1 else value
 
 
+def _only_true(name: str, value: bool) -> bool | None:
+    return value or None
+
+
 def _labels(name: str, value: str) -> dict[str, str]:
     pairs = parse_key_values(name, value)
     for key, text in pairs.items():
@@ -528,6 +532,7 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "trust.",
         "true or false",
         "osft.trust_remote_code",
+        read=_only_true,
     ),
 )
 

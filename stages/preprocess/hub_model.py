@@ -64,8 +64,9 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
         found = HfApi().model_info(name, revision=revision)
         files = [sibling.rfilename for sibling in found.siblings or []]
         wanted = [file for file in files if _matches(file, (*_SMALL_FILES, *([_CODE] if trust_remote_code else [])))]
-        folder = snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted)
-        return HubModel(name, found.sha, Path(folder), tuple(_weights(files)), cache)
+        folder = Path(snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted))
+        _remember(folder, revision or "main")
+        return HubModel(name, found.sha, folder, tuple(_weights(files)), cache)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
         raise _not_given(base_model, error) from None
     # A Hub that is away, which is another exception with each HTTP client.
@@ -93,6 +94,14 @@ def fetch_hub_weights(model: HubModel) -> None:
         snapshot_download(model.name, revision=model.commit, cache_dir=model.cache, allow_patterns=list(model.weights))
     except Exception as error:
         raise _not_given(model.name, error) from None
+
+
+def _remember(folder: Path, revision: str) -> None:
+    """Notes the commit that a branch or tag meant, where huggingface_hub looks for it without a Hub."""
+    if revision != folder.name:
+        ref = folder.parents[1] / "refs" / revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(folder.name, encoding="utf-8")
 
 
 def _matches(file: str, patterns: Sequence[str]) -> bool:

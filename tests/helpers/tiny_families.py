@@ -17,8 +17,8 @@ _SIZES = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
-#: Experts as large as the dense layer, eight of them, as Mixtral has them.
-MIXTURE = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+#: Four experts, each as large as the layer would be without them.
+MIXTURE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
 
 
 def save_config(folder: Path, family: str, **changes: Any) -> Path:

@@ -93,6 +93,9 @@ ARRIVALS = {
     "training_max_dropped_share": (0.5, ("data", "max_dropped_share", 0.5)),
     "training_show_sample": (False, ("data", "show_sample", False)),
     "training_resource_shared_memory_per_worker": ("2Gi", ("trainjob", "shared_memory_per_worker", "2Gi")),
+    "training_min_osft_share": (0.1, ("data", "min_osft_share", 0.1)),
+    "training_export_broken_model": (True, ("data", "export_broken_model", True)),
+    "training_trust_remote_code": (True, ("osft", "trust_remote_code", True)),
 }
 
 DEFAULTS = {
@@ -119,7 +122,12 @@ DEFAULTS = {
         "time_limit_minutes": 0,
         "shared_memory_per_worker": "auto",
     },
-    "data": {"max_dropped_share": 0.2, "show_sample": True},
+    "data": {
+        "max_dropped_share": 0.2,
+        "show_sample": True,
+        "min_osft_share": 0.5,
+        "export_broken_model": False,
+    },
     "env": {},
 }
 

@@ -311,6 +311,7 @@ def test_a_perplexity_beyond_all_floats_is_left_out():
 def test_step_and_loss_alone_suffice():
     assert summarize([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]) == {
         "final_loss": 2.0,
+        "first_loss": 3.0,
         "lowest_loss": 2.0,
         "mean_loss_last_tenth": 2.0,
         "final_perplexity": pytest.approx(math.exp(2)),

@@ -117,6 +117,7 @@ def coverage_of(base_model: str, patterns: Sequence[str] = (), trust_remote_code
             f"matrices of the family {config.model_type} (it looks for {', '.join(used)}). Name those to limit with "
             f"training_target_patterns: {_names_of(matrices)}"
         )
+    _check_linear(base_model, model, used)
     free = Counter()
     for name, shape in matrices.items():
         if name not in limited:
@@ -178,6 +179,23 @@ def _check_trainable(base_model: str, model_type: str, model: "torch.nn.Module")
             "for their layers in model.layers or transformer.h, and would end with 'Cannot find transformer block "
             "container'"
         )
+
+
+def _check_linear(base_model: str, model: "torch.nn.Module", patterns: Sequence[str]) -> None:
+    """Refuses matrices of other modules than nn.Linear: mini-trainer (osft_utils._factorized_linear) computes with the
+    transposed weight, which breaks GPT-2's Conv1D in the first step or, where it is square, without a word."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if parameter.ndim != 2 or not any(pattern in name for pattern in patterns):
+            continue
+        module = model.get_submodule(name.rpartition(".")[0])
+        if not isinstance(module, torch.nn.Linear):
+            raise InputError(
+                f"training_base_model={base_model}: OSFT cannot limit {kind_of(name)}, which is a "
+                f"{type(module).__name__}: mini-trainer takes every matrix for one of a Linear. "
+                f"training_target_patterns picks others (now {', '.join(patterns)})"
+            )
 
 
 def _layers_matrices(model: "torch.nn.Module") -> tuple[dict[str, tuple[int, ...]], int]:

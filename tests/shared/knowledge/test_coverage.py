@@ -81,6 +81,8 @@ def test_the_patterns_of_a_family_are_mini_trainers_for_a_path_of_its_name(name:
         ("opt", "it looks for their layers in model.layers or transformer.h, and would end with 'Cannot find"),
         ("falcon", "OSFT would limit none of its weights, because mini-trainer knows no matrices of the family falcon"),
         ("granitemoehybrid", "OSFT would limit none of its weights"),
+        # mini-trainer would multiply by the transposed weights of its Conv1D.
+        ("gpt2", "OSFT cannot limit h.*.attn.c_attn.weight, which is a Conv1D"),
         ("t5", "mini-trainer cannot train models of the type t5: transformers has no causal language model for it"),
     ],
 )
@@ -119,6 +121,12 @@ def test_a_pattern_that_matches_no_matrix_is_named_with_those_there_are(
     assert str(error.value).startswith(
         f"training_target_patterns: {unmatched} matches no weight matrix of {tiny_model}; its matrices are layers.*."
     )
+
+
+@pytest.mark.parametrize(("pattern", "module"), [("model.", "Embedding"), ("mlp.gate.", "MixtralTopKRouter")])
+def test_a_pattern_that_takes_in_what_is_no_linear_layer_is_refused(tmp_path: Path, pattern: str, module: str):
+    with pytest.raises(InputError, match=rf"which is a {module}: mini-trainer takes every matrix for one of a Linear"):
+        coverage_of(str(save_config(tmp_path, "mixtral", **MIXTURE)), ["q_proj", pattern])
 
 
 def test_a_pattern_of_fused_experts_says_why_they_cannot_be_limited(tmp_path: Path):

@@ -22,7 +22,7 @@ def test_a_sample_has_the_fields_that_mini_trainer_reads(run, chat_rows: Path):
 
 
 def test_samples_stand_in_the_order_of_the_rows_of_all_files(run, dataset, tiny_model: Path):
-    from kfp_osft.stages.preprocess.base_model import load_tokenizer
+    from kfp_osft.stages.preprocess.base_model import BaseModel, load_tokenizer
 
     # More than are encoded at once, in two files.
     for file in range(2):

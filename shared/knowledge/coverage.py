@@ -192,8 +192,8 @@ def _check_linear(base_model: str, model: "torch.nn.Module", patterns: Sequence[
         module = model.get_submodule(name.rpartition(".")[0])
         if not isinstance(module, torch.nn.Linear):
             raise InputError(
-                f"training_base_model={base_model}: OSFT cannot limit {kind_of(name)}, which is a "
-                f"{type(module).__name__}: mini-trainer takes every matrix for one of a Linear. "
+                f"training_base_model={base_model}: OSFT cannot limit {kind_of(name)}, whose module is "
+                f"{type(module).__name__}: mini-trainer computes as if it were a Linear. "
                 f"training_target_patterns picks others (now {', '.join(patterns)})"
             )
 

@@ -82,7 +82,7 @@ def test_the_patterns_of_a_family_are_mini_trainers_for_a_path_of_its_name(name:
         ("falcon", "OSFT would limit none of its weights, because mini-trainer knows no matrices of the family falcon"),
         ("granitemoehybrid", "OSFT would limit none of its weights"),
         # mini-trainer would multiply by the transposed weights of its Conv1D.
-        ("gpt2", "OSFT cannot limit h.*.attn.c_attn.weight, which is a Conv1D"),
+        ("gpt2", "OSFT cannot limit h.*.attn.c_attn.weight, whose module is Conv1D"),
         ("t5", "mini-trainer cannot train models of the type t5: transformers has no causal language model for it"),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_pattern_that_matches_no_matrix_is_named_with_those_there_are(
 
 @pytest.mark.parametrize(("pattern", "module"), [("model.", "Embedding"), ("mlp.gate.", "MixtralTopKRouter")])
 def test_a_pattern_that_takes_in_what_is_no_linear_layer_is_refused(tmp_path: Path, pattern: str, module: str):
-    with pytest.raises(InputError, match=rf"which is a {module}: mini-trainer takes every matrix for one of a Linear"):
+    with pytest.raises(InputError, match=rf"whose module is {module}: mini-trainer computes as if it were a Linear"):
         coverage_of(str(save_config(tmp_path, "mixtral", **MIXTURE)), ["q_proj", pattern])
 
 

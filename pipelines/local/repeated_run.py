@@ -128,6 +128,8 @@ def _base_model_of(run: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     if base.get("oci"):
         registry, _, repository = name.rpartition("/")
         return f"{registry}/{repository.partition('@')[0].partition(':')[0]}@{base['oci']}"
+    if given := run["parameters"].get("training_base_model"):
+        return given
     place = own.get("osft", {}).get("model_path", "")
     if not place or not Path(place).is_dir():
         raise InputError(f"the run's base model, the folder {name}, is not on this computer; give --base-model")

@@ -22,7 +22,8 @@ def _trained(workspace: Path, base: Path, name: str, revision: dict | None = Non
         made = json.loads(manifest.read_text())
         made["made_from"]["base_model"] = {"id": name, **revision}
         manifest.write_text(json.dumps(made))
-    export_model(str(folder), str(workspace), SimpleNamespace(path=str(workspace / "artifact"), metadata={}))
+    artifact = str(workspace / "artifact")
+    export_model(str(folder), str(workspace), SimpleNamespace(path=artifact, uri=artifact, metadata={}))
     return workspace / "final_model"
 
 

@@ -33,6 +33,9 @@ GIVEN = {
     "training_lr_scheduler_kwargs": "min_lr=1e-06,num_cycles=0.5,flag=true,name=x",
     "training_save_final_checkpoint": True,
     "training_runtime": "mine",
+    "training_min_osft_share": 0.25,
+    "training_export_broken_model": True,
+    "training_trust_remote_code": True,
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kfp_osft.shared.model.folder import split_hub_id
+from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 
@@ -74,6 +75,10 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
         try:
             folder = Path(snapshot_download(name, revision=revision, cache_dir=cache, local_files_only=True))
         except Exception:
+            if is_lasting(error):
+                raise InputError(
+                    f"training_base_model={base_model}: the Hugging Face Hub cannot be reached: {network_cause(error)}"
+                ) from None
             raise _not_given(base_model, error) from None
         log(f"The Hugging Face Hub does not answer; {name} is taken from the cache, commit {folder.name}")
         return HubModel(name, folder.name, folder, (), cache)

@@ -73,7 +73,13 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
     # A Hub that is away, which is another exception with each HTTP client.
     except Exception as error:
         try:
-            folder = Path(snapshot_download(name, revision=revision, cache_dir=cache, local_files_only=True))
+            # One file: huggingface_hub 2 refuses a snapshot without all that is asked for, and weights of other
+            # formats never were. Whether ours are whole is looked at with those of all models.
+            folder = Path(
+                snapshot_download(
+                    name, revision=revision, cache_dir=cache, local_files_only=True, allow_patterns="config.json"
+                )
+            )
         except Exception:
             if is_lasting(error):
                 raise InputError(

@@ -83,7 +83,9 @@ def kind_of(name: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Two digits, whatever the size."""
+    """Two digits, whatever the size; what is smaller than 0.005 % as such."""
+    if 0 < share < 5e-5:
+        return "<0.01%"
     return f"{share:.0%}" if share >= 0.1 or not share else f"{share:.1%}" if share >= 0.01 else f"{share:.2%}"
 
 

@@ -25,7 +25,7 @@ def findings(
     if verdict:
         found.append(f"Of the base model's knowledge, measured in the weights: {verdict}.")
     else:
-        found.append("What the weights kept of the base model was not measured; `kfp-osft check BASE MODEL` does it.")
+        found.append("What the weights kept of the base model was not measured; kfp-osft check does it.")
     found.append(_compared(metrics, "general_text", "a general text", "the model forgot", "It was not measured"))
     found.append(_compared(metrics, "held_out", "rows of the task that were not trained on", "the model overfits", ""))
     if "validation_loss" in metrics:

@@ -149,7 +149,8 @@ def test_a_kind_is_the_name_without_the_numbers_from_the_layers_on(name: str, ki
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(1.0, "100%"), (0.105, "10%"), (0.0376, "3.8%"), (0.00024, "0.02%"), (0.0, "0%")]
+    ("share", "text"),
+    [(1.0, "100%"), (0.105, "10%"), (0.0376, "3.8%"), (0.00024, "0.02%"), (0.00002, "<0.01%"), (0.0, "0%")],
 )
 def test_a_share_has_two_digits(share: float, text: str):
     assert percent(share) == text and not math.isnan(share)

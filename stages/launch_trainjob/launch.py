@@ -42,7 +42,7 @@ def launch(
         training_config: what preprocess returned.
         pvc_path: the workspace that preprocess wrote to.
         task_config: KFP's TaskConfig of this task, for the pods of the TrainJob.
-        run_name, run_id: of the pipeline run, for the TrainJob's name; a recurring run has no name, and its Workflow's is
+        run_name, run_id: of the pipeline run, for the TrainJob's name; a recurring run has none, and its Workflow's is
             taken.
         task_name: of this task in the run.
 

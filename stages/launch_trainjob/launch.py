@@ -1,6 +1,7 @@
 """launch_trainjob: runs the training, as a TrainJob on a cluster or in a process of this computer."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -41,7 +42,8 @@ def launch(
         training_config: what preprocess returned.
         pvc_path: the workspace that preprocess wrote to.
         task_config: KFP's TaskConfig of this task, for the pods of the TrainJob.
-        run_name, run_id: of the pipeline run, for the TrainJob's name.
+        run_name, run_id: of the pipeline run, for the TrainJob's name; a recurring run has none, and its Workflow's is
+            taken.
         task_name: of this task in the run.
 
     Raises:
@@ -68,7 +70,7 @@ def launch(
 
     started = time.monotonic()
     train = _train_locally if launcher == _LOCAL else _train_on_cluster
-    name = train(config, Task(run_name, run_id, task_name, pvc_path, task_config), checkpoint_dir)
+    name = train(config, Task(run_name or _workflow_name(), run_id, task_name, pvc_path, task_config), checkpoint_dir)
     seconds = round(time.monotonic() - started, 1)
     # Weights and the optimizer's moments: several times the model's size.
     shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
@@ -85,6 +87,15 @@ def launch(
     )
     log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
     return Launched(str(checkpoint_dir), name)
+
+
+def _workflow_name() -> str:
+    """Name of the run's Workflow, the pipeline's with a short id, by the name that Argo gave this pod; else empty.
+
+    KFP's placeholder for it (PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER) makes kfp.local fail.
+    """
+    pod = re.fullmatch(r"(.+?)-(retry-)?system-container-.+", os.environ.get("KFP_POD_NAME", ""))
+    return pod[1] if pod else ""
 
 
 def _train_locally(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:

@@ -139,16 +139,6 @@ def test_preprocess_gets_every_parameter_under_its_own_name(specification):
     assert given == {name: {"componentInputParameter": name} for name in names}
 
 
-def test_launch_trainjob_gets_what_names_a_run_with_and_without_a_name(specification):
-    given = specification["root"]["dag"]["tasks"]["launch-trainjob"]["inputs"]["parameters"]
-    # A recurring run has no display name; its Workflow's is the pipeline's with a short id.
-    assert {name: given[name]["runtimeValue"]["constant"] for name in ("run_name", "workflow_name", "run_id")} == {
-        "run_name": "{{$.pipeline_job_name}}",
-        "workflow_name": "{{$.pipeline_job_resource_name}}",
-        "run_id": "{{$.pipeline_job_uuid}}",
-    }
-
-
 def test_the_outputs_are_the_contracts(specification):
     outputs = specification["root"]["outputDefinitions"]
     assert {name: output["artifactType"]["schemaTitle"] for name, output in outputs["artifacts"].items()} == {

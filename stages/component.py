@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -62,6 +62,19 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         check_image(self.image)
+
+
+def make_way(config: dict[str, Any], item: Mapping[str, Any]) -> None:
+    """Takes the stages' own mount of certificate authorities out of a task's Kubernetes config where an item mounts the
+    same ConfigMap, or something else in its place: a pod mounts each once, and what the caller says holds."""
+    config["configMapAsVolume"] = [
+        other
+        for other in config.get("configMapAsVolume", [])
+        if other["mountPath"] != certificates.MOUNT_PATH
+        or (other["configMapName"] != item.get("configMapName") and item.get("mountPath") != certificates.MOUNT_PATH)
+    ]
+    if not config["configMapAsVolume"]:
+        del config["configMapAsVolume"]
 
 
 def check_image(name: str) -> None:

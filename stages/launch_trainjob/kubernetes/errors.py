@@ -1,11 +1,11 @@
 """What the cluster's API server answers instead of what was asked for: one family, each member told in a sentence."""
 
 import json
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 
 _UNAVAILABLE_STATUS = (408, 429, 500, 502, 503, 504)
@@ -32,7 +32,7 @@ class Unavailable(ClusterError):
 
 
 class Untrusted(ClusterError):
-    """The server's certificate is not signed by an authority that is trusted here."""
+    """No secure connection: the server's certificate is not trusted here, or it does not speak TLS."""
 
 
 class Forbidden(ClusterError):
@@ -66,21 +66,10 @@ def translated(url: str) -> Iterator[None]:
     except ApiException as error:
         raise _meaning(error, url) from None
     except (HTTPError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        if isinstance(_root(reason), ssl.SSLCertVerificationError):
-            raise Untrusted(
-                f"the certificate of the cluster's API server {url} is not trusted: {_root(reason).verify_message}. "
-                "Give the bundle of the certificate authorities that signed it in the environment variable "
-                "SSL_CERT_FILE"
-            ) from None
-        raise Unavailable(f"the cluster's API server {url} does not answer: {reason}") from None
-
-
-def _root(reason: Any) -> Any:
-    """The innermost cause: urllib3 wraps the errors of TLS twice."""
-    while isinstance(reason, BaseException) and reason.args and isinstance(reason.args[0], BaseException):
-        reason = reason.args[0]
-    return reason
+        cause = network_cause(error)
+        # A host name that cannot be resolved may be in a minute: a cluster's DNS has bad moments, too.
+        kind = Untrusted if is_lasting(error) and cause.startswith("TLS") else Unavailable
+        raise kind(f"the cluster's API server {url} does not answer: {cause}") from None
 
 
 def _meaning(error: Any, url: str) -> ClusterError:

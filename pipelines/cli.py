@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest,image}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest,image,runtime}")
 
     demo = commands.add_parser(
         "demo",
@@ -211,6 +211,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     image.add_argument("--from", default="", dest="base", metavar="IMAGE", help="image to build upon (default: ours)")
     image.set_defaults(run=_image)
+    runtime = commands.add_parser(
+        "runtime",
+        help="print a training runtime that ends a training which a retry cannot mend",
+        description="Prints a ClusterTrainingRuntime or TrainingRuntime, made from one that is there, for an "
+        "administrator to apply: it replaces pods that are evicted or preempted, and ends at the first error that "
+        "would come again.",
+    )
+    runtime.add_argument(
+        "source",
+        metavar="RUNTIME",
+        help="a file with the runtime that is there, - for standard input, or its name on the kubeconfig's cluster",
+    )
+    runtime.add_argument("--name", default="", help="of the new runtime (default: the other's with -osft)")
+    runtime.add_argument(
+        "--namespace", default="", help="of a TrainingRuntime on the cluster (default: a ClusterTrainingRuntime)"
+    )
+    runtime.set_defaults(run=_runtime)
     return parser
 
 
@@ -308,6 +325,12 @@ def _compile(options: argparse.Namespace) -> None:
     )
     for file in compile_all(options.output_dir, settings):
         print(file)
+
+
+def _runtime(options: argparse.Namespace) -> None:
+    from kfp_osft.pipelines.osft.training_runtime import training_runtime
+
+    print(training_runtime(options.source, options.name, options.namespace), end="")
 
 
 def _manifest(options: argparse.Namespace) -> None:

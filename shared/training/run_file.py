@@ -15,7 +15,7 @@ RUN_FILE = "osft_run.json"
 TRAINING_LOG = "training.log"
 #: Of the published file, and raised when a reader of an older one would be misled.
 RUN_FORMAT = 1
-# kfp_osft.stages.launch_trainjob.train_script.VERSIONS_FILE, without that script in the stages that only read it.
+# kfp_osft.stages.launch_trainjob.train_result.VERSIONS_FILE, without that script in the stages that only read it.
 _VERSIONS_FILE = "library_versions.json"
 
 

@@ -14,10 +14,10 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG
-from kfp_osft.stages.launch_trainjob.kubernetes.client import connect, is_configured
+from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect, is_configured
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
-from kfp_osft.stages.launch_trainjob.train_script import STATES_FOLDER, saved_states
+from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, saved_states
 
 _LOCAL = "local"
 _TWO_WAYS = (
@@ -138,6 +138,8 @@ def _clear_unfinished(checkpoint_dir: Path, resumable: bool) -> None:
     """Takes away what an interrupted attempt left: mini-trainer would append to its metrics, and nothing may take
     its checkpoints for those of this training. The data of preprocess stays, and so does, where the engine can
     resume, a state that mini-trainer saved when it was interrupted, with the metrics up to it."""
+    # Of no training but the one that will write it.
+    (checkpoint_dir / COMPLETE_FILE).unlink(missing_ok=True)
     if resumable and saved_states(str(checkpoint_dir)):
         log("The training goes on from the state that was saved when it was interrupted")
         return

@@ -65,6 +65,8 @@ SIGNATURE = [
     ("training_runtime", str, "training-hub"),
     ("training_start_deadline_minutes", int, 30),
     ("training_time_limit_minutes", int, 0),
+    ("training_queue_limit_minutes", int, 0),
+    ("training_unattended_limit_minutes", int, 60),
     ("training_max_dropped_share", float, 0.2),
     ("training_show_sample", bool, True),
     ("training_resource_shared_memory_per_worker", str, "auto"),

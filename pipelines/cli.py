@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest,image,runtime}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{demo,run,check,compile,manifest,image,runtime}"
+    )
 
     demo = commands.add_parser(
         "demo",
@@ -90,7 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         help="file or folder of rows (JSON Lines, JSON, Parquet, CSV, Arrow), a Hugging Face dataset as "
         "org/name, an s3:// or http(s):// URL",
     )
-    run.add_argument("--dataset-split", help="split of a Hugging Face dataset (default: train)")
+    run.add_argument(
+        "--dataset-split",
+        help="split of a Hugging Face dataset, or of a folder whose files are named by it (default: train)",
+    )
+    run.add_argument("--validation-uri", help="rows to hold out from the training, as --dataset takes it")
+    run.add_argument("--validation-uri-split", help="split of --validation-uri (default: validation)")
     run.add_argument(
         "--output-dir",
         type=Path,
@@ -297,9 +304,20 @@ def _run(options: argparse.Namespace) -> None:
     if base_model and Path(base_model).expanduser().exists():
         training["training_base_model"] = str(Path(base_model).expanduser().resolve())
     dataset, split = options.dataset, options.dataset_split
+    held_out, held_out_split = options.validation_uri, options.validation_uri_split
     if options.run_file:
-        dataset, split, training = repeated_run(options.run_file, dataset, split, training)
-    run = run_locally(options.output_dir, dataset, split or "train", training, options.quiet)
+        dataset, split, training, held_out, held_out_split = repeated_run(
+            options.run_file, dataset, split, training, held_out, held_out_split
+        )
+    run = run_locally(
+        options.output_dir,
+        dataset,
+        split or "train",
+        training,
+        options.quiet,
+        held_out or "",
+        held_out_split or "validation",
+    )
     show_run(run, read_table(run.steps), check_local_run(run))
 
 

@@ -93,6 +93,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         pvc_path: str = WORKSPACE_MOUNT_PATH,
         dataset_split: str = "train",
         check_matrices: int = 0,
+        validation_uri: str = "",
+        validation_uri_split: str = "validation",
         **training: Any,
     ) -> OsftOutputs:
         """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
@@ -108,9 +110,12 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             pvc_path: Workspace folder. Unless given, the run's own volume, which KFP removes when the run has
                 succeeded: what stays are the outputs. On a mounted claim of one's own final_model and checkpoints stay
                 too.
-            dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
+            dataset_split: Split of a Hugging Face dataset, of a DatasetDict that was saved to disk, or of a folder with
+                files named train, validation, test.
             check_matrices: Of so many weight matrices, measure after the training which share of their change lies in
                 the directions to keep; 0 measures none.
+            validation_uri: Rows to hold out from the training, as dataset_uri takes it; empty for none.
+            validation_uri_split: Split of validation_uri.
             training parameters:
 
         Returns:
@@ -126,6 +131,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
                 dataset_uri=dataset_uri,
                 dataset_split=dataset_split,
                 check_matrices=check_matrices,
+                validation_uri=validation_uri,
+                validation_uri_split=validation_uri_split,
             )
         task = OsftTask(tasks)
         for purpose, keys in SECRET_KEYS.items():

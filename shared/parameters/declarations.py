@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kfp_osft.shared.parameters.dataset_columns import parse_columns
 from kfp_osft.shared.parameters.environment import holds_secret, is_runtimes_own
 from kfp_osft.shared.parameters.key_values import as_number_or_bool, parse_key_values
 from kfp_osft.shared.parameters.kubernetes_syntax import (
@@ -523,6 +524,34 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "auto, 0 for what the container runtime gives (64 MiB), or a Kubernetes quantity as 16Gi",
         "trainjob.shared_memory_per_worker",
         lambda value: value == "auto" or is_quantity(value),
+    ),
+    Parameter(
+        "dataset_columns",
+        str,
+        "",
+        "Which columns of the dataset are what, where they have other names than the known formats of rows.",
+        "field=column,field=column, as user=question,assistant=answer,system=context or messages=dialog",
+        "data.columns",
+        read=parse_columns,
+    ),
+    Parameter(
+        "dataset_subset",
+        int,
+        0,
+        "Train on so many of the dataset's rows, held-out ones included, chosen by training_seed; 0 takes all.",
+        "an integer of at least 0",
+        "data.subset",
+        _not_negative,
+    ),
+    Parameter(
+        "training_validation_split",
+        float,
+        0.0,
+        "Share of the rows to hold out from the training, chosen by training_seed; rows with the same content stay "
+        "together.",
+        "a number from 0 (none) to below 1",
+        "data.validation_split",
+        lambda value: 0 <= value < 1,
     ),
 )
 

@@ -90,7 +90,13 @@ def test_the_six_stages_depend_on_one_another_in_their_order(specification):
 
 
 def test_the_form_asks_for_the_workspace_the_dataset_and_the_training_parameters(inputs):
-    own = {"pvc_path": "/kfp-workspace", "dataset_split": "train", "check_matrices": 0}
+    own = {
+        "pvc_path": "/kfp-workspace",
+        "dataset_split": "train",
+        "check_matrices": 0,
+        "validation_uri": "",
+        "validation_uri_split": "validation",
+    }
     assert {name: inputs[name]["defaultValue"] for name in own} == own
     assert inputs["dataset_uri"].keys() == {"parameterType", "description"}, "required"
     assert set(inputs) == {"dataset_uri", *own, *(parameter.name for parameter in ALL_PARAMETERS)}
@@ -134,7 +140,8 @@ def test_the_defaults_train_like_the_contracts():
 
 def test_preprocess_gets_every_parameter_under_its_own_name(specification):
     given = dict(specification["root"]["dag"]["tasks"]["preprocess"]["inputs"]["parameters"])
-    del given["dataset_path"]
+    for of_resolve_dataset in ("dataset_path", "validation_path"):
+        del given[of_resolve_dataset]
     names = ["pvc_path", *(parameter.name for parameter in ALL_PARAMETERS)]
     assert given == {name: {"componentInputParameter": name} for name in names}
 

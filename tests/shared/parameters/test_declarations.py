@@ -95,6 +95,12 @@ ARRIVALS = {
     "training_max_dropped_share": (0.5, ("data", "max_dropped_share", 0.5)),
     "training_show_sample": (False, ("data", "show_sample", False)),
     "training_resource_shared_memory_per_worker": ("2Gi", ("trainjob", "shared_memory_per_worker", "2Gi")),
+    "dataset_columns": (
+        "user=question,assistant=answer",
+        ("data", "columns", {"user": "question", "assistant": "answer"}),
+    ),
+    "dataset_subset": (500, ("data", "subset", 500)),
+    "training_validation_split": (0.1, ("data", "validation_split", 0.1)),
 }
 
 DEFAULTS = {
@@ -123,7 +129,7 @@ DEFAULTS = {
         "queue_limit_minutes": 0,
         "unattended_limit_minutes": 60,
     },
-    "data": {"max_dropped_share": 0.2, "show_sample": True},
+    "data": {"max_dropped_share": 0.2, "show_sample": True, "subset": 0, "validation_split": 0.0},
     "env": {},
 }
 
@@ -315,6 +321,9 @@ def test_a_value_of_another_type_is_an_error_that_names_parameter_value_and_type
         ("training_envs", ",".join(f"NAME_{number}=1" for number in range(121))),
         ("training_max_dropped_share", 1.5),
         ("training_resource_shared_memory_per_worker", "half"),
+        ("dataset_subset", -1),
+        ("training_validation_split", 1.0),
+        ("training_validation_split", -0.1),
     ],
 )
 def test_a_value_that_is_not_allowed_is_an_error_that_says_what_is(name, value):

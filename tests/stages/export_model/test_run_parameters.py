@@ -33,6 +33,9 @@ GIVEN = {
     "training_lr_scheduler_kwargs": "min_lr=1e-06,num_cycles=0.5,flag=true,name=x",
     "training_save_final_checkpoint": True,
     "training_runtime": "mine",
+    "dataset_columns": "user=my\\, question,assistant=answer",
+    "dataset_subset": 100,
+    "training_validation_split": 0.1,
 }
 
 

@@ -86,6 +86,13 @@ def _exchange(one: Path, other: Path) -> bool:
     return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
+def restore_replaced(parent: Path) -> None:
+    """Puts back each folder below `parent` that a process killed inside replacing_folder had moved away."""
+    for previous in parent.glob(".*.previous"):
+        # Of the name that _beside makes.
+        _put_back(parent / previous.name[1:].rsplit(".", 2)[0])
+
+
 def _put_back(path: Path) -> None:
     """The folder that a killed process had moved away, where nothing came in its place."""
     for previous in path.parent.glob(f".{glob.escape(path.name)}.*.previous"):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = ("llama", "qwen", "gemma", "mixtral")
+#: Longer than Gemma's sliding window.
+PROMPT = list(range(5, 45))
 
 
 def make_base(folder: Path, family: str, *, tied: bool, shards: int, source: Path) -> Path:
@@ -30,8 +32,8 @@ def make_base(folder: Path, family: str, *, tied: bool, shards: int, source: Pat
     tokenizer = AutoTokenizer.from_pretrained(source)
     common = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 64,
-        "intermediate_size": 128,
+        "hidden_size": 128,
+        "intermediate_size": 192,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -79,10 +81,10 @@ def _config(family: str, common: dict[str, Any]) -> Any:
     if family == "gemma":
         return transformers.Gemma3TextConfig(
             **common,
-            head_dim=16,
+            head_dim=32,
             layer_types=["sliding_attention", "full_attention"],
             sliding_window=16,
-            query_pre_attn_scalar=16,
+            query_pre_attn_scalar=32,
             rope_parameters={
                 "sliding_attention": {"rope_theta": 300.0, "rope_type": "default"},
                 "full_attention": {"rope_theta": 50.0, "rope_type": "linear", "factor": 2.0},
@@ -96,8 +98,13 @@ def _config(family: str, common: dict[str, Any]) -> Any:
     )
 
 
-def save_as_trained(base: Path, checkpoint_dir: Path, *, shard_bytes: int | None = None) -> Path:
-    """Changes a base model's weights a little and saves it by mini-trainer's save_model; returns the checkpoint."""
+def save_as_trained(base: Path, checkpoint_dir: Path, *, shard_bytes: int | None = None) -> dict[str, list]:
+    """Changes a base model's weights a little and saves it by mini-trainer's save_model.
+
+    Returns:
+        What the model computes before it is saved: logits, of the last token of PROMPT, and greedy, the ids of
+        the next tokens.
+    """
     import huggingface_hub
     import torch
     from mini_trainer import train
@@ -108,6 +115,7 @@ def save_as_trained(base: Path, checkpoint_dir: Path, *, shard_bytes: int | None
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    computed = {"logits": next_logits(model, PROMPT), "greedy": greedy(model)}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for name in buffers:
         module = model.get_submodule(name.rpartition(".")[0])
@@ -123,12 +131,29 @@ def save_as_trained(base: Path, checkpoint_dir: Path, *, shard_bytes: int | None
         train.save_model(model, 64.0, str(checkpoint_dir), str(base))
     finally:
         huggingface_hub.split_torch_state_dict_into_shards = split
-    return checkpoint_dir / "hf_format" / "samples_64.0"
+    return computed
+
+
+def next_logits(model: Any, ids: list[int]) -> list[float]:
+    """The logits of the token after these."""
+    import torch
+
+    with torch.inference_mode():
+        return model(torch.tensor([ids])).logits[0, -1].tolist()
+
+
+def greedy(model: Any) -> list[int]:
+    """The ids of eight tokens after PROMPT, through ends of turn."""
+    ids = list(PROMPT)
+    for _ in range(8):
+        logits = next_logits(model, ids)
+        ids.append(max(range(len(logits)), key=lambda token: logits[token]))
+    return ids[len(PROMPT) :]
 
 
 def main() -> None:
-    """Arguments: a folder, the tiny model, and JSON of [family, tied, shards]s; makes <family>-<tied>-<shards>/base
-    and trained/."""
+    """Arguments: a folder, the tiny model, and JSON of [family, tied, shards]s; makes base/, trained/ and computed.json
+    in <family>-<tied>-<shards>/."""
     import torch
     import torch.distributed.checkpoint.state_dict as state_dict_module
 
@@ -145,7 +170,8 @@ def main() -> None:
         base = make_base(place / "base", family, tied=tied, shards=shards, source=source)
         size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
         # Not the base model's shards.
-        save_as_trained(base, place / "trained", shard_bytes=None if shards == 1 else size // (shards - 1))
+        computed = save_as_trained(base, place / "trained", shard_bytes=None if shards == 1 else size // (shards - 1))
+        (place / "computed.json").write_text(json.dumps(computed))
     torch.distributed.destroy_process_group()
 
 

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from helpers.places import TESTS
 from helpers.trained_folder import make_trained_folder
+from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.export_model.export import export_model
 
@@ -31,6 +32,11 @@ def _edit(file: Path, change) -> None:
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
+
+
+def _as_transformers_4_writes_it(config: dict) -> None:
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["additional_special_tokens"] = config.pop("extra_special_tokens")
 
 
 @pytest.fixture
@@ -67,6 +73,15 @@ def test_tokenizer_template_generation_settings_and_licence_are_the_base_models_
     tmp_path: Path, checkpoint_dir: Path, base_model: Path
 ):
     checkpoint = checkpoint_dir / "hf_format" / "samples_64.0"
+    # As the Hub's are; transformers 5 writes them otherwise.
+    for folder in (base_model, checkpoint):
+        _edit(folder / "tokenizer_config.json", _as_transformers_4_writes_it)
+    _edit(
+        checkpoint_dir / "_internal_data_processing/manifest.json",
+        lambda manifest: manifest["made_from"]["base_model"]["files"].update(
+            {"tokenizer_config.json": file_digest(base_model / "tokenizer_config.json")}
+        ),
+    )
     # What mini-trainer's save makes of it.
     _edit(checkpoint / "tokenizer_config.json", lambda config: config.update(is_local=True, local_files_only=False))
     (checkpoint / "chat_template.jinja").write_text("{# written anew #}")
@@ -100,6 +115,55 @@ def test_without_its_base_model_the_model_goes_with_what_the_trainer_saved_and_i
     assert (tmp_path / "final_model" / "tokenizer.json").is_file()
     said = capsys.readouterr().out
     assert "is not there any more" in said and "shapes of the weights are not compared" in said
+
+
+def test_a_tokenizer_in_the_names_of_transformers_5_gets_those_that_4_knows(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path
+):
+    assert json.loads((base_model / "tokenizer_config.json").read_text())["tokenizer_class"] == "TokenizersBackend"
+
+    _export(tmp_path, checkpoint_dir)
+
+    config = json.loads((tmp_path / "final_model/tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "<|im_start|>" in str(config)
+
+
+def test_what_the_trainer_saved_of_the_weights_is_published_without_what_the_base_model_lacks(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path, capsys
+):
+    from safetensors.torch import load_file, save_file
+
+    weights = checkpoint_dir / "hf_format/samples_64.0/model.safetensors"
+    tensors = load_file(weights)
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(
+        {**tensors, "lm_head.weight": embedding.clone(), "model.rotary_emb.inv_freq": embedding[0].clone()}, weights
+    )
+
+    _export(tmp_path, checkpoint_dir)
+
+    published = tmp_path / "final_model/model.safetensors"
+    assert load_file(published).keys() == tensors.keys() == load_file(base_model / "model.safetensors").keys()
+    assert published.samefile(weights) and published.samefile(tmp_path / "artifact/model.safetensors")
+    assert "Left out, as the base model has no such tensors" in capsys.readouterr().out
+
+
+def test_a_config_that_the_training_did_not_change_is_the_base_models_to_the_byte(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path
+):
+    def old(config: dict) -> None:
+        config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+        config["torch_dtype"] = config.pop("dtype")
+
+    _edit(base_model / "config.json", old)
+    _edit(
+        checkpoint_dir / "_internal_data_processing/manifest.json",
+        lambda manifest: manifest["made_from"]["base_model"]["files"].pop("config.json"),
+    )
+
+    _export(tmp_path, checkpoint_dir)
+
+    assert (tmp_path / "final_model/config.json").read_bytes() == (base_model / "config.json").read_bytes()
 
 
 def test_the_cache_is_on_again_in_the_model_and_the_checkpoint_is_left_as_it_is(tmp_path: Path, checkpoint_dir: Path):

@@ -16,6 +16,7 @@ from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints, first_
 from kfp_osft.shared.training.figures import PARAMETERS, figures
 from kfp_osft.shared.training.metrics import read_steps
 from kfp_osft.shared.training.run_file import (
+    MODELS,
     RUN_FILE,
     RUN_FORMAT,
     data_made_from,
@@ -29,12 +30,12 @@ from kfp_osft.stages.export_model.carried_files import base_model_folder
 from kfp_osft.stages.export_model.checkpoint_checks import problem_of
 from kfp_osft.stages.export_model.model_card import CARD, CardFacts, license_of, model_card
 from kfp_osft.stages.export_model.model_files import BaseModel, write_model
-from kfp_osft.stages.export_model.placing import let_others_read
+from kfp_osft.stages.export_model.placing import let_others_read, show_as
 from kfp_osft.stages.export_model.run_parameters import training_parameters
 from kfp_osft.stages.export_model.told_places import dataset_told, lasting_name, without_places_of_the_run
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
-#: Folder on the PVC, by the name that today's component gives it.
+#: On the PVC, by the name that today's component gives it: a link to the model of the last run.
 FINAL_MODEL = "final_model"
 COMPLETED = "training completed"
 
@@ -49,13 +50,13 @@ class _Training(NamedTuple):
 
 
 def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact) -> str:
-    """Publishes the best checkpoint as pvc_path/final_model and as the artifact.
+    """Publishes the best checkpoint as pvc_path/models/<run>, pvc_path/final_model and the artifact.
 
     The best is the one with the lowest validation loss where there was a validation, else the last; one that is not
     whole or holds NaN is passed over. Its tensors, config and tokenizer are published in the base model's form; where
     that takes another weight file than the trainer's, it takes the place of the trainer's too, as a hard link where
-    the file system can: on the PVC the weights are there once. A final_model that was there before stays until the
-    new one is whole.
+    the file system can: on the PVC the weights are there once. Each run has a folder of its own, named as its folder of
+    checkpoints, so that no run overwrites a model that another began from; final_model is a link to the last one.
 
     Args:
         checkpoint_dir: what launch_trainjob returned.
@@ -80,14 +81,17 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     name = f"{Path(training.base.name).name or 'model'}-osft"
 
     final_model = workspace / FINAL_MODEL
-    with _told_when_full(workspace), replacing_folder(final_model) as unfinished:
+    model = workspace / MODELS / folder.absolute().name
+    with _told_when_full(workspace), replacing_folder(model) as unfinished:
         write_model(checkpoint.folder, training.base, unfinished)
         write_json(unfinished / RUN_FILE, published)
         (unfinished / CARD).write_text(_card(name, training, checkpoint, published), encoding="utf-8")
         let_others_read(unfinished)
-        with _told_when_full(Path(output_model.path)):
-            fill_artifact(output_model, unfinished, final_model, folder)
-    share_weights(final_model, checkpoint.folder)
+    share_weights(model, checkpoint.folder)
+    with _told_when_full(Path(output_model.path)):
+        fill_artifact(output_model, model)
+    with _told_when_full(workspace):
+        show_as(final_model, model)
     log(
         f"Model of checkpoint {checkpoint.description}, the {'best of' if losses else 'last of'} "
         f"{len(list(folder.glob('hf_format/samples_*')))}: {final_model}"

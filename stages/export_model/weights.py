@@ -200,7 +200,7 @@ def share_weights(published: Path, checkpoint: Path) -> None:
     Where that cannot be done (another file system, one without hard links, a folder of somebody else), the checkpoint
     stays as it is.
     """
-    weights = [file for file in sorted(published.glob("*.safetensors"))]
+    weights = sorted(published.glob("*.safetensors"))
     if all(_is_same(file, checkpoint / file.name) for file in weights):
         return
     try:

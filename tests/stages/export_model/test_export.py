@@ -186,6 +186,44 @@ def test_every_file_can_be_read_by_others_as_serving_pods_must(tmp_path: Path, c
     assert (tmp_path / "final_model").stat().st_mode & 0o055 == 0o055
 
 
+def test_each_run_has_a_model_of_its_own_and_final_model_is_the_last_ones(tmp_path: Path, base_model: Path):
+    # What people do for a second task: training goes on from final_model in the same workspace.
+    for name in ("first", "second"):
+        _export(tmp_path, make_trained_folder(tmp_path / "checkpoints" / name, base_model))
+
+    assert os.readlink(tmp_path / "final_model") == "models/second"
+    assert sorted(folder.name for folder in (tmp_path / "models").iterdir()) == ["first", "second"]
+    first = tmp_path / "models/first/model.safetensors"
+    assert first.samefile(tmp_path / "checkpoints/first/hf_format/samples_64.0/model.safetensors")
+
+
+def test_a_folder_that_is_in_the_place_of_final_model_is_kept_and_said(tmp_path: Path, checkpoint_dir: Path, capsys):
+    (tmp_path / "final_model").mkdir()
+    (tmp_path / "final_model" / "of another tool").touch()
+
+    _export(tmp_path, checkpoint_dir)
+
+    (kept,) = (tmp_path / "models").glob("earlier-*")
+    assert (kept / "of another tool").is_file() and (tmp_path / "final_model").is_symlink()
+    assert f"{tmp_path / 'final_model'} was a folder; it is {kept} from now on" in capsys.readouterr().out
+
+
+def test_a_file_system_without_symbolic_links_gets_final_model_as_a_folder(
+    tmp_path: Path, checkpoint_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.symlink", refuse)
+    for _ in range(2):
+        _export(tmp_path, checkpoint_dir)
+
+    final_model = tmp_path / "final_model"
+    assert not final_model.is_symlink()
+    assert (final_model / "model.safetensors").samefile(tmp_path / "models/x/model.safetensors")
+    assert {file.name for file in final_model.iterdir()} == {file.name for file in (tmp_path / "models/x").iterdir()}
+
+
 def test_an_earlier_final_model_is_replaced_whole(tmp_path: Path, checkpoint_dir: Path):
     (tmp_path / "final_model").mkdir()
     (tmp_path / "final_model" / "old.safetensors").touch()
@@ -276,7 +314,7 @@ def test_where_kfp_uploads_the_artifact_it_links_to_the_runs_own_files(tmp_path:
     export_model(str(checkpoint_dir), str(tmp_path), artifact)
     exported = {file.name: file.read_bytes() for file in (tmp_path / "final_model").iterdir()}
     # Another run takes final_model before the upload.
-    shutil.rmtree(tmp_path / "final_model")
+    (tmp_path / "final_model").unlink()
 
     files = list(Path(artifact.path).iterdir())
     assert all(file.is_symlink() for file in files)

@@ -57,7 +57,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict
         osft = {"model_path": str(base), "unfreeze_rank_ratio": 0.25}
         run_file = {"osft": osft, "about": {"base_model": str(base), "dataset": "rows"}}
         (trained / "osft_run.json").write_text(json.dumps(run_file))
-        artifact: Any = SimpleNamespace(path=str(place / "artifact"), metadata={})
+        artifact: Any = SimpleNamespace(path=str(place / "artifact"), uri=str(place / "artifact"), metadata={})
         export_model(str(trained), str(place), artifact)
         computed = json.loads((place / "computed.json").read_text())
         found[place.name] = _Exported(base, computed, raw, place / "final_model")
@@ -112,8 +112,9 @@ def test_transformers_4_and_5_compute_what_the_model_computed_after_its_training
     exported: dict[str, _Exported], transformers_4: Path
 ):
     kinds = {str(kind.final_model): kind for kind in exported.values()}
-    folders = [*map(Path, kinds), *(kind.base for kind in kinds.values())]
-    in_4, in_5 = _loaded(transformers_4, folders), _loaded(sys.executable, folders)
+    bases = [kind.base for kind in kinds.values()]
+    # transformers 4 does not load the tokenizer of these base models, which transformers 5 wrote.
+    in_4, in_5 = _loaded(transformers_4, [*map(Path, kinds)]), _loaded(sys.executable, [*map(Path, kinds), *bases])
 
     for folder, kind in kinds.items():
         for loaded in (in_4[folder], in_5[folder]):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,15 @@ def test_transformers_4_and_5_compute_what_the_model_computed_after_its_training
         # accelerate reads what the module has in memory; transformers 5 has all experts in one tensor there.
         assert in_4[folder]["accelerate"] == ""
         assert in_5[folder]["accelerate"] == "" or "mixtral" in folder
+
+
+@pytest.mark.parametrize("version", ["4", "5"])
+def test_the_code_on_the_card_runs(exported: dict[str, _Exported], transformers_4: Path, version: str):
+    # In the environment that README makes, without what our own code does for a torchvision that does not import.
+    model = exported["llama-tied-3"].final_model
+    (code,) = re.findall(r"```python\n(.*?)```", (model / "README.md").read_text(), re.DOTALL)
+
+    run(sys.executable if version == "5" else transformers_4, "-c", code, cwd=model)
 
 
 def test_what_the_trainer_saved_is_another_model_in_transformers_4(

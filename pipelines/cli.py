@@ -302,7 +302,8 @@ def _run(options: argparse.Namespace) -> None:
     training = {name: value for name, value in given.items() if value is not None}
     base_model = training.get("training_base_model")
     if base_model and Path(base_model).expanduser().exists():
-        training["training_base_model"] = str(Path(base_model).expanduser().resolve())
+        # A link stays one: final_model means the last run's model.
+        training["training_base_model"] = str(Path(base_model).expanduser().absolute())
     dataset, split = options.dataset, options.dataset_split
     held_out, held_out_split = options.validation_uri, options.validation_uri_split
     if options.run_file:

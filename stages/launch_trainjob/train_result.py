@@ -67,6 +67,14 @@ def checkpoint_weights(checkpoint_dir: str) -> dict[str, int]:
     return {path: os.stat(path).st_mtime_ns for path in files if (Path(path).parent / "config.json").exists()}
 
 
+def open_to_group(checkpoint_dir: str) -> None:
+    """Lets the stages' pods read and replace the checkpoints: safetensors writes files for their owner alone."""
+    for path in glob.glob(os.path.join(glob.escape(checkpoint_dir), "hf_format", "*", "*")):
+        status = os.stat(path)
+        if status.st_uid == os.getuid():
+            os.chmod(path, status.st_mode | 0o060)
+
+
 def metrics_size(checkpoint_dir: str) -> int:
     """Bytes in the metrics file of node 0, to which mini-trainer appends a line a step."""
     path = Path(checkpoint_dir) / "training_metrics_0.jsonl"

@@ -48,6 +48,7 @@ from kfp_osft.stages.launch_trainjob.train_result import (
     checkpoint_weights,
     find_problem,
     metrics_size,
+    open_to_group,
     saved_states,
     write_versions,
 )
@@ -131,6 +132,8 @@ def main() -> None:
         if attendance.is_over and not complete:
             end(UNATTENDED, attendance.sentence)
     if rank == 0:
+        if train_args.resumable:
+            open_to_group(checkpoint_dir)
         Path(checkpoint_dir, COMPLETE_FILE).write_text("{}", encoding="utf-8")
 
 

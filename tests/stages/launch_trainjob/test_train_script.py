@@ -434,3 +434,13 @@ def test_a_worker_ends_when_the_launcher_or_torchrun_was_killed(killed):
             process.wait()
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.kill()
+
+
+def test_checkpoints_are_opened_to_the_group_in_which_other_pods_read_them(tmp_path):
+    weights = tmp_path / "hf_format" / "samples_8.0" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch(mode=0o600)
+
+    train_script.open_to_group(str(tmp_path))
+
+    assert weights.stat().st_mode & 0o777 == 0o660

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kfp_osft import __version__
 from kfp_osft.shared.parameters.declarations import EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
 from kfp_osft.shared.parameters.kubernetes_syntax import is_name, is_positive_quantity
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{demo,run,check,compile,manifest,image,runtime}"
     )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import kfp_osft
 from kfp_osft.pipelines import cli
 from kfp_osft.shared.parameters.declarations import TRAINING_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -371,3 +372,9 @@ def test_each_secret_of_the_pipeline_has_an_option_for_its_name(tmp_path):
     for purpose in SECRET_KEYS:
         assert f"secretName: {purpose.replace('_', '-')}-of-mine" in text
     assert "secretName: hf-token" not in text
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"kfp-osft {kfp_osft.__version__}\n"

@@ -7,6 +7,7 @@ from kfp import compiler, components, dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
+import kfp_osft
 from helpers.compiled_pipeline import Compiled
 from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.shared.parameters.checking import check_parameters
@@ -116,6 +117,10 @@ def test_a_training_parameter_has_its_type_a_concrete_default_and_its_descriptio
     # KFP's numbers are doubles.
     assert type(declared["defaultValue"]) is (float if parameter.type is int else parameter.type)
     assert declared["description"] == parameter.description
+
+
+def test_the_description_names_the_version(specification):
+    assert specification["pipelineInfo"]["description"].endswith(f"Compiled with kfp-osft {kfp_osft.__version__}.")
 
 
 def test_every_input_and_output_has_a_description(specification):

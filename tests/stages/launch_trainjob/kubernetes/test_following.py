@@ -460,7 +460,7 @@ def test_a_server_that_starts_while_the_launcher_does_is_waited_for(launch):
     with Cluster(life=lambda job: (job.start(), job.complete())) as cluster:
         cluster.go_down()
         # Within the time that a server takes to read its rules.
-        cluster.come_back(dirty=0.3)
+        cluster.come_back(dirty=0.15)
         launch(cluster)
 
 

@@ -22,7 +22,7 @@ from kfp_osft.stages.launch_trainjob.train_text import train_text
 VOLUME = {"name": "kfp-workspace", "persistentVolumeClaim": {"claimName": "run-workspace"}}
 MOUNT = {"name": "kfp-workspace", "mountPath": "/kfp-workspace"}
 # Of several processes in a pod.
-SHARED_MEMORY = {"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16Gi"}}
+SHARED_MEMORY = {"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16384Mi"}}
 TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 

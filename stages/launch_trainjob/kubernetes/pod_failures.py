@@ -8,7 +8,7 @@ from typing import Any
 
 from kfp_osft.stages.launch_trainjob.kubernetes.events import tidy
 from kfp_osft.stages.launch_trainjob.kubernetes.state import node_container, node_index
-from kfp_osft.stages.launch_trainjob.train_end import FINAL_EXIT_CODES
+from kfp_osft.stages.launch_trainjob.train_end import UNMENDABLE
 
 #: The reason of a pod that was deleted before its end was seen.
 GONE = "gone"
@@ -50,8 +50,9 @@ class PodFailure:
 
     @property
     def is_final(self) -> bool:
-        """Whether the training script says that it would end so again."""
-        return self.exit_code in FINAL_EXIT_CODES and self.reason in _PLAIN
+        """Whether the training script says that it would end so again. One that ended because nobody followed it goes
+        on in its next attempt, now that somebody does."""
+        return self.exit_code == UNMENDABLE and self.reason in _PLAIN
 
     def sentence(self) -> str:
         where = f"pod {self.pod}{f' on {self.node}' if self.node else ''}"

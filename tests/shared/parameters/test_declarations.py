@@ -318,7 +318,6 @@ def test_a_value_of_another_type_is_an_error_that_names_parameter_value_and_type
         ("training_time_limit_minutes", -1),
         ("training_queue_limit_minutes", -1),
         ("training_unattended_limit_minutes", -1),
-        ("training_envs", ",".join(f"NAME_{number}=1" for number in range(121))),
         ("training_max_dropped_share", 1.5),
         ("training_resource_shared_memory_per_worker", "half"),
         ("dataset_subset", -1),
@@ -625,3 +624,8 @@ def test_the_sharding_strategies_are_torchs():
     from torch.distributed.fsdp import ShardingStrategy
 
     assert set(FSDP_SHARDING_STRATEGIES) == {strategy.name for strategy in ShardingStrategy}
+
+
+def test_more_variables_than_a_trainjob_takes_are_an_error_that_says_how_many():
+    (message,) = problems({"training_envs": ",".join(f"NAME_{number}=1" for number in range(121))})
+    assert message == "training_envs has 121 variables; allowed: 120 at most"

@@ -165,12 +165,11 @@ def test_an_end_that_is_seen_in_crash_loop_back_off_is_not_lost(launch, capsys):
 # Failures that a retry does not mend.
 
 
-@pytest.mark.parametrize("code", [78, 79])
-def test_a_reserved_exit_code_ends_the_job_at_once(launch, code):
+def test_an_exit_code_that_says_so_ends_the_job_at_once(launch):
     def life(job: Job) -> None:
         job.start()
         job.pod(0).log("kfp-osft: the training is lost: the loss of step 3 is nan")
-        job.pod(0).terminate(code)
+        job.pod(0).terminate(78)
         # The kubelet starts it again, for minutes.
         job.pod(0).restart()
         job.wait_for_deletion()
@@ -180,6 +179,19 @@ def test_a_reserved_exit_code_ends_the_job_at_once(launch, code):
             launch(cluster)
         assert not cluster.trainjobs
     assert "the loss of step 3 is nan" in str(error.value)
+
+
+def test_a_training_that_ended_because_nobody_followed_it_goes_on_when_somebody_does(launch):
+    def life(job: Job) -> None:
+        job.start()
+        job.pod(0).log("kfp-osft: nobody has followed this training for 60 minutes")
+        job.pod(0).terminate(79)
+        job.launcher_saw("pods", times=2)
+        job.pod(0).restart()
+        job.complete()
+
+    with Cluster(life=life) as cluster:
+        launch(cluster)
 
 
 def test_the_same_python_error_twice_ends_the_job(launch):
@@ -448,7 +460,7 @@ def test_a_server_that_starts_while_the_launcher_does_is_waited_for(launch):
     with Cluster(life=lambda job: (job.start(), job.complete())) as cluster:
         cluster.go_down()
         # Within the time that a server takes to read its rules.
-        cluster.come_back(dirty=0.3)
+        cluster.come_back(dirty=0.15)
         launch(cluster)
 
 

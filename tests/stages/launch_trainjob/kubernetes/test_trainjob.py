@@ -21,6 +21,8 @@ from kfp_osft.stages.launch_trainjob.train_text import train_text
 
 VOLUME = {"name": "kfp-workspace", "persistentVolumeClaim": {"claimName": "run-workspace"}}
 MOUNT = {"name": "kfp-workspace", "mountPath": "/kfp-workspace"}
+# Of several processes in a pod.
+SHARED_MEMORY = {"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16384Mi"}}
 TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -46,10 +48,10 @@ def without_command_and_env(body):
 POD_TEMPLATE = {
     "metadata": {"labels": {"team": "nlp"}, "annotations": {"note": "mine"}},
     "spec": {
-        "volumes": [VOLUME],
+        "volumes": [VOLUME, SHARED_MEMORY],
         "nodeSelector": {"gpu": "h200"},
         "tolerations": [TOLERATION],
-        "containers": [{"name": "node", "volumeMounts": [MOUNT]}],
+        "containers": [{"name": "node", "volumeMounts": [MOUNT, {"name": "kfp-osft-shm", "mountPath": "/dev/shm"}]}],
     },
 }
 RESOURCES = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "4"}

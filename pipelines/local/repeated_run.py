@@ -24,10 +24,17 @@ class RepeatedRun(NamedTuple):
     dataset: str
     dataset_split: str
     training: dict[str, Any]
+    validation_uri: str
+    validation_uri_split: str
 
 
 def repeated_run(
-    path: Path, dataset: str | None, dataset_split: str | None, training: Mapping[str, Any]
+    path: Path,
+    dataset: str | None,
+    dataset_split: str | None,
+    training: Mapping[str, Any],
+    validation_uri: str | None = None,
+    validation_uri_split: str | None = None,
 ) -> RepeatedRun:
     """The run that the file tells of; what is given beside it takes the place of what it says.
 
@@ -40,13 +47,17 @@ def repeated_run(
         dataset: path or dataset_uri, or None for the run's.
         dataset_split: split of a Hugging Face dataset, or None for the run's.
         training: training parameters by name that are given.
+        validation_uri: rows to hold out, or None for the run's.
+        validation_uri_split: split of these, or None for the run's.
 
     Raises:
-        InputError: the file is something else; the run's dataset or base model cannot be had and no other is given.
+        InputError: the file is something else; the run's dataset, held-out rows or base model cannot be had, and no
+            other is given.
     """
     path = _run_file(path)
     run = _read(path)
     own = _own_record(path, run)
+    about = own.get("about", {})
     parameters = {**run["parameters"], **training}
     missing = []
     if "training_base_model" not in training:
@@ -58,16 +69,28 @@ def repeated_run(
         _compare_base_model(str(training["training_base_model"]), run)
     if dataset is None:
         try:
-            dataset, split = _dataset_of(run, own)
+            dataset, split = _rows_of(run["dataset"], about.get("dataset", ""), "rows", "--dataset")
             dataset_split = dataset_split or split
         except InputError as error:
             missing.append(str(error))
-    elif Path(dataset).expanduser().exists():
-        _compare_rows(Path(dataset).expanduser(), run)
+    else:
+        _compare_rows(dataset, run["dataset"])
+    then = run.get("validation") or {}
+    if validation_uri is None and then:
+        try:
+            place = about.get("validation_dataset", "")
+            validation_uri, split = _rows_of(then, place, "held-out rows", "--validation-uri")
+            validation_uri_split = validation_uri_split or split
+        except InputError as error:
+            missing.append(str(error))
+    elif validation_uri:
+        _compare_rows(validation_uri, then)
     if missing or dataset is None:
         raise InputError(f"--from={path}: {'; '.join(missing)}")
     _tell_other_versions(run)
-    return RepeatedRun(dataset, dataset_split or "train", parameters)
+    return RepeatedRun(
+        dataset, dataset_split or "train", parameters, validation_uri or "", validation_uri_split or "validation"
+    )
 
 
 def _run_file(path: Path) -> Path:
@@ -167,32 +190,36 @@ def _other_files(folder: Path, base: Mapping[str, Any]) -> list[str]:
     return changed
 
 
-def _dataset_of(run: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The run's rows: where they lie, or where they came from.
+def _rows_of(then: Mapping[str, Any], place: str, what: str, option: str) -> tuple[str, str | None]:
+    """Rows of the run: where they lie, or where they came from, with the split.
+
+    Args:
+        then: what the run's file says of them.
+        place: where they were on this computer, or empty.
+        what: they are, for people.
+        option: by which others are given.
 
     Raises:
         InputError: they were files of this computer, and are not there or not the same any more.
     """
-    then = run["dataset"]
-    place = own.get("about", {}).get("dataset", "")
     if place and Path(place).exists() and _same_rows(Path(place), then.get("digests") or ()):
         return place, None
     uri, name = then.get("uri") or "", then.get("name") or "(not known)"
     if SECRET in uri:
         raise InputError(
-            f"the run's dataset {uri} had something secret in its address, which is not recorded; give --dataset"
+            f"the run's {what}, {uri}, had something secret in their address, which is not recorded; give {option}"
         )
     # The Hub's has the commit in it.
     if "://" in uri:
         return uri, then.get("split")
     gone = "are not what they were any more" if place and Path(place).exists() else "are not on this computer"
-    raise InputError(f"the run's rows, {name}, {gone}; give --dataset")
+    raise InputError(f"the run's {what}, {name}, {gone}; give {option}")
 
 
-def _compare_rows(dataset: Path, run: Mapping[str, Any]) -> None:
-    digests = run["dataset"].get("digests")
-    if digests and not _same_rows(dataset, digests):
-        log(f"Warning: the rows in {dataset} are not those of the run: this will be another training")
+def _compare_rows(given: str, then: Mapping[str, Any]) -> None:
+    place = Path(given).expanduser()
+    if place.exists() and then.get("digests") and not _same_rows(place, then["digests"]):
+        log(f"Warning: the rows in {place} are not those of the run: this will be another training")
 
 
 def _same_rows(dataset: Path, digests: Sequence[Any]) -> bool:

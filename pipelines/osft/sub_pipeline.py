@@ -1,6 +1,6 @@
 """osft_pipeline: the OSFT fine-tuning as one pipeline, to upload, to run locally, to nest in others."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import graph_component
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
+from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters
 from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages, check_constants
@@ -68,6 +69,11 @@ class PipelineSettings:
         return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
 
 
+def _with_version(function: Callable) -> Callable:
+    function.__doc__ = (function.__doc__ or "").replace("VERSION", __version__)
+    return function
+
+
 class OsftPipeline(graph_component.GraphComponent):
     """The pipeline as a component. Training parameters that are given to it as constants are checked at once."""
 
@@ -87,18 +93,21 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         display_name="OSFT fine-tuning",
         pipeline_config=dsl.PipelineConfig(workspace=settings.workspace()),
     )
+    @_with_version
     @pipeline_parameters
     def osft_pipeline(
         dataset_uri: str,
         pvc_path: str = WORKSPACE_MOUNT_PATH,
         dataset_split: str = "train",
         check_matrices: int = 0,
+        validation_uri: str = "",
+        validation_uri_split: str = "validation",
         **training: Any,
     ) -> OsftOutputs:
         """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
 
         It teaches the model something new and changes its weights only in the directions that matter least to what it
-        knows.
+        knows. Compiled with kfp-osft VERSION.
 
         Args:
             dataset_uri: A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of one file,
@@ -108,9 +117,12 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             pvc_path: Workspace folder. Unless given, the run's own volume, which KFP removes when the run has
                 succeeded: what stays are the outputs. On a mounted claim of one's own final_model and checkpoints stay
                 too.
-            dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
+            dataset_split: Split of a Hugging Face dataset, of a DatasetDict that was saved to disk, or of a folder with
+                files named train, validation, test.
             check_matrices: Of so many weight matrices, measure after the training which share of their change lies in
                 the directions to keep; 0 measures none.
+            validation_uri: Rows to hold out from the training, as dataset_uri takes it; empty for none.
+            validation_uri_split: Split of validation_uri.
             training parameters:
 
         Returns:
@@ -126,6 +138,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
                 dataset_uri=dataset_uri,
                 dataset_split=dataset_split,
                 check_matrices=check_matrices,
+                validation_uri=validation_uri,
+                validation_uri_split=validation_uri_split,
             )
         task = OsftTask(tasks)
         for purpose, keys in SECRET_KEYS.items():

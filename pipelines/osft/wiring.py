@@ -90,11 +90,14 @@ def add_stages(
     dataset_split: Any = "train",
     dataset: Optional[Any] = None,
     check_matrices: Any = 0,
+    validation_uri: Any = "",
+    validation_uri_split: Any = "validation",
 ) -> StageTasks:
     """Adds the six stages to the pipeline that is being defined.
 
     Args:
-        pvc_path, dataset_uri, dataset_split, dataset: as resolve_dataset takes them; dataset may be left out.
+        pvc_path, dataset_uri, dataset_split, dataset, validation_uri, validation_uri_split: as resolve_dataset takes
+            them; dataset may be left out.
         training: the training parameters by name; one that is left out takes preprocess' default.
         check_matrices: as collect_metrics takes it.
 
@@ -104,13 +107,23 @@ def add_stages(
     """
     check_constants(training)
     source = {"dataset_uri": dataset_uri} if dataset is None else {"dataset": dataset}
-    resolved = stages.resolve_dataset(pvc_path=pvc_path, dataset_split=dataset_split, **source)
-    prepared = stages.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
+    resolved = stages.resolve_dataset(
+        pvc_path=pvc_path,
+        dataset_split=dataset_split,
+        validation_uri=validation_uri,
+        validation_uri_split=validation_uri_split,
+        **source,
+    )
+    prepared = stages.preprocess(
+        dataset_path=resolved.outputs["dataset_path"],
+        pvc_path=pvc_path,
+        validation_path=resolved.outputs["validation_path"],
+        **training,
+    )
     launched = stages.launch_trainjob(
         training_config=prepared.outputs["training_config"],
         pvc_path=pvc_path,
         run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-        workflow_name=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
         run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
     )

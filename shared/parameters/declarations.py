@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kfp_osft.shared.parameters.dataset_columns import parse_columns
 from kfp_osft.shared.parameters.environment import holds_secret, is_runtimes_own
 from kfp_osft.shared.parameters.key_values import as_number_or_bool, parse_key_values
 from kfp_osft.shared.parameters.kubernetes_syntax import (
@@ -26,6 +27,8 @@ from kfp_osft.shared.reporting.redaction import redacted
 #: calls int(None)).
 UNSET_INT = -1
 
+# A TrainJob takes 128 (Trainer 2.2 and later), ours among them.
+_MOST_VARIABLES = 120
 # Schedulers that mini-trainer can drive: transformers.get_scheduler's names, less those that want a metric at
 # every step (reduce_lr_on_plateau, greedy), which it does not give them.
 LR_SCHEDULERS = (
@@ -130,6 +133,8 @@ def _base_model(name: str, value: str) -> str:
 
 def _environment(name: str, value: str) -> dict[str, str]:
     pairs = parse_key_values(name, value)
+    if len(pairs) > _MOST_VARIABLES:
+        raise InputError(f"{name} has {len(pairs)} variables; allowed: {_MOST_VARIABLES} at most")
     for key in pairs:
         if not is_env_name(key):
             raise InputError(
@@ -481,6 +486,25 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         _not_negative,
     ),
     Parameter(
+        "training_queue_limit_minutes",
+        int,
+        0,
+        "How long the TrainJob may wait for quota (Kueue), or be paused, before it is given up; 0 sets no limit.",
+        "an integer of at least 0",
+        "trainjob.queue_limit_minutes",
+        _not_negative,
+    ),
+    Parameter(
+        "training_unattended_limit_minutes",
+        int,
+        60,
+        "How long a training on a cluster goes on when nobody follows it any more, because the pod of its stage has "
+        "died; then it saves its state and ends. 0 sets no limit.",
+        "an integer of at least 0",
+        "trainjob.unattended_limit_minutes",
+        _not_negative,
+    ),
+    Parameter(
         "training_max_dropped_share",
         float,
         0.2,
@@ -533,6 +557,34 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "true or false",
         "osft.trust_remote_code",
         read=_only_true,
+    ),
+    Parameter(
+        "dataset_columns",
+        str,
+        "",
+        "Which columns of the dataset are what, where they have other names than the known formats of rows.",
+        "field=column,field=column, as user=question,assistant=answer,system=context or messages=dialog",
+        "data.columns",
+        read=parse_columns,
+    ),
+    Parameter(
+        "dataset_subset",
+        int,
+        0,
+        "Train on so many of the dataset's rows, held-out ones included, chosen by training_seed; 0 takes all.",
+        "an integer of at least 0",
+        "data.subset",
+        _not_negative,
+    ),
+    Parameter(
+        "training_validation_split",
+        float,
+        0.0,
+        "Share of the rows to hold out from the training, chosen by training_seed; rows with the same content stay "
+        "together.",
+        "a number from 0 (none) to below 1",
+        "data.validation_split",
+        lambda value: 0 <= value < 1,
     ),
 )
 

@@ -3,13 +3,12 @@
 import contextlib
 import errno
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.atomic import replacing_folder, writable_folder, write_json
-from kfp_osft.shared.files.manifests import file_digest, fingerprint
+from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, writable_folder
+from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -19,6 +18,7 @@ from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, warnings_of
 from kfp_osft.shared.training.metrics import read_steps
 from kfp_osft.shared.training.run_file import (
+    MODELS,
     RUN_FORMAT,
     data_made_from,
     dataset_source,
@@ -27,15 +27,17 @@ from kfp_osft.shared.training.run_file import (
 )
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
 from kfp_osft.stages.export_model.artifact import ModelArtifact, artifact_metadata, fill_artifact
-from kfp_osft.stages.export_model.carried_files import base_model_folder, carried_over, tensor_shapes
+from kfp_osft.stages.export_model.carried_files import base_model_folder
 from kfp_osft.stages.export_model.checkpoint_checks import problem_of
 from kfp_osft.stages.export_model.lineage import earlier_trainings, model_name
 from kfp_osft.stages.export_model.model_card import carried_metadata
-from kfp_osft.stages.export_model.placing import let_others_read, place_files
+from kfp_osft.stages.export_model.model_files import BaseModel, write_model
+from kfp_osft.stages.export_model.placing import let_others_read, show_as
 from kfp_osft.stages.export_model.published_run import public_name, without_paths, write_published
 from kfp_osft.stages.export_model.run_parameters import training_parameters, without_folder
+from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
-#: Folder on the PVC, by the name that today's component gives it.
+#: On the PVC, by the name that today's component gives it: a link to the model of the last run.
 FINAL_MODEL = "final_model"
 COMPLETED = "training completed"
 
@@ -45,17 +47,18 @@ class _Training(NamedTuple):
 
     run: dict[str, Any]
     made_from: dict[str, Any]
-    base_model: str
-    base_folder: Path | None
+    base: BaseModel
     source: dict[str, str]
 
 
 def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact) -> str:
-    """Publishes the best checkpoint as pvc_path/final_model and as the artifact.
+    """Publishes the best checkpoint as pvc_path/models/<run>, pvc_path/final_model and the artifact.
 
     The best is the one with the lowest validation loss where there was a validation, else the last; one that is not
-    whole or holds NaN is passed over. On the PVC the weights are hard links of the checkpoint's where the file system
-    can, so they are there once. A final_model that was there before stays until the new one is whole.
+    whole or holds NaN is passed over. Its tensors, config and tokenizer are published in the base model's form; where
+    that takes another weight file than the trainer's, it takes the place of the trainer's too, as a hard link where
+    the file system can: on the PVC the weights are there once. Each run has a folder of its own, named as its folder of
+    checkpoints, so that no run overwrites a model that another began from; final_model is a link to the last one.
 
     Args:
         checkpoint_dir: what launch_trainjob returned.
@@ -76,21 +79,24 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     training = _training(folder)
     _check_health(folder, steps, training)
-    checkpoint = first_sound(folder, checkpoints(folder, steps, losses), _check_against(training.base_folder))
+    restore_replaced(folder / "hf_format")
+    checkpoint = first_sound(folder, checkpoints(folder, steps, losses), _check_against(training.base))
     published = _published_run(
         folder, training, checkpoint, figures(folder, steps, training.run or None), warnings_of(steps)
     )
     name = published["model_name"]
 
     final_model = workspace / FINAL_MODEL
-    with _told_when_full(workspace), replacing_folder(final_model) as unfinished:
-        place_files(checkpoint.folder, unfinished)
-        _carry_over(training, unfinished)
-        _switch_cache_on(unfinished / "config.json")
+    model = workspace / MODELS / folder.absolute().name
+    with _told_when_full(workspace), replacing_folder(model) as unfinished:
+        write_model(checkpoint.folder, training.base, unfinished)
         write_published(unfinished, published)
         let_others_read(unfinished)
-        with _told_when_full(Path(output_model.path)):
-            fill_artifact(output_model, unfinished, final_model, folder)
+    share_weights(model, checkpoint.folder)
+    with _told_when_full(Path(output_model.path)):
+        fill_artifact(output_model, model)
+    with _told_when_full(workspace):
+        show_as(final_model, model)
     log(
         f"Model of checkpoint {checkpoint.description}, the {'best of' if losses else 'last of'} "
         f"{len(list(folder.glob('hf_format/samples_*')))}: {final_model}"
@@ -113,9 +119,12 @@ def _training(folder: Path) -> _Training:
     run = read_run(folder) or {}
     made_from = data_made_from(run)
     path = run.get("osft", {}).get("model_path", "")
-    base_model = run.get("about", {}).get("base_model", path)
-    base_folder = base_model_folder(path, _base(made_from).get("revision")) if path else None
-    return _Training(run, made_from, base_model, base_folder, dataset_source(run.get("about", {}).get("dataset", "")))
+    about, base, revision = run.get("about", {}), _base(made_from), _base(made_from).get("revision")
+    base_folder = base_model_folder(path, revision) if path else None
+    base_model = BaseModel(
+        about.get("base_model", path), base_folder, base_weights(path, revision, base_folder), base.get("files") or {}
+    )
+    return _Training(run, made_from, base_model, dataset_source(about.get("dataset", "")))
 
 
 def _check_health(folder: Path, steps: list[dict], training: _Training) -> None:
@@ -136,17 +145,15 @@ def _base(made_from: Mapping[str, Any]) -> dict[str, Any]:
     return base if isinstance(base, dict) else {}
 
 
-def _check_against(base_folder: Path | None) -> Callable[[Path], str | None]:
+def _check_against(base: BaseModel) -> Callable[[Path], str | None]:
     """The check of a checkpoint, with the base model's shapes where they can be read without fetching weights."""
-    shapes: dict[str, list[int]] = {}
+    tensors = base.weights.tensors if base.weights else {}
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     vocabulary = None
-    if base_folder is not None:
-        try:
-            shapes = tensor_shapes(base_folder)
-            vocabulary = json.loads((base_folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
-        except (InputError, OSError, ValueError, AttributeError):
-            # It could be read when the training began; that it cannot be now is no fault of the checkpoint.
-            pass
+    if base.folder is not None:
+        # It could be read when the training began; that it cannot be now is no fault of the checkpoint.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            vocabulary = json.loads((base.folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
     if not shapes:
         log("The shapes of the weights are not compared: the base model's safetensors are not on this computer")
     return lambda checkpoint: problem_of(checkpoint, shapes, vocabulary)
@@ -157,18 +164,17 @@ def _published_run(
 ) -> dict[str, Any]:
     """The content of the model's osft_run.json: launch_trainjob's, and what it takes to run it again."""
     run, made_from = training.run, training.made_from
-    earlier = earlier_trainings(training.base_folder)
-    dataset: dict[str, Any] = {"name": Path(run.get("about", {}).get("dataset", "")).name, **training.source}
-    if digests := made_from.get("dataset"):
-        dataset |= {"digests": digests, "fingerprint": fingerprint(digests)}
+    earlier, about = earlier_trainings(training.base.folder), run.get("about", {})
+    held_out = about.get("validation_dataset", "")
     told = {key: value for key, value in run.items() if key not in ("made_from", "data", "env", "trainjob")}
     return {
         "format": RUN_FORMAT,
-        "model_name": model_name(training.base_model, earlier),
+        "model_name": model_name(training.base.name, earlier),
         **told,
         **{key: without_paths(told[key]) for key in ("osft", "about") if key in told},
-        "base_model": {"name": public_name(training.base_model), **_base(made_from)},
-        "dataset": dataset,
+        "base_model": {"name": public_name(training.base.name), **_base(made_from)},
+        "dataset": _rows(about.get("dataset", ""), training.source, made_from.get("dataset")),
+        **({"validation": _rows(held_out, dataset_source(held_out), made_from.get("held_out"))} if held_out else {}),
         "parameters": without_folder(training_parameters(run, bool(made_from.get("processed")))) if run else {},
         "checkpoint": {
             "name": checkpoint.folder.name,
@@ -180,31 +186,18 @@ def _published_run(
         "metrics": dict(metrics),
         "warnings": warnings,
         "lineage": earlier,
-        "carried": carried_metadata(training.base_folder) if training.base_folder else {},
+        "carried": carried_metadata(training.base.folder) if training.base.folder else {},
         "library_versions": library_versions(folder),
     }
 
 
-def _carry_over(training: _Training, folder: Path) -> None:
-    """Puts the base model's own tokenizer files in place of those that mini-trainer wrote anew from them (which hold
-    its paths and its version's names), and the generation settings and the licence, which it does not save."""
-    if training.base_folder is None:
-        return
-    digests = _base(training.made_from).get("files") or {}
-    for name, file in carried_over(training.base_folder).items():
-        if name in digests and file_digest(file) != digests[name]:
-            log(
-                f"Warning: {file} has changed since the training; the model goes without it"
-                + (", with the one that the trainer saved" if (folder / name).exists() else "")
-            )
-            continue
-        (folder / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, folder / name)
-
-
-def _switch_cache_on(config_file: Path) -> None:
-    """mini-trainer switches it off for the training; without it generating takes many times as long."""
-    write_json(config_file, {**json.loads(config_file.read_text(encoding="utf-8")), "use_cache": True})
+def _rows(path: str, source: Mapping[str, str], digests: list[str] | None) -> dict[str, Any]:
+    """Rows of the run: by the name of their file or folder, where they came from, and the digests of their files."""
+    return {
+        "name": Path(path).name,
+        **source,
+        **({"digests": digests, "fingerprint": fingerprint(digests)} if digests else {}),
+    }
 
 
 @contextlib.contextmanager

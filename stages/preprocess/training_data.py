@@ -3,7 +3,8 @@
 import gc
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,17 +14,19 @@ from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.reporting.progress import Progress, rows_in
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
-from kfp_osft.shared.rows.files import dataset_files, read_rows
-from kfp_osft.shared.rows.messages import Problems
+from kfp_osft.shared.rows.files import dataset_files
+from kfp_osft.shared.rows.messages import Conversation, Problems
 from kfp_osft.shared.rows.row_formats import conversations
 from kfp_osft.shared.training.config import TrainingConfig
+from kfp_osft.shared.training.run_file import CHECKPOINTS
 from kfp_osft.shared.training.versions import TOKENIZING, TRAINING, installed_versions
 from kfp_osft.stages.preprocess.base_model import (
+    BaseModel,
     check_base_model,
     check_lr_scheduler,
     fetch_weights,
@@ -33,15 +36,28 @@ from kfp_osft.stages.preprocess.base_model import (
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, tell_report
 from kfp_osft.stages.preprocess.osft_coverage import check_coverage, find_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
+from kfp_osft.stages.preprocess.progress import Progress, rows_in
+from kfp_osft.stages.preprocess.row_source import (
+    RowSource,
+    check_first_row,
+    train_and_held_out,
+    without_rows_of,
+)
+from kfp_osft.stages.preprocess.trained_here import base_of_this_run
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
 DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
 # Says in a manifest whose files those beside it are.
 _WRITER = "kfp-osft preprocess"
+#: The held-out rows, tokenized as the others are.
+VALIDATION_FILE = "validation.jsonl"
 #: Learning rate schedulers that do not run without arguments of theirs.
 SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 #: A change of what is written here makes earlier results stale.
 _FORMAT = 3
+_SEED = next(each.when_left_out for each in ALL_PARAMETERS if each.name == "training_seed")
+# Of a fingerprint, enough to name a folder.
+_NAME_LENGTH = 12
 
 
 class Preprocessed(NamedTuple):
@@ -57,14 +73,15 @@ def preprocess_dataset(
     pvc_path: str,
     training: Mapping[str, Any],
     output_report: OutputArtifact | None = None,
+    validation_path: str = "",
     *,
     own_process: bool = False,
 ) -> Preprocessed:
     """Checks all parameters, the base model and each row, and writes token ids and loss labels.
 
     The data goes to training_data_output_dir/data.jsonl (by default below the checkpoints): a line a sample with
-    input_ids, labels, len and num_loss_counted_tokens, as mini-trainer reads them. Beside it lies report.json: what
-    became of the rows.
+    input_ids, labels, len and num_loss_counted_tokens, as mini-trainer reads them. Beside it lie report.json: what
+    became of the rows, and validation.jsonl: the rows that are held out, in the same form, if there are some.
 
     Args:
         dataset_path: file or folder of rows of one of row_formats.FORMATS, or with input_ids and labels where
@@ -72,6 +89,7 @@ def preprocess_dataset(
         pvc_path: the workspace; checkpoints go to pvc_path/checkpoints/<fingerprint of the run>.
         training: the training parameters by name.
         output_report: gets report.json.
+        validation_path: file or folder of rows to hold out, or empty.
         own_process: this process does nothing else, so that torch can be left out of it.
 
     Raises:
@@ -89,10 +107,11 @@ def preprocess_dataset(
     use_workspace(workspace)
     # Before a model is pulled: a wrong path is told at once.
     files = dataset_files(Path(dataset_path))
+    validation_files = _validation_files(validation_path, checked)
+    check_first_row(Path(dataset_path), checked.data.get("columns"), osft.get("use_processed_dataset", False))
     trusted = osft.get("trust_remote_code", False)
     base_model = find_base_model(osft["model_path"], workspace, trusted)
     model = check_base_model(base_model, trusted)
-    osft["model_path"] = str(base_model.folder)
     if tries_scheduler:
         check_lr_scheduler(osft)
 
@@ -105,17 +124,36 @@ def preprocess_dataset(
         "base_model": model,
         "libraries": installed_versions(TOKENIZING),
         "processed": is_processed,
+        "columns": checked.data.get("columns"),
+        "held_out": [file_digest(file) for file in validation_files],
+        **_choice_of_rows(checked),
         **{key: osft.get(key) for key in ("max_seq_len", "max_tokens_per_gpu", "unmask_messages")},
     }
     # On a cluster the runtime stands for the versions in its image, which are not known here.
     trained_with = [installed_versions(TRAINING), checked.trainjob["runtime"]]
-    run = fingerprint([data_made_from, {**osft, "model_path": None}, checked.env, trained_with])
-    checkpoint_dir = workspace / "checkpoints" / run[:12]
+
+    def run_from(base: Mapping[str, Any]) -> str:
+        made_from = {**data_made_from, "base_model": base}
+        return fingerprint([made_from, {**osft, "model_path": None}, checked.env, trained_with])
+
+    def name_from(other: Path) -> str:
+        return run_from(check_base_model(BaseModel(str(other), other), trusted))[:_NAME_LENGTH]
+
+    base = base_of_this_run(base_model.folder, workspace, name_from)
+    if base != base_model.folder:
+        base_model = BaseModel(str(base), base)
+        data_made_from["base_model"] = model = check_base_model(base_model, trusted)
+    osft["model_path"] = str(base_model.folder)
+    run = run_from(model)
+    checkpoint_dir = workspace / CHECKPOINTS / run[:_NAME_LENGTH]
     folder = writable_folder(
         "training_data_output_dir", data_output_dir or str(checkpoint_dir / "_internal_data_processing")
     )
     _check_places(folder, Path(dataset_path), files)
+    if validation_path:
+        _check_places(folder, Path(validation_path), validation_files)
     data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE))
+    held_out_path = folder / VALIDATION_FILE
 
     earlier = _read_json(report_path)
     found = find_coverage(base_model, model, osft, earlier.get("osft") or {})
@@ -126,17 +164,27 @@ def preprocess_dataset(
 
     tokenizer = cache(lambda: load_tokenizer(base_model, trusted))
     manifest = read_manifest(manifest_path, data_made_from)
-    if manifest and data_path.is_file():
+    if manifest and data_path.is_file() and held_out_path.is_file() == bool(manifest["report"]["validation"]):
         report = manifest["report"]
         log(f"The data in {folder} was made from the same rows, model and parameters: used again")
         _check_dropped(Path(dataset_path), report, checked)
     else:
         earlier = {}
-        with replacing_file(data_path) as unfinished:
-            report = _write_samples(Path(dataset_path), files, unfinished, checked, tokenizer())
+        trained_on, held_out = _sources(Path(dataset_path), validation_path, checked)
+        with ExitStack() as complete:
+            unfinished = complete.enter_context(replacing_file(data_path))
+            report = _write_samples(trained_on, files, unfinished, checked, tokenizer())
+            report["validation"] = None
+            if held_out:
+                log("The held-out rows:")
+                unfinished = complete.enter_context(replacing_file(held_out_path))
+                report["validation"] = _write_samples(
+                    held_out, validation_files or files, unfinished, checked, tokenizer()
+                )
             # Should this process die before the manifest is whole, nothing trusts the data, and a rerun replaces it.
             write_json(manifest_path, {"written_by": _WRITER})
             report_path.unlink(missing_ok=True)
+            held_out_path.unlink(missing_ok=True)
         write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
     report = _publish_report(
         {**report, "osft": found},
@@ -158,30 +206,71 @@ def preprocess_dataset(
         "use_processed_dataset": True,
         "ckpt_output_dir": str(checkpoint_dir),
     }
+    held_out_data = {"validation_path": str(held_out_path)} if report["validation"] else {}
     config = TrainingConfig(
         run,
         osft,
         checked.trainjob,
-        checked.data,
+        checked.data | held_out_data,
         checked.env,
         {
             "base_model": base_model.name,
             "dataset": dataset_path,
             "osft_coverage": coverage.figures(),
             "uses_family_patterns": uses_family_patterns,
+            "validation_dataset": validation_path,
+            "validation_samples": report["validation"]["samples"] if report["validation"] else 0,
             **{name: report[name] for name in COUNTS},
         },
     )
     return Preprocessed(str(data_path), report["samples"], config.to_json())
 
 
+def _validation_files(validation_path: str, checked: CheckedParameters) -> list[Path]:
+    if not validation_path:
+        return []
+    share = checked.data["validation_split"]
+    if share:
+        raise InputError(
+            f"training_validation_split={share:g} and validation_uri are both given (its rows are in "
+            f"{validation_path}); give one of them"
+        )
+    files = dataset_files(Path(validation_path))
+    is_processed = checked.osft.get("use_processed_dataset", False)
+    check_first_row(Path(validation_path), checked.data.get("columns"), is_processed)
+    return files
+
+
+def _choice_of_rows(checked: CheckedParameters) -> dict[str, Any]:
+    """What decides which of the rows are trained on; nothing where all are."""
+    subset, share = checked.data["subset"], checked.data["validation_split"]
+    if not subset and not share:
+        return {}
+    return {"subset": subset, "validation_split": share, "seed": checked.osft.get("seed", _SEED)}
+
+
+def _sources(dataset: Path, validation_path: str, checked: CheckedParameters) -> tuple[RowSource, RowSource | None]:
+    """The rows to train on, and those to hold out, if there are some."""
+    columns = checked.data.get("columns")
+    trained_on = RowSource(dataset, columns)
+    held_out = None
+    if choice := _choice_of_rows(checked):
+        log("Choosing the rows")
+        trained_on, held_out = train_and_held_out(
+            trained_on, choice["subset"], choice["validation_split"], choice["seed"]
+        )
+    if validation_path:
+        held_out = without_rows_of(RowSource(Path(validation_path), columns), trained_on)
+    return trained_on, held_out
+
+
 def _check_places(folder: Path, dataset: Path, files: list[Path]) -> None:
     """Sees that the output does not overwrite the dataset, nor anybody's files, and does not become part of it."""
-    ours = {(folder / name).resolve() for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE)}
+    ours = {(folder / name).resolve() for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, MANIFEST_FILE)}
     if ours & {file.resolve() for file in files}:
         raise InputError(
-            f"training_data_output_dir={folder}: its {DATA_FILE}, {REPORT_FILE} or {MANIFEST_FILE} is "
-            "the dataset itself, which would be overwritten; give another folder"
+            f"training_data_output_dir={folder}: its {DATA_FILE}, {VALIDATION_FILE}, {REPORT_FILE} or {MANIFEST_FILE} "
+            "is the dataset itself, which would be overwritten; give another folder"
         )
     _check_ours(folder)
     if folder.resolve().is_relative_to(dataset.resolve()):
@@ -195,7 +284,9 @@ def _check_ours(folder: Path) -> None:
     """Sees that what would be replaced was written here: only our own manifest says so."""
     if (folder / "config.json").is_file():
         raise InputError(f"training_data_output_dir={folder}: is a model folder; give a folder for the data alone")
-    there = [name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE) if os.path.lexists(folder / name)]
+    there = [
+        name for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, MANIFEST_FILE) if os.path.lexists(folder / name)
+    ]
     if there and _read_json(folder / MANIFEST_FILE).get("written_by") != _WRITER:
         raise InputError(
             f"training_data_output_dir={folder}: holds {', '.join(there)}, which preprocess did not write and would "
@@ -204,7 +295,7 @@ def _check_ours(folder: Path) -> None:
 
 
 def _write_samples(
-    dataset: Path, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any
+    source: RowSource, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any
 ) -> dict[str, Any]:
     """Writes the samples that training keeps and returns the report."""
     osft = checked.osft
@@ -213,13 +304,13 @@ def _write_samples(
     vocabulary = max(tokenizer.get_vocab().values()) + 1
     samples: Iterator[tuple[str, Sample | ProcessedRow]]
     if osft.get("use_processed_dataset"):
-        samples = processed_rows(read_rows(dataset), vocabulary, problems, report.warnings)
+        samples = processed_rows(source.rows(), vocabulary, problems, report.warnings)
     else:
         chat = ChatTokenizer(tokenizer, report.warnings)
-        samples = chat.samples(
-            conversations(read_rows(dataset), osft.get("unmask_messages", False), problems, report.warnings), problems
-        )
-    progress = Progress(rows_in(files))
+        unmask, eos_token = osft.get("unmask_messages", False), tokenizer.eos_token
+        rows = conversations(source.rows(), unmask, problems, report.warnings, report.left_out, eos_token)
+        samples = chat.samples(_without_far_too_long(rows, tokenizer, report, osft["max_seq_len"]), problems)
+    progress = Progress(rows_in(files) if source.count is None else source.count)
     writer = LineWriter(vocabulary)
     # What the imports left behind is not looked through again with each of millions of new lists.
     gc.freeze()
@@ -245,16 +336,29 @@ def _write_samples(
         gc.unfreeze()
     problems.raise_if_any()
     if not report.rows:
-        raise InputError(f"dataset {dataset} has no rows")
+        raise InputError(f"dataset {source.path} has no rows")
     if not report.samples:
-        raise InputError(f"dataset {dataset}: no row is left to train on; dropped were {report.dropped_in_words()}")
+        dropped = report.dropped_in_words()
+        lost = "; ".join([*([f"dropped were {dropped}"] if dropped else []), *report.left_out.lines()])
+        raise InputError(f"dataset {source.path}: no row is left to train on; {lost}")
     told = report.to_dict()
-    _check_dropped(dataset, told, checked)
+    _check_dropped(source.path, told, checked)
     return told
 
 
+def _without_far_too_long(
+    conversations: Iterable[Conversation], tokenizer: Any, report: DataReport, max_seq_len: int
+) -> Iterator[Conversation]:
+    """Drops the rows that have too many tokens whatever they are: millions of them take a gigabyte to be counted."""
+    longest_token = max(map(len, tokenizer.get_vocab()))
+    for conversation in conversations:
+        at_least = sum(len(message.get("content") or "") for message in conversation.messages) // longest_token
+        if at_least < max_seq_len or not report.drops(conversation.place, at_least):
+            yield conversation
+
+
 def _check_dropped(dataset: Path, report: Mapping[str, Any], checked: CheckedParameters) -> None:
-    dropped, limit = report["rows"] - report["samples"], checked.data["max_dropped_share"]
+    dropped, limit = report["too_long"] + report["too_short"], checked.data["max_dropped_share"]
     if dropped > limit * report["rows"]:
         raise InputError(
             f"dataset {dataset}: {dropped:,} of {report['rows']:,} rows are dropped "

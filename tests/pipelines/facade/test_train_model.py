@@ -65,11 +65,18 @@ SIGNATURE = [
     ("training_runtime", str, "training-hub"),
     ("training_start_deadline_minutes", int, 30),
     ("training_time_limit_minutes", int, 0),
+    ("training_queue_limit_minutes", int, 0),
+    ("training_unattended_limit_minutes", int, 60),
     ("training_max_dropped_share", float, 0.2),
     ("training_show_sample", bool, True),
     ("training_resource_shared_memory_per_worker", str, "auto"),
+    ("dataset_columns", str, ""),
+    ("dataset_subset", int, 0),
+    ("training_validation_split", float, 0.0),
     ("dataset_uri", str, ""),
     ("dataset_split", str, "train"),
+    ("validation_uri", str, ""),
+    ("validation_uri_split", str, "validation"),
 ]
 TRAINING_ARGUMENTS = {parameter.name: parameter.type for parameter in ALL_PARAMETERS}
 # The outputs of make_values, by type.
@@ -164,7 +171,8 @@ def test_a_constant_of_another_type_is_refused_when_the_pipeline_is_compiled(nam
 
 def test_it_adds_the_stages_of_osft_pipeline_with_the_same_arguments_and_order():
     # The same parameters as osft_pipeline has, passed on under their own names.
-    arguments = {"dataset_uri": str, "pvc_path": str, "dataset_split": str, **TRAINING_ARGUMENTS}
+    own = ("dataset_uri", "pvc_path", "dataset_split", "validation_uri", "validation_uri_split")
+    arguments = {**dict.fromkeys(own, str), **TRAINING_ARGUMENTS}
 
     def callers(*values):
         train_model(**dict(zip(arguments, values, strict=True)))
@@ -186,7 +194,7 @@ def test_what_is_left_out_or_none_is_not_passed_and_takes_the_stages_default():
         train_model(pvc_path="/pvc", training_seed=None, training_learning_rate=None, training_num_epochs=2)
 
     given = compile_(callers).tasks["preprocess"]["inputs"]["parameters"]
-    assert set(given) == {"pvc_path", "dataset_path", "training_num_epochs"}
+    assert set(given) == {"pvc_path", "dataset_path", "validation_path", "training_num_epochs"}
     assert given["training_num_epochs"] == {"runtimeValue": {"constant": 2}}
 
 
@@ -262,7 +270,12 @@ def test_a_dataset_comes_from_an_importer():
         "taskOutputArtifact": {"outputArtifactKey": "artifact", "producerTask": "importer"}
     }
     assert resolve["dependentTasks"] == ["importer"]
-    assert set(resolve["inputs"]["parameters"]) == {"pvc_path", "dataset_split"}
+    assert set(resolve["inputs"]["parameters"]) == {
+        "pvc_path",
+        "dataset_split",
+        "validation_uri",
+        "validation_uri_split",
+    }
 
 
 def test_rows_come_by_uri_from_a_constant_a_parameter_or_another_task():
@@ -484,6 +497,9 @@ def local_call(monkeypatch):
     return call
 
 
+LOCAL_DEFAULTS = {"dataset_split": "train", "validation_uri": "", "validation_uri_split": "validation"}
+
+
 @pytest.mark.parametrize(
     ("artifact", "location"),
     [
@@ -497,12 +513,17 @@ def local_call(monkeypatch):
 )
 def test_outside_a_pipeline_it_runs_the_same_stages_on_the_artifacts_rows(local_call, artifact, location):
     arguments = local_call(pvc_path="/pvc", dataset=artifact, training_seed=7, training_learning_rate=None)
-    assert arguments == {"pvc_path": "/pvc", "dataset_uri": location, "dataset_split": "train", "training_seed": 7}
+    assert arguments == LOCAL_DEFAULTS | {"pvc_path": "/pvc", "dataset_uri": location, "training_seed": 7}
+
+
+def test_outside_a_pipeline_held_out_rows_are_passed_on(local_call):
+    given = {"validation_uri": "org/rows", "validation_uri_split": "test", "dataset_columns": "messages=dialog"}
+    assert local_call(pvc_path="/pvc", dataset_uri="org/rows", **given).items() >= given.items()
 
 
 def test_outside_a_pipeline_rows_come_by_uri_too(local_call):
     arguments = local_call(pvc_path="/pvc", dataset_uri="org/rows", dataset_split="test")
-    assert arguments == {"pvc_path": "/pvc", "dataset_uri": "org/rows", "dataset_split": "test"}
+    assert arguments == LOCAL_DEFAULTS | {"pvc_path": "/pvc", "dataset_uri": "org/rows", "dataset_split": "test"}
 
 
 @pytest.mark.parametrize("given", [{}, {"dataset_uri": " "}])

@@ -54,18 +54,21 @@ def _parameters(base_model: Path) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["", "osft_run.json", ".."])
+@pytest.mark.parametrize(
+    "name", ["", "final_model", "final_model/osft_run.json", "models/ffffffffffff", "models/ffffffffffff/osft_run.json"]
+)
 def test_a_model_tells_the_run_that_made_it(model: Path, base_model: Path, rows: Path, capsys, name: str):
-    run = repeated_run(model / name, None, None, {})
+    run = repeated_run(model.parent / name, None, None, {})
 
-    assert run == (str(rows), "train", _parameters(base_model))
+    assert run == (str(rows), "train", _parameters(base_model), "", "validation")
     assert "Warning" not in capsys.readouterr().out
 
 
 def test_what_is_given_beside_it_takes_the_place_of_what_it_says(model: Path, base_model: Path):
     run = repeated_run(model, "org/other", "test", {"training_num_epochs": 5, "training_seed": 1})
 
-    assert run == ("org/other", "test", {**_parameters(base_model), "training_num_epochs": 5, "training_seed": 1})
+    parameters = {**_parameters(base_model), "training_num_epochs": 5, "training_seed": 1}
+    assert run == ("org/other", "test", parameters, "", "validation")
 
 
 def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tmp_path: Path, monkeypatch):
@@ -79,7 +82,8 @@ def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tm
 
     cli.main(["run", "--from", str(model / "osft_run.json"), "--output-dir", str(tmp_path / "out"), "--seed", "3"])
 
-    assert calls == [(tmp_path / "out", str(rows), "train", {**_parameters(base_model), "training_seed": 3}, False)]
+    parameters = {**_parameters(base_model), "training_seed": 3}
+    assert calls == [(tmp_path / "out", str(rows), "train", parameters, False, "", "validation")]
 
 
 def test_rows_that_have_changed_are_not_taken_for_the_runs(model: Path, rows: Path, capsys):
@@ -138,7 +142,7 @@ def test_a_base_model_from_elsewhere_is_pinned_to_what_was_trained(model: Path, 
 
 
 def test_a_model_that_was_moved_away_names_all_that_cannot_be_had(model: Path, tmp_path: Path):
-    moved = shutil.move(model, tmp_path / "moved")
+    moved = shutil.move(model.resolve(), tmp_path / "moved")
 
     with pytest.raises(InputError) as error:
         repeated_run(Path(moved), None, None, {})
@@ -169,6 +173,44 @@ def test_a_dataset_that_is_gone_wants_another(model: Path, rows: Path):
     assert repeated_run(model, "other.jsonl", None, {}).dataset == "other.jsonl"
 
 
+@pytest.fixture
+def held_out(model: Path, rows: Path, tmp_path: Path) -> Path:
+    """Rows that the run held out, as its files say."""
+    file = tmp_path / "held-out.jsonl"
+    file.write_text(rows.read_text())
+    record = tmp_path / "pvc" / "checkpoints" / ("f" * 12) / "osft_run.json"
+    _edit(record, lambda run: run["about"].update(validation_dataset=str(file)))
+    told = {"name": file.name, "digests": [file_digest(file)]}
+    _edit(model / "osft_run.json", lambda run: run.update(validation=told))
+    return file
+
+
+def test_the_rows_that_were_held_out_are_held_out_again(model: Path, held_out: Path, capsys):
+    assert repeated_run(model, None, None, {})[3:] == (str(held_out), "validation")
+    assert repeated_run(model, None, None, {}, "org/other", "test")[3:] == ("org/other", "test")
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_held_out_rows_that_are_gone_want_others_or_come_from_where_they_came(model: Path, held_out: Path):
+    held_out.unlink()
+
+    with pytest.raises(
+        InputError, match=r"held-out rows, held-out\.jsonl, are not on this computer; give --validation-"
+    ):
+        repeated_run(model, None, None, {})
+    _edit(model / "osft_run.json", lambda run: run["validation"].update(uri="hf://org/rows", split="test"))
+    assert repeated_run(model, None, None, {})[3:] == ("hf://org/rows", "test")
+
+
+def test_held_out_rows_that_have_changed_are_not_taken_for_the_runs(model: Path, held_out: Path, capsys):
+    held_out.write_text(held_out.read_text().splitlines()[0] + "\n")
+
+    with pytest.raises(InputError, match="are not what they were any more; give --validation-uri"):
+        repeated_run(model, None, None, {})
+    assert repeated_run(model, None, None, {}, str(held_out)).validation_uri == str(held_out)
+    assert f"Warning: the rows in {held_out} are not those of the run" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("uri", [f"hf://org/rows@{'0' * 40}/english", "s3://bucket/rows.jsonl"])
 def test_a_dataset_that_is_not_here_is_fetched_from_where_it_came(model: Path, rows: Path, uri: str):
     rows.unlink()
@@ -183,7 +225,10 @@ def test_an_address_that_had_a_secret_wants_another(model: Path, rows: Path):
     rows.unlink()
     _edit(model / "osft_run.json", lambda run: run["dataset"].update(uri="https://host.example/rows?signature=***"))
 
-    with pytest.raises(InputError, match="had something secret in its address, which is not recorded; give --dataset"):
+    with pytest.raises(
+        InputError,
+        match="the run's rows, .*, had something secret in their address, which is not recorded; give --dataset",
+    ):
         repeated_run(model, None, None, {})
 
 

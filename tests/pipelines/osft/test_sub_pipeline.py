@@ -7,6 +7,7 @@ from kfp import compiler, components, dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
+import kfp_osft
 from helpers.compiled_pipeline import Compiled
 from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.shared.parameters.checking import check_parameters
@@ -90,7 +91,13 @@ def test_the_six_stages_depend_on_one_another_in_their_order(specification):
 
 
 def test_the_form_asks_for_the_workspace_the_dataset_and_the_training_parameters(inputs):
-    own = {"pvc_path": "/kfp-workspace", "dataset_split": "train", "check_matrices": 0}
+    own = {
+        "pvc_path": "/kfp-workspace",
+        "dataset_split": "train",
+        "check_matrices": 0,
+        "validation_uri": "",
+        "validation_uri_split": "validation",
+    }
     assert {name: inputs[name]["defaultValue"] for name in own} == own
     assert inputs["dataset_uri"].keys() == {"parameterType", "description"}, "required"
     assert set(inputs) == {"dataset_uri", *own, *(parameter.name for parameter in ALL_PARAMETERS)}
@@ -110,6 +117,10 @@ def test_a_training_parameter_has_its_type_a_concrete_default_and_its_descriptio
     # KFP's numbers are doubles.
     assert type(declared["defaultValue"]) is (float if parameter.type is int else parameter.type)
     assert declared["description"] == parameter.description
+
+
+def test_the_description_names_the_version(specification):
+    assert specification["pipelineInfo"]["description"].endswith(f"Compiled with kfp-osft {kfp_osft.__version__}.")
 
 
 def test_every_input_and_output_has_a_description(specification):
@@ -134,19 +145,10 @@ def test_the_defaults_train_like_the_contracts():
 
 def test_preprocess_gets_every_parameter_under_its_own_name(specification):
     given = dict(specification["root"]["dag"]["tasks"]["preprocess"]["inputs"]["parameters"])
-    del given["dataset_path"]
+    for of_resolve_dataset in ("dataset_path", "validation_path"):
+        del given[of_resolve_dataset]
     names = ["pvc_path", *(parameter.name for parameter in ALL_PARAMETERS)]
     assert given == {name: {"componentInputParameter": name} for name in names}
-
-
-def test_launch_trainjob_gets_what_names_a_run_with_and_without_a_name(specification):
-    given = specification["root"]["dag"]["tasks"]["launch-trainjob"]["inputs"]["parameters"]
-    # A recurring run has no display name; its Workflow's is the pipeline's with a short id.
-    assert {name: given[name]["runtimeValue"]["constant"] for name in ("run_name", "workflow_name", "run_id")} == {
-        "run_name": "{{$.pipeline_job_name}}",
-        "workflow_name": "{{$.pipeline_job_resource_name}}",
-        "run_id": "{{$.pipeline_job_uuid}}",
-    }
 
 
 def test_the_outputs_are_the_contracts(specification):

@@ -33,7 +33,7 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path: Path):
     put(tmp_path / "below" / "part-0.json", b'[{"question": "a"}]')
 
     assert [place for place, _ in read_rows(tmp_path)] == [
-        "part-0.json, row 1",
+        "below/part-0.json, row 1",
         "part-1.jsonl, row 1",
         "part-1.jsonl, row 2",
         "part-2.csv, row 1",

@@ -36,6 +36,9 @@ GIVEN = {
     "training_min_osft_share": 0.25,
     "training_export_broken_model": True,
     "training_trust_remote_code": True,
+    "dataset_columns": "user=my\\, question,assistant=answer",
+    "dataset_subset": 100,
+    "training_validation_split": 0.1,
 }
 
 
@@ -75,6 +78,8 @@ def test_every_parameter_that_reaches_the_training_is_tried_here():
     of_no_effect_on_the_model = {
         "training_start_deadline_minutes",
         "training_time_limit_minutes",
+        "training_queue_limit_minutes",
+        "training_unattended_limit_minutes",
         "training_max_dropped_share",
         "training_show_sample",
         "training_resource_shared_memory_per_worker",

@@ -19,8 +19,8 @@ PRETRAINING_ROLE = "pretraining"
 _LEGACY_TURN = re.compile(r"<\|(user|assistant)\|>\n([^<]+)")
 _GRANITE_TURN = re.compile(r"<\|start_of_role\|>(user|assistant)<\|end_of_role\|>\n([^<]+)")
 
-#: Texts of a message in which an assistant thinks aloud (instructlab-training's names).
-REASONING_FIELDS = ("reasoning_content", "thinking")
+#: Texts of a message in which an assistant thinks aloud (transformers' three names).
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 _MOST_SHOWN = 10
 
@@ -39,10 +39,12 @@ class Conversation(NamedTuple):
     messages: list[dict[str, Any]]
     learnt_roles: frozenset[str]
     given: int = 0
+    tools: list[dict[str, Any]] | None = None
 
     def is_learnt(self, index: int) -> bool:
         """Whether the message of that index is learnt."""
-        return index >= self.given and self.messages[index]["role"] in self.learnt_roles
+        message = self.messages[index]
+        return message.get("train", index >= self.given and message["role"] in self.learnt_roles)
 
 
 def check_messages(place: str, messages: Any) -> None:

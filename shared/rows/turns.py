@@ -1,0 +1,459 @@
+"""Where in a rendered conversation the learnt turns stand, for any chat template.
+
+A template may strip a message, look into it, split it, drop a part by its place. So the conversation is rendered plainly,
+and where its turns stand is found on a copy in which each text is one character, its stand-in: that rendering, with the
+texts put back, must be the plain one. What is found depends on the shape of a row alone (roles, which fields there are,
+blanks and tags in the texts), so it is found once a shape; each row is checked against it.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.rows.chat_template import (
+    FIRST_RESERVED,
+    ChatTemplate,
+    MarkedText,
+    has_reserved,
+    written_forms,
+)
+from kfp_osft.shared.rows.messages import REASONING_FIELDS
+
+# A tag, a blank, a word or another character: where two headers part, they do so between these.
+_PIECES = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\s|\w+|.", re.DOTALL)
+_MOST_SHAPES = 4096
+_TEXTS, _CALLS = ("content", *REASONING_FIELDS), "tool_calls"
+# What no row has and no template looks for: the text of the answers that stand in for others.
+_OTHER_ANSWER = chr(FIRST_RESERVED)
+
+
+class Shape(NamedTuple):
+    """A conversation with stand-ins for its texts.
+
+    Attributes:
+        messages: the conversation; each stand-in is one character.
+        texts: what the stand-ins stand for, in order.
+        owners: the index of the message and the field of each stand-in.
+    """
+
+    messages: list[dict[str, Any]]
+    texts: list[str]
+    owners: list[tuple[int, str]]
+
+
+class Layout(NamedTuple):
+    """What the template writes around the texts of a shape, and where the learnt turns stand.
+
+    Attributes:
+        literals: the template's text before, between and behind the stand-ins; one more than these.
+        order: the stand-ins as they are written, by their number; one may be written twice or not at all.
+        learnt: begin and end (exclusive) of what is learnt, each as the number of stand-ins before it, and the
+            characters of the literal there.
+        remarks: sentences about what is odd.
+    """
+
+    literals: list[str]
+    order: list[int]
+    learnt: list[tuple[tuple[int, int], tuple[int, int]]]
+    remarks: list[str]
+
+
+class TurnFinder:
+    """Finds what is learnt in the text that a template makes of a conversation.
+
+    Args:
+        template: the model's.
+        eos: the tokenizer's end-of-sequence token, if it has one.
+    """
+
+    def __init__(self, template: ChatTemplate, eos: str | None) -> None:
+        self._template = template
+        self._eos = eos
+        self._layouts: dict[Any, Layout | InputError] = {}
+
+    def find(
+        self, messages: list[dict[str, Any]], learnt: list[bool], tools: Any, text: str
+    ) -> tuple[list[tuple[int, int]], Layout]:
+        """Gives the learnt parts of the text, begin and end (exclusive) in characters, and the layout they follow.
+
+        Args:
+            messages: without null fields, as the template was given them.
+            learnt: whether each of them is learnt.
+            tools: as the template was given them.
+            text: what the template made of the messages.
+
+        Raises:
+            InputError: the template drops or changes a turn, or puts turns together in a way that cannot be told apart;
+                without the row's place.
+        """
+        failure = None
+        # A template may look at the arguments of a call, or at the day: then a second and a third try find it.
+        for with_calls, again in ((True, False), (True, True), (False, True)):
+            shape = shape_of(messages, self._template.looked_for, with_calls)
+            key = _key(shape, learnt, tools, with_calls)
+            layout = None if again else self._layouts.get(key)
+            if layout is None:
+                layout = self._layout(shape, messages, learnt, tools)
+                if len(self._layouts) == _MOST_SHAPES:
+                    self._layouts.clear()
+                self._layouts[key] = layout
+            if isinstance(layout, InputError):
+                failure = failure or layout
+                continue
+            parts = _parts(layout, shape.texts, text)
+            if parts is not None:
+                return parts, layout
+            failure = failure or InputError(_changed(layout, shape, text))
+        raise failure
+
+    def _layout(
+        self, shape: Shape, messages: list[dict[str, Any]], learnt: list[bool], tools: Any
+    ) -> Layout | InputError:
+        """The layout of a shape, or an error where the template takes no stand-ins."""
+        try:
+            marked = self._template.render_marked(shape.messages, tools)
+        except InputError:
+            raise
+        except Exception as error:
+            return InputError(f"the model's chat template looks into what messages say: {error}")
+        remarks = list(self._remarks(shape, messages, learnt, marked))
+        if tools and not self._template.reads_tools:
+            remarks.append("the chat template does not show 'tools'")
+        spans: list[tuple[int, int]] = []
+        for index in (index for index, is_learnt in enumerate(learnt) if is_learnt):
+            found = list(_Turn(self, shape, marked, tools, index, learnt).spans(remarks))
+            if spans and found and found[0][0] < spans[-1][1]:
+                raise InputError(f"the model's chat template writes messages[{index}] before an earlier turn has ended")
+            spans += found
+        pieces = re.split(f"([{_OTHER_ANSWER}-\U0010ffff])", marked.text)
+        literals, order = pieces[::2], [ord(character) - FIRST_RESERVED - 1 for character in pieces[1::2]]
+
+        def position(offset: int) -> tuple[int, int]:
+            count = 0
+            for literal in literals:
+                if offset <= len(literal):
+                    return count, offset
+                offset -= len(literal) + 1
+                count += 1
+            raise AssertionError("an offset beyond the text")
+
+        return Layout(literals, order, [(position(begin), position(end)) for begin, end in spans], remarks)
+
+    def _remarks(
+        self, shape: Shape, messages: list[dict[str, Any]], learnt: list[bool], marked: MarkedText
+    ) -> Iterator[str]:
+        """Sees that what each turn says is in the text, and tells what is not there but may be left out."""
+        seen = set(marked.text)
+        missing: dict[tuple[int, str], list[bool]] = {}
+        for number, owner in enumerate(shape.owners):
+            missing.setdefault(owner, []).append(chr(FIRST_RESERVED + 1 + number) not in seen)
+        left_out = False
+        for (index, field), gone in missing.items():
+            message = messages[index]
+            if not any(gone):
+                continue
+            if field == _CALLS:
+                names = ", ".join(repr(name) for name in _called(message))
+                raise InputError(f"the model's chat template drops the call of the tool {names} in messages[{index}]")
+            if field in REASONING_FIELDS or not all(gone):
+                other_names = [missing.get((index, name), [True]) for name in REASONING_FIELDS]
+                left_out = left_out or not all(gone) or all(all(name) for name in other_names)
+            elif message.get(_CALLS):
+                yield "the chat template leaves out what is said beside a tool call"
+            elif learnt[index]:
+                raise InputError(f"the model's chat template drops turns: messages[{index}] is learnt, not in the text")
+            else:
+                raise InputError(
+                    f"the model's chat template drops or changes messages[{index}] (role {message['role']!r})"
+                )
+        if left_out:
+            yield "the chat template leaves out a turn's reasoning, so it is not learnt"
+        for message in shape.messages:
+            content = message.get("content")
+            if isinstance(content, str) and content.strip() not in ("", content) and content not in marked.text:
+                if content.strip() in marked.text:
+                    yield "the chat template strips blanks around a message"
+                break
+
+
+class _Turn:
+    """One learnt turn in a marked text."""
+
+    def __init__(
+        self, finder: TurnFinder, shape: Shape, marked: MarkedText, tools: Any, index: int, learnt: list[bool]
+    ) -> None:
+        self._finder, self._shape, self._marked, self._tools, self._index = finder, shape, marked, tools, index
+        self._message = shape.messages[index]
+        self._text = marked.text
+        self._own = {chr(FIRST_RESERVED + 1 + n) for n, (owner, _) in enumerate(shape.owners) if owner == index}
+        self._foreign = {
+            chr(FIRST_RESERVED + 1 + n)
+            for n, (owner, field) in enumerate(shape.owners)
+            if owner != index and not learnt[owner] and field != _CALLS
+        }
+
+    def spans(self, remarks: list[str]) -> Iterator[tuple[int, int]]:
+        """What is learnt of the turn, from its first word to its end."""
+        parts = self._turns(self._marked, self._own)
+        if not parts or (self._own and not any(self._own & set(self._text[begin:end]) for begin, end in parts)):
+            raise InputError(
+                f"the model's chat template does not write messages[{self._index}] (role {self._message['role']!r}) "
+                "in a loop over the messages, so its turn cannot be told from others"
+            )
+        other = self._with_other_answer()
+        begin = parts[0][0] + self._header(self._text[parts[0][0] : parts[0][1]], other)
+        end = self._end(parts[-1], begin, other, remarks)
+        for number, (first, last) in enumerate(parts):
+            first = max(first, begin)
+            last = end if number == len(parts) - 1 else first + len(self._text[first:last].rstrip())
+            if self._foreign & set(self._text[first:last]):
+                raise InputError(
+                    f"the model's chat template writes another message into the turn of messages[{self._index}]"
+                )
+            if first < last:
+                yield first, last
+
+    def _turns(self, marked: MarkedText, own: set[str]) -> list[tuple[int, int]]:
+        """The parts of the text that are this turn's; a last answer may be written behind the loop over messages."""
+        parts = marked.turns(self._index)
+        if own and not any(own & set(marked.text[begin:end]) for begin, end in parts):
+            rest = len(marked.text) - len(marked.after_the_turns())
+            said = {character for character in marked.text[rest:] if character >= _OTHER_ANSWER}
+            if said and said <= own:
+                parts.append((rest, len(marked.text)))
+        return parts
+
+    def _header(self, turn: str, other: tuple[str, str] | None) -> int:
+        """How long the part in front is that is not learnt: headers, and what a generation prompt has too."""
+        before_answer = other[0] if other else None
+        starts_so = before_answer is not None and turn.startswith(before_answer)
+        if starts_so and self._message["role"] != "assistant":
+            return len(before_answer)
+        prompted = self._generation_prompt_in(turn)
+        if starts_so:
+            return max(len(before_answer), prompted or 0)
+        if self._message["role"] != "assistant":
+            first = next((place for place, character in enumerate(turn) if character in self._own), None)
+            if first is None:
+                raise InputError(f"the model's chat template shows no answer in place of messages[{self._index}]")
+            return first
+        if prompted is not None:
+            return prompted
+        if before_answer is None:
+            raise InputError(
+                f"the model's chat template has no generation prompt, and takes no other answer in place of "
+                f"messages[{self._index}], so its header cannot be told from it"
+            )
+        return _common(turn, before_answer)
+
+    def _end(self, part: tuple[int, int], begin: int, other: tuple[str, str] | None, remarks: list[str]) -> int:
+        """Where the turn's end is: past its end-of-sequence token, or past all that the template writes for it."""
+        text, is_assistant = self._text, self._message["role"] == "assistant"
+        said = max((place + 1 for place in range(*part) if text[place] in self._own), default=max(part[0], begin))
+        tail = text[said : part[1]]
+        eos = self._finder._eos
+        if is_assistant and eos and eos in tail:
+            return said + tail.index(eos) + len(eos)
+        end = said + len(tail.rstrip())
+        content = self._message.get("content")
+        if not self._own and isinstance(content, str) and not content.strip():
+            # An answer of blanks is learnt with them.
+            end = max(end, begin + (len(content) if text.startswith(content, begin) else 0))
+        after_answer = other[1] if other else tail
+        if not after_answer.strip():
+            # The next turn's iteration writes the end of this one, and the conversation's end that of the last.
+            end = part[1] + self._joining(part[1]) if self._joining(part[1]) else end
+        is_last = self._index == len(self._shape.messages) - 1
+        if is_assistant and is_last and eos and eos not in text[said:end]:
+            rest = text[end:]
+            if rest.lstrip().startswith(eos):
+                end += rest.index(eos) + len(eos)
+        if is_assistant and eos and eos not in text[said:end]:
+            ends_with = text[said:end] or text[part[1] : part[1] + 20]
+            pieces = _PIECES.findall(ends_with.strip())
+            last = repr(pieces[-1]) if text[said:end].strip() else "nothing that belongs to it"
+            remarks.append(
+                f"the chat template ends an answer with {last}, and the tokenizer's eos_token is {eos!r}, so that "
+                "generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a turn"
+            )
+        return end
+
+    def _with_other_answer(self) -> tuple[str, str] | None:
+        """The turn's text before and behind a plain answer that stands in its place; None where none is taken."""
+        answer = {"role": self._message["role"], "content": _OTHER_ANSWER}
+        for key in ("name", "tool_call_id"):
+            if key in self._message:
+                answer[key] = self._message[key]
+        before = self._shape.messages[: self._index]
+        for messages in ([*before, answer, *self._shape.messages[self._index + 1 :]], [*before, answer]):
+            try:
+                marked = self._finder._template.render_marked(messages, self._tools)
+            except Exception:  # noqa: S112 - templates refuse orders of roles in any way they like
+                continue
+            for begin, end in self._turns(marked, {_OTHER_ANSWER}):
+                turn = marked.text[begin:end]
+                if turn.count(_OTHER_ANSWER) == 1:
+                    head, tail = turn.split(_OTHER_ANSWER)
+                    return head, tail
+        return None
+
+    def _generation_prompt_in(self, turn: str) -> int | None:
+        """Where in the turn the part ends that the generation prompt has too; None without one."""
+        before = self._shape.messages[: self._index]
+        try:
+            prompt = self._finder._template.render_marked(before, self._tools, True).after_the_turns()
+            without = self._finder._template.render_marked(before, self._tools).after_the_turns()
+        except Exception:
+            return None
+        prompt = prompt.removeprefix(without)
+        first = _PIECES.match(prompt)
+        header = re.split("|".join(self._own) or "(?!)", turn)[0]
+        place = header.find(first[0]) if first else -1
+        return place + _common(turn[place:], prompt) if place >= 0 else None
+
+    def _joining(self, end: int) -> int:
+        """The length of an end of turn that stands behind the turn's own part of the text."""
+        try:
+            alone = self._finder._template.render_marked(self._shape.messages[: self._index + 1], self._tools).after_the_turns()
+        except Exception:
+            return 0
+        behind = re.split(f"[{_OTHER_ANSWER}-\U0010ffff]", self._text[end:])[0]
+        return len(behind[: _common(behind, alone)].rstrip())
+
+
+def shape_of(messages: list[dict[str, Any]], looked_for: re.Pattern[str], with_calls: bool = True) -> Shape:
+    """Puts stand-ins for the texts of messages; blanks at their ends and what the template looks for stay.
+
+    Args:
+        with_calls: also for the names and arguments of tool calls.
+    """
+    texts: list[str] = []
+    owners: list[tuple[int, str]] = []
+
+    def stand_in(text: str, owner: tuple[int, str]) -> str:
+        pieces, begin = [], 0
+        for match in looked_for.finditer(text):
+            pieces += [text[begin : match.start()], match[0]]
+            begin = match.end()
+        pieces.append(text[begin:])
+        for place in range(0, len(pieces), 2):
+            said = pieces[place].strip()
+            if said:
+                texts.append(said)
+                owners.append(owner)
+                before, _, behind = pieces[place].partition(said)
+                pieces[place] = before + chr(FIRST_RESERVED + len(texts)) + behind
+        return "".join(pieces)
+
+    def each_text(value: Any, owner: tuple[int, str]) -> Any:
+        if isinstance(value, str):
+            return stand_in(value, owner)
+        if isinstance(value, dict):
+            return {key: each_text(part, owner) for key, part in value.items()}
+        if isinstance(value, list):
+            return [each_text(part, owner) for part in value]
+        return value
+
+    def called(call: Any, owner: tuple[int, str]) -> Any:
+        if not isinstance(call, dict):
+            return call
+        changed = {key: value for key, value in call.items()}
+        if isinstance(call.get("function"), dict):
+            changed["function"] = called(call["function"], owner)
+            return changed
+        for key in ("name", "arguments"):
+            if key in call:
+                changed[key] = each_text(call[key], owner)
+        return changed
+
+    shape = []
+    for index, message in enumerate(messages):
+        changed = dict(message)
+        same: dict[str, str] = {}
+        for field in _TEXTS:
+            text = message.get(field)
+            if isinstance(text, str):
+                # Reasoning stands under two names at once.
+                if field not in REASONING_FIELDS or text not in same:
+                    same[text] = stand_in(text, (index, field))
+                changed[field] = same[text]
+        if with_calls and isinstance(message.get(_CALLS), list):
+            changed[_CALLS] = [called(call, (index, _CALLS)) for call in message[_CALLS]]
+        shape.append(changed)
+    return Shape(shape, texts, owners)
+
+
+def _key(shape: Shape, learnt: list[bool], tools: Any, with_calls: bool) -> Any:
+    if tools is None and all(len(message) == 2 and "content" in message for message in shape.messages):
+        return tuple([value for message in shape.messages for value in message.values()]), tuple(learnt)
+    return json.dumps([shape.messages, tools, with_calls]), tuple(learnt)
+
+
+def _parts(layout: Layout, texts: list[str], text: str) -> list[tuple[int, int]] | None:
+    """The learnt parts in characters of the text; None where the text is another than the layout makes."""
+    literals, order = layout.literals, layout.order
+    written = [texts[number] for number in order]
+    pieces = [literals[0]]
+    for said, literal in zip(written, literals[1:], strict=True):
+        pieces += (said, literal)
+    if "".join(pieces) != text:
+        at = len(literals[0])
+        if not text.startswith(literals[0]):
+            return None
+        for place, (said, literal) in enumerate(zip(written, literals[1:], strict=True)):
+            for form in written_forms(said):
+                # At the end of the text nothing may be left.
+                behind = at + len(form)
+                if text.startswith(form, at) and text.startswith(literal, behind):
+                    break
+            else:
+                return None
+            written[place] = form
+            at = behind + len(literal)
+        if at != len(text):
+            return None
+    begins = [0]
+    for said, literal in zip(written, literals, strict=False):
+        begins.append(begins[-1] + len(literal) + len(said))
+    return [(begins[first] + begin, begins[last] + end) for (first, begin), (last, end) in layout.learnt]
+
+
+def _changed(layout: Layout, shape: Shape, text: str) -> str:
+    """Says which message is not in the text as it was given."""
+    at = 0
+    for number, literal in zip([None, *layout.order], layout.literals, strict=True):
+        forms = [""] if number is None else list(written_forms(shape.texts[number]))
+        form = next((form for form in forms if text.startswith(form + literal, at)), None)
+        if form is None:
+            index = 0 if number is None else shape.owners[number][0]
+            return (
+                f"the model's chat template drops or changes messages[{index}] "
+                f"(role {shape.messages[index]['role']!r})"
+            )
+        at += len(form) + len(literal)
+    return "the model's chat template writes another text with each call"
+
+
+def _common(one: str, other: str) -> int:
+    """The length of what both begin with, in whole pieces."""
+    length = 0
+    for piece, same in zip(_PIECES.finditer(one), _PIECES.finditer(other), strict=False):
+        if piece[0] != same[0]:
+            break
+        length = piece.end()
+    return length
+
+
+def _called(message: dict[str, Any]) -> list[str]:
+    """Names of the tools that a message calls, in OpenAI's form or without its `function`."""
+    calls = message.get(_CALLS)
+    functions = (
+        [call.get("function", call) for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    return [
+        function["name"]
+        for function in functions
+        if isinstance(function, dict) and isinstance(function.get("name"), str)
+    ]

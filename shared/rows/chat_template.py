@@ -31,7 +31,8 @@ class MarkedText(NamedTuple):
 
     Attributes:
         text: without marks.
-        owners: begin of a part and the index of the message whose turn it is, None for what belongs to no turn.
+        owners: begin of a part and the index of the message whose turn it is; None for what belongs to no turn, or to
+            one within another, as where a template looks up the call that a tool's result answers.
     """
 
     text: str
@@ -161,7 +162,7 @@ def _without_marks(text: str) -> MarkedText:
         open_at = {other: index for other, index in open_at.items() if other < level}
         if code >= _FIRST_TURN:
             open_at[level] = (code - _FIRST_TURN) % (_MESSAGES + 1)
-        owners.append((length, open_at[max(open_at)] if open_at else None))
+        owners.append((length, open_at[min(open_at)] if len(set(open_at.values())) == 1 else None))
     parts.append(text[last:])
     return MarkedText("".join(parts), owners)
 

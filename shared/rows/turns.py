@@ -123,7 +123,7 @@ class TurnFinder:
             remarks.append("the chat template does not show 'tools'")
         spans: list[tuple[int, int]] = []
         for index in (index for index, is_learnt in enumerate(learnt) if is_learnt):
-            found = list(_Turn(self, shape, marked, tools, index, learnt).spans(remarks))
+            found = _Turn(self, shape, marked, tools, index, learnt).spans(remarks)
             if spans and found and found[0][0] < spans[-1][1]:
                 raise InputError(f"the model's chat template writes messages[{index}] before an earlier turn has ended")
             spans += found
@@ -161,7 +161,9 @@ class TurnFinder:
                 other_names = [missing.get((index, name), [True]) for name in REASONING_FIELDS]
                 left_out = left_out or not all(gone) or all(all(name) for name in other_names)
             elif message.get(_CALLS):
-                yield "the chat template leaves out what is said beside a tool call"
+                raise InputError(
+                    f"the model's chat template leaves out what messages[{index}] says beside its tool call"
+                )
             elif learnt[index]:
                 raise InputError(f"the model's chat template drops turns: messages[{index}] is learnt, not in the text")
             else:
@@ -194,7 +196,7 @@ class _Turn:
             if owner != index and not learnt[owner] and field != _CALLS
         }
 
-    def spans(self, remarks: list[str]) -> Iterator[tuple[int, int]]:
+    def spans(self, remarks: list[str]) -> list[tuple[int, int]]:
         """What is learnt of the turn, from its first word to its end."""
         parts = self._turns(self._marked, self._own)
         if not parts or (self._own and not any(self._own & set(self._text[begin:end]) for begin, end in parts)):
@@ -205,15 +207,31 @@ class _Turn:
         other = self._with_other_answer()
         begin = parts[0][0] + self._header(self._text[parts[0][0] : parts[0][1]], other)
         end = self._end(parts[-1], begin, other, remarks)
+        found: list[tuple[int, int]] = []
         for number, (first, last) in enumerate(parts):
             first = max(first, begin)
-            last = end if number == len(parts) - 1 else first + len(self._text[first:last].rstrip())
+            last = end if number == len(parts) - 1 else max(first, first + len(self._text[first:last].rstrip()))
             if self._foreign & set(self._text[first:last]):
                 raise InputError(
                     f"the model's chat template writes another message into the turn of messages[{self._index}]"
                 )
             if first < last:
-                yield first, last
+                found.append((first, last))
+        self._see_all_is_in(found)
+        return found
+
+    def _see_all_is_in(self, spans: list[tuple[int, int]]) -> None:
+        """Sees that nothing that the turn says stands outside of what is learnt; a call's name may, in its result."""
+        inside = "".join(self._text[begin:end] for begin, end in spans)
+        for character in self._own:
+            _, field = self._shape.owners[ord(character) - FIRST_RESERVED - 1]
+            expected = self._text.count(character)
+            if field == _CALLS:
+                expected = min(expected, 1)
+            if inside.count(character) < expected:
+                raise InputError(
+                    f"the model's chat template writes a part of messages[{self._index}] outside of its turn"
+                )
 
     def _turns(self, marked: MarkedText, own: set[str]) -> list[tuple[int, int]]:
         """The parts of the text that are this turn's; a last answer may be written behind the loop over messages."""
@@ -250,35 +268,57 @@ class _Turn:
 
     def _end(self, part: tuple[int, int], begin: int, other: tuple[str, str] | None, remarks: list[str]) -> int:
         """Where the turn's end is: past its end-of-sequence token, or past all that the template writes for it."""
-        text, is_assistant = self._text, self._message["role"] == "assistant"
+        text, eos = self._text, self._finder._eos if self._message["role"] == "assistant" else None
         said = max((place + 1 for place in range(*part) if text[place] in self._own), default=max(part[0], begin))
         tail = text[said : part[1]]
-        eos = self._finder._eos
-        if is_assistant and eos and eos in tail:
-            return said + tail.index(eos) + len(eos)
+        after_answer = other[1] if other else ""
+        # Behind a tool call there is more than behind an answer.
+        more = len(tail) - len(after_answer) if tail.endswith(after_answer) else 0
+        if eos and eos in tail[more:] and (more or not self._message.get(_CALLS)):
+            return said + tail.index(eos, more) + len(eos)
         end = said + len(tail.rstrip())
         content = self._message.get("content")
-        if not self._own and isinstance(content, str) and not content.strip():
+        if not self._own and isinstance(content, str) and text.startswith(content, begin):
             # An answer of blanks is learnt with them.
-            end = max(end, begin + (len(content) if text.startswith(content, begin) else 0))
-        after_answer = other[1] if other else tail
-        if not after_answer.strip():
-            # The next turn's iteration writes the end of this one, and the conversation's end that of the last.
-            end = part[1] + self._joining(part[1]) if self._joining(part[1]) else end
+            end = max(end, begin + len(content))
         is_last = self._index == len(self._shape.messages) - 1
-        if is_assistant and is_last and eos and eos not in text[said:end]:
-            rest = text[end:]
-            if rest.lstrip().startswith(eos):
-                end += rest.index(eos) + len(eos)
-        if is_assistant and eos and eos not in text[said:end]:
-            ends_with = text[said:end] or text[part[1] : part[1] + 20]
-            pieces = _PIECES.findall(ends_with.strip())
-            last = repr(pieces[-1]) if text[said:end].strip() else "nothing that belongs to it"
+        if not after_answer.strip():
+            end += self._end_in_next_turn(end, part[1])
+        rest = text[end:]
+        if eos and eos not in text[said:end] and rest.lstrip().startswith(eos) and (is_last or end == said):
+            end += rest.index(eos) + len(eos)
+        if eos and eos not in text[said:end]:
+            pieces = _PIECES.findall(text[said:end].strip())
             remarks.append(
-                f"the chat template ends an answer with {last}, and the tokenizer's eos_token is {eos!r}, so that "
-                "generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a turn"
+                f"the chat template ends an answer with {repr(pieces[-1]) if pieces else 'nothing of its own'}, and the "
+                f"tokenizer's eos_token is {eos!r}, so that generation may not stop there; set eos_token in the model's "
+                "tokenizer_config.json to the end of a turn"
             )
         return end
+
+    def _end_in_next_turn(self, end: int, part_end: int) -> int:
+        """The length of an end of turn that the template writes in front of what follows."""
+        messages, index = self._shape.messages, self._index
+        render = self._finder._template.render_marked
+        behind = re.split(f"[{_OTHER_ANSWER}-\U0010ffff]", self._text[part_end:])[0]
+        headers = []
+        try:
+            if index == len(messages) - 1:
+                return 0
+            following = self._marked.turns(index + 1)[0][0]
+            if following != part_end:
+                return 0
+            for others in ([*messages[:index], messages[index + 1]], [messages[index + 1]]):
+                try:
+                    marked = render(others, self._tools)
+                    first = marked.turns(len(others) - 1)[0][0]
+                except Exception:
+                    continue
+                headers.append(re.split(f"[{_OTHER_ANSWER}-\U0010ffff]", marked.text[first:])[0])
+        except IndexError:
+            return 0
+        written = [behind[: -len(header)].rstrip() for header in headers if header and behind.endswith(header)]
+        return part_end - end + len(written[0]) if written and written[0] else 0
 
     def _with_other_answer(self) -> tuple[str, str] | None:
         """The turn's text before and behind a plain answer that stands in its place; None where none is taken."""
@@ -312,15 +352,6 @@ class _Turn:
         header = re.split("|".join(self._own) or "(?!)", turn)[0]
         place = header.find(first[0]) if first else -1
         return place + _common(turn[place:], prompt) if place >= 0 else None
-
-    def _joining(self, end: int) -> int:
-        """The length of an end of turn that stands behind the turn's own part of the text."""
-        try:
-            alone = self._finder._template.render_marked(self._shape.messages[: self._index + 1], self._tools).after_the_turns()
-        except Exception:
-            return 0
-        behind = re.split(f"[{_OTHER_ANSWER}-\U0010ffff]", self._text[end:])[0]
-        return len(behind[: _common(behind, alone)].rstrip())
 
 
 def shape_of(messages: list[dict[str, Any]], looked_for: re.Pattern[str], with_calls: bool = True) -> Shape:

@@ -18,6 +18,12 @@ from kfp_osft.pipelines.demo.example import cache_dir
 SDIST = "llama-cpp-python==0.3.36"
 SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 NO_LOSS = -100
+# What ends an answer in these templates, as their models' tokenizers have it.
+_ENDS = (
+    "<|assistant_end|>", "<|END_OF_TURN_TOKEN|>", "<|end_of_msg|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>",
+    "<｜end▁of▁sentence｜>", "<|end_of_text|>", "<end_of_sentence>", "[e~[", "<|role_end|>", "<sep>", "<seed:eos>",
+    "<SPECIAL_12>", "<|eot|>", "<|message_sep|>", "</assistant>", "<｜hy_eos:opensource｜>", "<|end|>", "<|eos|>",
+)
 _TAG = re.compile(r"<[|｜/]?[A-Za-z_▁:|｜ -]+[|｜]?>|\[/?[A-Z_]+\]|</?s>")
 
 
@@ -152,32 +158,31 @@ def core_tokenizer(special_tokens: tuple[str, ...]) -> Any:
     return core
 
 
-def tokenizer_for(template: str) -> Any:
-    """A tokenizer that has the tags of a template as special tokens, and as its eos the end of an answer."""
+def tokenizer_for(template: str, knows_its_end: bool = True) -> Any:
+    """A tokenizer that has the tags of a template as special tokens, and as its eos the end of an answer, or not."""
     from transformers import PreTrainedTokenizerFast
 
-    tags = sorted({"<|bos|>", "<|eos|>", "<think>", "</think>"} | set(_TAG.findall(template)))
+    tags = sorted({"<|bos|>", "<|eos|>", "<|other|>", "<think>", "</think>", *_ENDS} | set(_TAG.findall(template)))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core_tokenizer(tuple(tags)), bos_token="<|bos|>", eos_token="<|eos|>", pad_token="<|eos|>"
     )
     tokenizer.chat_template = template
-    if end := end_of_answer(tokenizer):
-        tokenizer.eos_token = end
+    end = end_of_answer(tokenizer)
+    tokenizer.eos_token = (end or "<|eos|>") if knows_its_end else "<|other|>"
     return tokenizer
 
 
 def end_of_answer(tokenizer: Any) -> str | None:
-    """The first tag behind an answer, the same whether it is the last or not."""
+    """The token behind an answer that ends it; the last answer's may be another."""
     try:
-        text = tokenizer.apply_chat_template(KINDS["multi-turn"].messages, tokenize=False)
+        text = tokenizer.apply_chat_template(KINDS["multi-turn"].messages, tools=TOOLS, tokenize=False)
     except Exception:
         return None
-    behind = [text.split(f"en{number}od")[-1].split("qu")[0] for number in (1, 3)]
-    tags = [next(iter(_TAG.findall(one)), None) for one in behind]
-    return tags[0] if tags[0] == tags[1] else None
+    behind = text.split("en1od")[-1].split("qu2ax")[0]
+    return next((end for end in _ENDS if end in behind), None)
 
 
-def judge(tokenizer: Any, row: Row, input_ids: list[int], labels: list[int]) -> list[str]:
+def judge(tokenizer: Any, row: Row, input_ids: list[int], labels: list[int], turn_end: str | None) -> list[str]:
     """What is wrong with the labels of a row, in words; empty where nothing is.
 
     It reads the plain rendering: which tokens hold words of which turn, where the end of an answer stands, and what
@@ -199,9 +204,6 @@ def judge(tokenizer: Any, row: Row, input_ids: list[int], labels: list[int]) -> 
         for word in _words({"tool_calls": message.get("tool_calls"), "content": message.get("content")}):
             if word not in text and not word.startswith("t"):
                 wrong.append(f"{word} of messages[{index}] is not in the text")
-        for word in _words({"tool_calls": message.get("tool_calls")}):
-            if word not in text:
-                wrong.append(f"{word} of a call in messages[{index}] is not in the text")
         for word in _words(message):
             for match in re.finditer(word, text):
                 places.append((match.start(), match.end(), index))
@@ -220,11 +222,22 @@ def judge(tokenizer: Any, row: Row, input_ids: list[int], labels: list[int]) -> 
                 wrong.append(f"of {text[end:begin]!r} within messages[{index}] not all is learnt")
             continue
         gap = text[end:begin]
-        eos = gap.find(tokenizer.eos_token)
-        if index in row.learnt and eos >= 0 and not all(has_loss[end : end + eos + len(tokenizer.eos_token)]):
+        at = gap.find(turn_end) if turn_end else -1
+        if "<|START_OF_TURN_TOKEN|>" in gap[: max(at, 0)]:
+            at = -1
+        if index in row.learnt and at >= 0 and not all(has_loss[end : end + at + len(turn_end)]):
             wrong.append(f"the end of messages[{index}] is not learnt: {gap!r}")
-        if index not in row.learnt and eos >= 0 and any(has_loss[end : end + eos + len(tokenizer.eos_token)]):
+        if index not in row.learnt and at >= 0 and any(has_loss[end : end + at + len(turn_end)]):
             wrong.append(f"the end of messages[{index}] is learnt: {gap!r}")
+        # What is learnt begins at the gap's begin, or lasts to its end.
+        runs = re.sub(r"(.)\1*", r"\1", "".join("x" if one else "-" for one in has_loss[end:begin]))
+        allowed = {"-", ""}
+        if index in row.learnt:
+            allowed |= {"x-", "x"}
+        if following in row.learnt:
+            allowed |= {"-x", "x"} | ({"x-x"} if index in row.learnt else set())
+        if runs not in allowed:
+            wrong.append(f"of {gap!r} behind messages[{index}] something in the middle is learnt")
         if prompt and prompt in gap and any(has_loss[end + gap.rindex(prompt) : end + gap.rindex(prompt) + len(prompt)]):
             wrong.append(f"a generation prompt is learnt: {gap!r}")
         for role in re.finditer(r"(?<![/\w])(user|human|SYSTEM|USER|system)(?!\w)|SYSTEM_TOKEN|USER_TOKEN", gap):
@@ -290,17 +303,23 @@ def results(kinds: dict[str, Row] = KINDS) -> Iterator[tuple[str, str, str, Any]
     from kfp_osft.shared.rows.messages import Conversation
 
     for name, template in sorted(fetch_templates().items()):
-        tokenizer = tokenizer_for(template)
-        chat = ChatTokenizer(tokenizer)
-        for kind, row in kinds.items():
-            roles = frozenset({"assistant"}) if not row.unmask else frozenset({"assistant", "user"})
-            given = 3 if kind.startswith("prompt") else 0
-            conversation = Conversation("row", row.messages, roles, given, row.tools)
-            try:
-                ((_, sample),) = chat.samples([conversation])
-            except InputError as error:
-                yield name, kind, "error", str(error)
-                continue
-            wrong = judge(tokenizer, row, sample.input_ids, sample.labels)
-            shown = learnt_text(tokenizer, sample.input_ids, sample.labels)
-            yield name, kind, "WRONG" if wrong else "right", (wrong, shown)
+        for knows_its_end in (True, False):
+            tokenizer = tokenizer_for(template, knows_its_end)
+            chat = ChatTokenizer(tokenizer)
+            turn_end = end_of_answer(tokenizer)
+            if not knows_its_end and "eos_token" in template:
+                # It writes <|other|> then.
+                turn_end = turn_end and turn_end.replace("<|eos|>", "<|other|>")
+            for kind, row in kinds.items():
+                roles = frozenset({"assistant"}) if not row.unmask else frozenset({"assistant", "user"})
+                given = 3 if kind.startswith("prompt") else 0
+                conversation = Conversation("row", row.messages, roles, given, row.tools)
+                label = kind if knows_its_end else kind + ", another eos"
+                try:
+                    ((_, sample),) = chat.samples([conversation])
+                except InputError as error:
+                    yield name, label, "error", str(error)
+                    continue
+                wrong = judge(tokenizer, row, sample.input_ids, sample.labels, turn_end)
+                shown = learnt_text(tokenizer, sample.input_ids, sample.labels)
+                yield name, label, "WRONG" if wrong else "right", (wrong, shown)

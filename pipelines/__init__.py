@@ -1,6 +1,35 @@
 """The OSFT fine-tuning as a pipeline of its own, and as one call in somebody's pipeline."""
 
-from kfp_osft.pipelines.facade.train_model import train_model
-from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["train_model", "osft_pipeline"]
+if TYPE_CHECKING:
+    from kfp_osft.pipelines.facade.train_model import train_model
+    from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings, build_osft_pipeline, osft_pipeline
+    from kfp_osft.stages.component import StageSettings, stage_settings
+
+__all__ = [
+    "train_model",
+    "osft_pipeline",
+    "build_osft_pipeline",
+    "PipelineSettings",
+    "StageSettings",
+    "stage_settings",
+]
+
+_MODULES = {
+    "train_model": "kfp_osft.pipelines.facade.train_model",
+    "osft_pipeline": "kfp_osft.pipelines.osft.sub_pipeline",
+    "build_osft_pipeline": "kfp_osft.pipelines.osft.sub_pipeline",
+    "PipelineSettings": "kfp_osft.pipelines.osft.sub_pipeline",
+    "StageSettings": "kfp_osft.stages.component",
+    "stage_settings": "kfp_osft.stages.component",
+}
+
+
+# Importing KFP and making the pipeline takes half a second, which `kfp-osft --help` does not need.
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_MODULES[name]), name)

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest}")
 
     demo = commands.add_parser(
         "demo",
@@ -169,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
         help="access mode of that volume, may be repeated (default: ReadWriteMany)",
     )
     compile_.add_argument("--image", default=None, help="container image of the stages")
+    compile_.add_argument(
+        "--package",
+        default="",
+        metavar="REQUIREMENT",
+        help="what pip installs in the stages to bring kfp-osft, as kfp-osft==0.1.0 or a wheel's URL (default: the "
+        "ConfigMap in kfp-osft.yaml, or what the image has)",
+    )
     for purpose in _SECRETS:
         compile_.add_argument(
             f"--{purpose.replace('_', '-')}-secret", default=None, help=f"name of the Secret for {purpose}"
@@ -180,6 +187,21 @@ def _parser() -> argparse.ArgumentParser:
         help="the stages install nothing: for clusters without a package index",
     )
     compile_.set_defaults(run=_compile)
+
+    manifest = commands.add_parser(
+        "manifest",
+        help="print the YAML to apply to a project once: the stages' code, and the rights of launch_trainjob",
+        description="Prints the ConfigMap with the stages' code, and the Role and RoleBinding of launch_trainjob. "
+        "Apply it to each project that runs the pipelines, once a version.",
+    )
+    manifest.add_argument(
+        "--service-account",
+        default="pipeline-runner-dspa",
+        help="service account of the pipeline's pods (default: %(default)s)",
+    )
+    manifest.add_argument("--role", default="osft-launcher", help="name of Role and RoleBinding (default: %(default)s)")
+    manifest.add_argument("--no-role", dest="with_role", action="store_false", help="the ConfigMap alone")
+    manifest.set_defaults(run=_manifest)
     return parser
 
 
@@ -257,26 +279,39 @@ def _run(options: argparse.Namespace) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.osft.compiling import compile_all
+    from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings
     from kfp_osft.shared.files.atomic import writable_folder
+    from kfp_osft.stages.component import STAGE_IMAGE, StageSettings
 
     writable_folder("--output-dir", str(options.output_dir))
     if not is_positive_quantity(options.workspace_size):
-        raise InputError(f"--workspace-size={options.workspace_size} is no Kubernetes quantity above 0, as 100Gi")
-    given = {"image": options.image, "access_modes": options.access_modes}
+        raise InputError(f"--workspace-size={options.workspace_size} is not a Kubernetes quantity above 0, as 100Gi")
+    if options.package and not options.pip:
+        raise InputError("--package and --no-pip exclude each other: the package would be installed with pip")
     secret_names = {purpose: name for purpose in _SECRETS if (name := getattr(options, f"{purpose}_secret"))}
-    for name in (*secret_names.values(), *filter(None, [options.storage_class])):
-        if not is_name(name):
-            raise InputError(f"'{name}' is no name that Kubernetes takes for an object")
-    files = compile_all(
-        options.output_dir,
+    _check_names(*secret_names.values(), options.storage_class)
+    settings = PipelineSettings(
         workspace_size=options.workspace_size,
         storage_class=options.storage_class,
-        secret_names=secret_names,
-        pip=options.pip,
-        **{name: value for name, value in given.items() if value is not None},
+        access_modes=tuple(options.access_modes or PipelineSettings.access_modes),
+        secret_names={**PipelineSettings().secret_names, **secret_names},
+        stages=StageSettings(image=options.image or STAGE_IMAGE, package=options.package, pip=options.pip),
     )
-    for file in files:
+    for file in compile_all(options.output_dir, settings):
         print(file)
+
+
+def _manifest(options: argparse.Namespace) -> None:
+    from kfp_osft.pipelines.osft.manifest import manifest
+
+    _check_names(options.service_account, options.role)
+    print(manifest(options.service_account, options.role, options.with_role), end="")
+
+
+def _check_names(*names: str) -> None:
+    for name in filter(None, names):
+        if not is_name(name):
+            raise InputError(f"'{name}' is not a name that Kubernetes takes for an object")
 
 
 if __name__ == "__main__":

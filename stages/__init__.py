@@ -1,11 +1,15 @@
 """The six stages of an OSFT fine-tuning, in the order in which they run."""
 
-from kfp_osft.stages.collect_metrics.component import collect_metrics
-from kfp_osft.stages.export_model.component import export_model
-from kfp_osft.stages.launch_trainjob.component import launch_trainjob
-from kfp_osft.stages.preprocess.component import preprocess
-from kfp_osft.stages.render_loss_chart.component import render_loss_chart
-from kfp_osft.stages.resolve_dataset.component import resolve_dataset
+import os
+
+# In the process of a stage itself KFP defines no components, and none is needed: kfp.dsl asks for the same variable.
+if os.environ.get("_KFP_RUNTIME") != "true":
+    from kfp_osft.stages.collect_metrics.component import collect_metrics
+    from kfp_osft.stages.export_model.component import export_model
+    from kfp_osft.stages.launch_trainjob.component import launch_trainjob
+    from kfp_osft.stages.preprocess.component import preprocess
+    from kfp_osft.stages.render_loss_chart.component import render_loss_chart
+    from kfp_osft.stages.resolve_dataset.component import resolve_dataset
 
 __all__ = [
     "resolve_dataset",

@@ -1,4 +1,4 @@
-"""Makes a KFP component of a stage's function: a few lines that find kfp_osft, and the function that imports from it."""
+"""Makes a KFP component of a stage's function: lines that find kfp_osft, and the function that imports from it."""
 
 import inspect
 import os
@@ -16,6 +16,7 @@ from kfp.dsl.python_component import PythonComponent
 import kfp_osft
 from kfp_osft.stages import find_package
 from kfp_osft.stages.package import FOLDER, config_map_name, package_digest
+from kfp_osft.stages.training_parameters import documented, with_training_parameters
 
 #: The image that the present OSFT component runs in: training-hub with a CPU torch, Python 3.12.
 STAGE_IMAGE = "quay.io/opendatahub/odh-th06-cpu-torch291-py312:odh-3.4"
@@ -26,6 +27,12 @@ find_package("{version}", "{digest}", "{config_map}")
 from kfp_osft.shared.reporting.stage import begin_stage
 
 begin_stage()
+"""
+# KFP's executor goes by the function's signature, and its source has none but **training.
+_TAIL = """
+from kfp_osft.stages.training_parameters import with_training_parameters
+
+{function} = with_training_parameters({function})
 """
 
 
@@ -83,13 +90,20 @@ class Stage(PythonComponent):
         return task
 
 
-def stage(**options: Any) -> Callable[[Callable], Stage]:
+def stage(training_parameters: bool = False, **options: Any) -> Callable[[Callable], Stage]:
     """Like kfp.dsl.component, for a function that imports from kfp_osft in its body.
 
     Args:
+        training_parameters: whether the declared ones stand in the place of the function's **training.
         options: of kfp.dsl.component; base_image is that of the StageSettings.
     """
-    return lambda function: Stage(function, options)
+
+    def decorate(function: Callable) -> Stage:
+        if training_parameters:
+            return Stage(with_training_parameters(documented(function)), options)
+        return Stage(function, options)
+
+    return decorate
 
 
 def _component(function: Callable, options: dict[str, Any], settings: StageSettings) -> PythonComponent:
@@ -114,7 +128,8 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         digest=package_digest(),
         config_map=config_map_name(),
     )
-    command[-1] = head + command[-1]
+    tail = _TAIL.format(function=function.__name__) if hasattr(function, "__signature__") else ""
+    command[-1] = head + command[-1] + tail
     if settings.package:
         # Beside KFP, which is installed without its dependencies: the image has what the stages need.
         kfp = f"'kfp=={kfp_version}'"

@@ -28,11 +28,11 @@ def digest_of(files):
 
 
 def find_package(version, digest, config_map):
-    """Makes kfp_osft importable: from the mounted ConfigMap, from kfp.local's parent process, or as installed."""
+    """Makes kfp_osft importable: from the mounted ConfigMap, as installed, or from kfp.local's parent process."""
     spec = importlib.util.find_spec("kfp_osft")
     installed = pathlib.Path(spec.origin).parent if spec and spec.origin else None
     others = ""
-    for place in (ARCHIVE, os.environ.get("KFP_OSFT_FOLDER"), installed):
+    for place in (ARCHIVE, installed, os.environ.get("KFP_OSFT_FOLDER")):
         files = package_files(pathlib.Path(place)) if place else {}
         if digest_of(files) == digest:
             if place != installed:

@@ -7,6 +7,7 @@ Workflow, and four times more for each iteration of a loop. It is in a ConfigMap
 import bz2
 import functools
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -23,8 +24,12 @@ def package_digest() -> str:
 
 
 def config_map_name() -> str:
-    """Name of the ConfigMap that holds this version, and exactly this code."""
-    return f"kfp-osft-{kfp_osft.__version__.replace('+', '-').lower()}-{package_digest()[:10]}"
+    """Name of the ConfigMap that holds this version, and exactly this code, as kfp-osft-0-1-0-0123456789.
+
+    KFP's driver names the pod's volume after it, and a volume's name is a DNS label: no dots.
+    """
+    version = re.sub("[^a-z0-9]+", "-", kfp_osft.__version__.lower())
+    return f"kfp-osft-{version}-{package_digest()[:10]}"
 
 
 def package_archive() -> bytes:

@@ -93,31 +93,30 @@ def test_the_commands_install_extras_that_are_declared():
             assert set(named.split(",")) <= extras
 
 
-def test_the_pipeline_of_the_readme_compiles(tmp_path: Path):
-    (code,) = [code for code in _blocks(_README, "python") if "train_model" in code]
+@pytest.mark.parametrize("name", ["my_pipeline", "sweep", "disconnected"])
+def test_the_pipelines_of_the_readme_compile(tmp_path: Path, name: str):
+    (code,) = [code for code in _blocks(_README, "python") if f'"{name}.yaml")' in code]
 
-    _run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; exec(compile(open(sys.argv[1]).read(), sys.argv[1], 'exec'))",
-            _written(tmp_path / "example.py", code),
-        ],
-        tmp_path,
-    )
+    _run([sys.executable, _written(tmp_path / "example.py", code)], tmp_path)
 
-    assert "export-model" in (tmp_path / "my_pipeline.yaml").read_text()
+    assert "export-model" in (tmp_path / f"{name}.yaml").read_text()
 
 
-def test_the_compile_command_of_the_readme_writes_the_files(tmp_path: Path):
-    (command,) = [command for command in _blocks(_README, "sh") if "kfp-osft compile" in command]
+def test_the_compile_command_of_the_readme_writes_the_files_and_the_code_can_be_reviewed(tmp_path: Path):
+    (compile_,) = [command for command in _blocks(_README, "sh") if "kfp-osft compile" in command]
+    (review,) = [command for command in _blocks(_README, "sh") if "grep" in command]
+    (apply,) = [command for command in _blocks(_README, "sh") if "oc apply" in command]
 
-    _run_command(command, tmp_path)
+    _run_command(compile_, tmp_path)
 
     assert {file.name for file in (tmp_path / "compiled").iterdir()} == {
         "osft_pipeline.yaml",
+        "kfp-osft.yaml",
         *(f"{name}.yaml" for name in stages.__all__),
     }
+    assert (tmp_path / apply.split()[-1]).is_file()
+    listed = _run(["bash", "-c", review], tmp_path).splitlines()
+    assert "kfp_osft/stages/export_model/export.py" in listed
 
 
 @pytest.mark.slow

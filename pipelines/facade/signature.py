@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Optional
 
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
-from kfp_osft.stages.parameter_docs import documented
+from kfp_osft.stages.training_parameters import documented
 
 
 def pipeline_parameters(function: Callable) -> Callable:
@@ -38,9 +38,11 @@ def contract_parameters(function: Callable) -> Callable:
         )
         for declaration in TRAINING_PARAMETERS
     ]
-    *first, kubernetes_config = own
     extra = [_parameter(declaration, declaration.type, declaration.default) for declaration in EXTRA_PARAMETERS]
-    parameters = [*first, *declared, kubernetes_config, *extra]
+    names = [parameter.name for parameter in own]
+    # The contract's last one; what comes after it is ours.
+    last = names.index("kubernetes_config")
+    parameters = [*own[:last], *declared, own[last], *extra, *own[last + 1 :]]
     signature = inspect.signature(function).replace(
         parameters=[parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )

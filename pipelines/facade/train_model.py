@@ -1,5 +1,6 @@
 """train_model: the facade with the signature of the single OSFT component."""
 
+import warnings
 from typing import Any, Optional
 
 from kfp import dsl
@@ -8,16 +9,19 @@ from kfp.dsl import pipeline_context
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import contract_parameters
 from kfp_osft.pipelines.facade.task_config import apply_task_config
-from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
 from kfp_osft.pipelines.osft.wiring import add_stages
+from kfp_osft.pipelines.osft.workflow_size import MOST, estimate_so_far
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.resolve_dataset.source import location_in
 
 
 @contract_parameters
 def train_model(
     pvc_path: str,
-    dataset: Optional[dsl.Input[dsl.Dataset]] = None,
+    dataset: dsl.Input[dsl.Dataset] = None,
     kubernetes_config: Optional[dsl.TaskConfig] = None,
+    dataset_uri: str = "",
+    dataset_split: str = "train",
     **training: Any,
 ) -> dsl.PipelineTask:
     """Fine-tunes a language model with OSFT; callable where the single OSFT component was.
@@ -32,39 +36,52 @@ def train_model(
         training parameters:
         kubernetes_config: Volumes, environment, resources and placement of the training pods, in addition to what is
             set on the returned task. Only in a pipeline.
+        dataset_uri: Where the rows are, instead of dataset, as resolve_dataset takes it: a path, pvc://path,
+            s3://bucket/key or a prefix, an http(s) URL, org/name of a Hugging Face dataset.
+        dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
 
     Returns:
         A task whose outputs are output_model, output_metrics, output_loss_chart and Output ("training completed").
 
     Raises:
         TypeError: unknown, missing or positional arguments.
-        InputError: a field of kubernetes_config that KFP cannot express; outside a pipeline, kubernetes_config, or a
-            dataset that is missing or is not an artifact.
+        InputError: dataset and dataset_uri are both given; a field of kubernetes_config that KFP cannot express;
+            outside a pipeline, kubernetes_config, neither of the two, or a dataset that is not an artifact.
     """
+    # A pipeline's own parameter, or another task's output, is known when it runs.
+    has_uri = not isinstance(dataset_uri, str) or bool(dataset_uri.strip())
+    if dataset is not None and has_uri:
+        raise InputError("dataset and dataset_uri are both given; give one of them")
     # None means: not passed, the default of the library holds.
     training = {name: value for name, value in training.items() if value is not None}
-    if pipeline_context.Pipeline.get_default_pipeline() is not None:
-        task = OsftTask(add_stages(pvc_path, training, dataset=dataset))
+    if pipeline := pipeline_context.Pipeline.get_default_pipeline():
+        if dataset is None and not has_uri:
+            # The example of the contract has none; resolve_dataset then fails, and says so.
+            warnings.warn("train_model has no rows: give dataset_uri, or dataset", stacklevel=3)
+        task = OsftTask(add_stages(pvc_path, training, dataset_uri, dataset_split, dataset))
         if kubernetes_config is not None:
             apply_task_config(task.tasks.launch_trainjob, kubernetes_config)
+        if (size := estimate_so_far(pipeline)).share > MOST:
+            warnings.warn(f"the pipeline gets too large: {size.description}", stacklevel=3)
         return task
     if kubernetes_config is not None:
         raise InputError("kubernetes_config: a run on this computer has no pods; leave it out")
-    return osft_pipeline(pvc_path=pvc_path, dataset_uri=_location(dataset), **training)
+    from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
+
+    rows = dataset_uri if has_uri else _location(dataset)
+    return osft_pipeline(pvc_path=pvc_path, dataset_uri=rows, dataset_split=dataset_split, **training)
 
 
 def _location(dataset: Any) -> str:
     """Where the rows of an artifact object lie, for a local run: kfp.local takes no artifact as an argument."""
     if dataset is None:
-        raise InputError("dataset is missing; outside a pipeline give a dsl.Dataset with the path of the rows as uri")
+        raise InputError(
+            "dataset_uri is missing; outside a pipeline give it, or as dataset a dsl.Dataset with the path of the rows "
+            "as uri"
+        )
     if not isinstance(dataset, dsl.Artifact):
-        raise InputError(f"dataset is a {type(dataset).__name__}; outside a pipeline give a dsl.Dataset")
-    metadata = dataset.metadata or {}
-    return next(
-        (
-            str(location)
-            for location in (dataset.uri, *(metadata.get(key) for key in ("pvc_path", "pvc_dir", "artifact_path")))
-            if location
-        ),
-        "",
-    )
+        raise InputError(
+            f"dataset is a {type(dataset).__name__}; outside a pipeline give a dsl.Dataset, or dataset_uri"
+        )
+    _, location = location_in(dataset.metadata or {}) or ("", "")
+    return dataset.uri or location

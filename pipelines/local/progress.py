@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol, TextIO
 
 from kfp_osft.shared.reporting.durations import duration_text
@@ -182,7 +183,7 @@ def course(losses: Sequence[float], width: int) -> str:
     """The losses as a line of `width` bars at most, lowest to highest; a gap where none is finite."""
     if len(losses) > width:
         bounds = [len(losses) * at // width for at in range(width + 1)]
-        parts = [losses[begin:end] for begin, end in zip(bounds, bounds[1:])]
+        parts = [losses[begin:end] for begin, end in pairwise(bounds)]
     else:
         parts = [[loss] for loss in losses]
     finite = [[loss for loss in part if abs(loss) < float("inf")] for part in parts]

@@ -11,6 +11,7 @@ from kfp_osft.shared.model.folder import model_folder
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import SECRET
 from kfp_osft.shared.rows.files import dataset_files
 from kfp_osft.shared.training.run_file import RUN_FILE, RUN_FORMAT
 
@@ -61,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{what} is no JSON file") from None
     try:
         parameters, run_format = run["parameters"], run["format"]
-        known = isinstance(run["dataset"]["path"], str) and isinstance(run["base_model"], dict)
+        known = isinstance(run["dataset"]["name"], str) and isinstance(run["base_model"], dict)
     except (LookupError, TypeError):
         known = False
     if not known or not isinstance(parameters, dict) or not parameters:
@@ -79,19 +80,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _dataset_of(path: Path, run: Mapping[str, Any]) -> tuple[str, str | None]:
     then = run["dataset"]
-    place = Path(then["path"])
-    if then["path"] and place.exists():
+    place = Path(then.get("path") or "")
+    if then.get("path") and place.exists():
         now = [file_digest(file) for file in dataset_files(place)]
         if then.get("digests") and sorted(now) != sorted(_digest(each) for each in then["digests"]):
             log(f"Warning: the rows in {place} are not those of the run any more: this will be another training")
         return str(place), None
-    if then.get("hub"):
-        # Of the same commit, as resolve_dataset takes it.
-        config = f"/{then['config']}" if then.get("config") else ""
-        return f"hf://{then['hub']}@{then['commit']}{config}", then.get("split")
-    raise InputError(
-        f"--from={path}: the run's dataset {then['path'] or '(not told)'} is not on this computer; give --dataset"
-    )
+    uri = then.get("uri") or ""
+    if SECRET in uri:
+        raise InputError(
+            f"--from={path}: the run's dataset {uri} had something secret in its address, which is not recorded; give "
+            "--dataset"
+        )
+    if uri and ("://" in uri or Path(uri).exists()):
+        return uri, then.get("split")
+    told = then.get("path") or uri or then.get("name") or "(not known)"
+    raise InputError(f"--from={path}: the run's dataset {told} is not on this computer; give --dataset")
 
 
 def _digest(recorded: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from kfp_osft.pipelines.local.progress import DONE, FAILED, Lines, Live, Progress
+from kfp_osft.pipelines.osft.wiring import DISPLAY_NAMES
 from kfp_osft.shared.reporting.stage import INPUT_ERROR_PREFIX, STAGE_END, TRAINING_ERROR_PREFIX
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -18,14 +19,8 @@ _BEGINS = re.compile(r"Executing task '([\w-]+)'")
 _ENDS = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
 _STAGE_END = re.compile(rf"{STAGE_END}(complete|failed) after ")
 _INDENT = " " * 4
-_TITLES = {
-    "resolve-dataset": "Resolve dataset",
-    "preprocess": "Preprocess",
-    "launch-trainjob": "Train with OSFT",
-    "collect-metrics": "Collect metrics",
-    "render-loss-chart": "Render loss chart",
-    "export-model": "Export model",
-}
+# By the names of KFP's tasks.
+_TITLES = {name.replace("_", "-"): title for name, title in DISPLAY_NAMES.items()}
 
 
 def without_colors(text: str) -> str:

@@ -10,11 +10,9 @@ from kfp_osft import stages
 from kfp_osft.pipelines.osft.manifest import manifest
 from kfp_osft.pipelines.osft.stage_pipelines import build_stage_pipeline
 from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings, build_osft_pipeline
-from kfp_osft.pipelines.osft.workflow_size import estimate
+from kfp_osft.pipelines.osft.workflow_size import MOST, estimate
 from kfp_osft.shared.reporting.errors import InputError
 
-#: Share of Argo's limits above which a pipeline is not written.
-MOST = 0.8
 MANIFEST = "kfp-osft.yaml"
 
 
@@ -47,8 +45,5 @@ def _compile(pipeline: Any, file: Path) -> Path:
     size = estimate([document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document])
     if size.share > MOST:
         file.unlink()
-        raise InputError(
-            f"{file.name}: its Workflow would take {size.stored:,} of the 1,048,576 bytes that Argo keeps, or an "
-            f"argument of {size.argument:,} of the 131,071 that Linux takes; at most {MOST:.0%} of either is allowed"
-        )
+        raise InputError(f"{file.name}: {size.description}")
     return file

@@ -12,6 +12,7 @@ from kfp_osft.pipelines.facade.osft_task import stages_of_env
 from kfp_osft.pipelines.osft.sub_pipeline import SECRET_KEYS, PipelineSettings
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.component import stage_settings
+from kfp_osft.stages.training_parameters import one_line_each
 
 #: Where the claim is mounted.
 _MOUNT_PATH = "/workspace"
@@ -20,6 +21,7 @@ _CLAIM_DOC = "claim: Name of the PersistentVolumeClaim with the workspace; it is
 # KFP fills in what a run is called.
 _OF_THE_RUN: Mapping[str, Any] = {
     "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+    "workflow_name": dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
     "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     "task_name": dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
 }
@@ -50,7 +52,8 @@ def build_stage_pipeline(name: str, settings: PipelineSettings) -> Any:
                 kubernetes.use_secret_as_env(task, settings.secret_names[purpose], wanted, optional=True)
 
     pipeline.__signature__ = inspect.Signature(parameters)
-    pipeline.__doc__ = component.python_func.__doc__.replace("Args:\n", f"Args:\n        {_CLAIM_DOC}\n")
+    documentation = component.python_func.__doc__.replace("Args:\n", f"Args:\n        {_CLAIM_DOC}\n")
+    pipeline.__doc__ = one_line_each(documentation)
     return dsl.pipeline(name=f"osft-{name.replace('_', '-')}", display_name=f"OSFT: {name.replace('_', ' ')}")(pipeline)
 
 

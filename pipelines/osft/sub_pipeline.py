@@ -17,7 +17,16 @@ SECRET_KEYS = {
     "kubernetes": ("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"),
     "hugging_face": ("HF_TOKEN",),
     "oci": ("OCI_PULL_SECRET_MODEL_DOWNLOAD",),
-    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_S3_ENDPOINT", "AWS_DEFAULT_REGION", "AWS_S3_BUCKET"),
+    # A data connection's names, and the AWS SDK's.
+    "s3": (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_S3_ENDPOINT",
+        "AWS_DEFAULT_REGION",
+        "AWS_S3_BUCKET",
+        "AWS_ENDPOINT_URL",
+        "AWS_REGION",
+    ),
 }
 
 
@@ -65,8 +74,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
     )
     @pipeline_parameters
     def osft_pipeline(
+        dataset_uri: str,
         pvc_path: str = WORKSPACE_MOUNT_PATH,
-        dataset_uri: str = "",
         dataset_split: str = "train",
         check_matrices: int = 0,
         **training: Any,
@@ -77,12 +86,13 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         knows.
 
         Args:
-            pvc_path: Workspace folder; the run's own workspace volume unless given. The model ends up in its
-                final_model.
             dataset_uri: A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of one file,
                 org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. JSON Lines, JSON, Parquet, CSV
                 or Arrow, also .gz or .zst, a file or a folder. Rows of messages (chat), conversations (ShareGPT),
                 prompt and completion, or instruction and output (Alpaca).
+            pvc_path: Workspace folder. Unless given, the run's own volume, which KFP removes when the run has
+                succeeded: what stays are the outputs. On a mounted claim of one's own final_model and checkpoints stay
+                too.
             dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
             check_matrices: Of so many weight matrices, measure after the training which share of their change lies in
                 the directions to keep; 0 measures none.

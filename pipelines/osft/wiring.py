@@ -39,22 +39,31 @@ class StageTasks(NamedTuple):
 
 
 class _Pod(NamedTuple):
-    display_name: str
     cpu: str
     memory: str
+
+
+#: What people see of a stage.
+DISPLAY_NAMES = {
+    "resolve_dataset": "Resolve dataset",
+    "preprocess": "Preprocess",
+    "launch_trainjob": "Train with OSFT",
+    "collect_metrics": "Collect metrics",
+    "render_loss_chart": "Render loss chart",
+    "export_model": "Export model",
+}
 
 
 # Requests and limits of the stages' own pods. The launcher has none here: KFP would hand them to the training pods,
 # whose resources are parameters.
 _PODS = {
-    "resolve_dataset": _Pod("Resolve dataset", "1", "4Gi"),
-    "preprocess": _Pod("Preprocess", "2", "8Gi"),
+    "resolve_dataset": _Pod("1", "4Gi"),
+    "preprocess": _Pod("2", "8Gi"),
     # Enough to compare matrices one by one.
-    "collect_metrics": _Pod("Collect metrics", "1", "4Gi"),
-    "render_loss_chart": _Pod("Render loss chart", "500m", "1Gi"),
-    "export_model": _Pod("Export model", "1", "8Gi"),
+    "collect_metrics": _Pod("1", "4Gi"),
+    "render_loss_chart": _Pod("500m", "1Gi"),
+    "export_model": _Pod("1", "8Gi"),
 }
-_LAUNCH_DISPLAY_NAME = "Train with OSFT"
 
 
 def add_stages(
@@ -72,15 +81,14 @@ def add_stages(
         training: the training parameters by name; one that is left out takes preprocess' default.
         check_matrices: as collect_metrics takes it.
     """
-    source = (
-        {"dataset": dataset} if dataset is not None else {"dataset_uri": dataset_uri, "dataset_split": dataset_split}
-    )
-    resolved = stages.resolve_dataset(pvc_path=pvc_path, **source)
+    source = {"dataset_uri": dataset_uri} if dataset is None else {"dataset": dataset}
+    resolved = stages.resolve_dataset(pvc_path=pvc_path, dataset_split=dataset_split, **source)
     prepared = stages.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
     launched = stages.launch_trainjob(
         training_config=prepared.outputs["training_config"],
         pvc_path=pvc_path,
         run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
+        workflow_name=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
         run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
     )
@@ -96,8 +104,8 @@ def add_stages(
         task.set_caching_options(False)
     for name, pod in _PODS.items():
         task = getattr(tasks, name)
-        task.set_display_name(pod.display_name)
         task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)
         task.set_memory_request(pod.memory).set_memory_limit(pod.memory)
-    launched.set_display_name(_LAUNCH_DISPLAY_NAME)
+    for name, display_name in DISPLAY_NAMES.items():
+        getattr(tasks, name).set_display_name(display_name)
     return tasks

@@ -10,14 +10,21 @@ that does not fit either, the run fails without a message while its pods go on.
 import base64
 import gzip
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from google.protobuf import json_format
+from kfp import dsl
+from kfp.dsl import pipeline_context, tasks_group
 
 #: Bytes of a Workflow, as it is stored (Argo's maxWorkflowSize).
 WORKFLOW_LIMIT = 1 << 20
 #: Bytes of one argument of a program (Linux's MAX_ARG_STRLEN, less the final zero).
 ARGUMENT_LIMIT = (128 << 10) - 1
+#: Share of either limit above which a pipeline is refused, or warned of.
+MOST = 0.8
 # What Argo's templates for a KFP pipeline take, and, in each node, what is not a parameter: names, times, paths.
 _TEMPLATES = 15_000
 _NODE = 900
@@ -41,6 +48,25 @@ class WorkflowSize(NamedTuple):
         """Of what Argo or the kernel takes, whichever is nearer to its limit."""
         return max(self.stored / WORKFLOW_LIMIT, self.argument / ARGUMENT_LIMIT)
 
+    @property
+    def description(self) -> str:
+        """Both sizes against their limits, in a sentence."""
+        return (
+            f"its Workflow would take {self.stored:,} of the {WORKFLOW_LIMIT:,} bytes that Argo keeps, and its largest "
+            f"argument {self.argument:,} of the {ARGUMENT_LIMIT:,} that Linux takes; more than {MOST:.0%} of either "
+            "fails in the middle of a run"
+        )
+
+
+class _Task(NamedTuple):
+    """What KFP hands to Argo for one task, as JSON, and its program."""
+
+    component: str
+    task: str
+    container: str
+    settings: str
+    program: list[str]
+
 
 def estimate(documents: Sequence[Mapping[str, Any]], iterations: int = 1) -> WorkflowSize:
     """Estimates the size of the Workflow at its end.
@@ -49,28 +75,57 @@ def estimate(documents: Sequence[Mapping[str, Any]], iterations: int = 1) -> Wor
         documents: of a compiled pipeline's YAML: the pipeline spec, then the platform spec where there is one.
         iterations: how many times each task runs, at least 1: those of a loop around all of them.
     """
-    specification = documents[0]
-    platform = documents[1] if len(documents) > 1 else {}
-    kubernetes = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    specification, *platform = documents
+    return _size([(task, iterations) for task in _tasks(specification, *platform)], _json(specification["root"]))
+
+
+def estimate_so_far(pipeline: pipeline_context.Pipeline) -> WorkflowSize:
+    """Estimates the size of the pipeline that is being defined, with the tasks that it has by now.
+
+    The iterations of a loop count where its items are a list; those of a loop over an output are not known yet.
+    """
+    found: list[tuple[_Task, int]] = []
+    for task in pipeline.tasks.values():
+        iterations = math.prod(map(_iterations, _groups_of(task)))
+        if task.pipeline_spec:
+            found += [(inner, iterations) for inner in _tasks(json_format.MessageToDict(task.pipeline_spec))]
+        elif task.container_spec:
+            container = task.container_spec
+            program = [str(part) for part in (*(container.command or []), *(container.args or []))]
+            inputs = _json([*task.component_spec.inputs, *task.inputs])
+            text = _json({"command": program, "image": container.image})
+            found.append((_Task(inputs, inputs, text, _json(task.platform_config), program), iterations))
+    return _size(found, "")
+
+
+def _groups_of(task: dsl.PipelineTask) -> Iterator[tasks_group.TasksGroup]:
+    group = task.parent_task_group
+    while group is not None:
+        yield group
+        group = group.parent_task_group
+
+
+def _iterations(group: tasks_group.TasksGroup) -> int:
+    items = getattr(getattr(group, "loop_argument", None), "items_or_pipeline_channel", None)
+    return len(items) if isinstance(items, list) else 1
+
+
+def _size(tasks: Sequence[tuple[_Task, int]], root: str) -> WorkflowSize:
+    """Size of the Workflow of these tasks, each with the number of times that it runs."""
     chance = random.Random(0)
     parameters: set[str] = set()
     nodes: list[Any] = []
     largest = 0
-    for task, component, container in _tasks(specification):
-        component_text, task_text, container_text = _json(component), _json(task), _json(container)
-        settings = _json(kubernetes.get(component["executorLabel"], {}))
-        parameters |= {component_text, container_text, settings}
-        patch = _json(
-            {
-                "command": ["/kfp-launcher/launch", component_text],
-                "args": [*container.get("command", []), *container.get("args", [])],
-            }
-        )
-        largest = max(largest, len(container_text.encode()), len(component_text.encode()))
-        for _ in range(iterations):
-            driver = [component_text, task_text, container_text, settings, patch]
+    # Iteration by iteration: what gzip could match is then as far away as it is in Argo's map of nodes.
+    for iteration in range(max((iterations for _, iterations in tasks), default=0)):
+        for task, iterations in tasks:
+            if iteration >= iterations:
+                continue
+            parameters |= {task.component, task.container, task.settings}
+            largest = max(largest, len(task.container.encode()), len(task.component.encode()))
+            patch = _json({"command": ["/kfp-launcher/launch", task.component], "args": task.program})
+            driver = [task.component, task.task, task.container, task.settings, patch]
             nodes += [[_unique(chance), "x" * _NODE, *texts] for texts in (driver, [patch], [patch])]
-    root = _json(specification["root"])
     status = _json([*nodes, [_unique(chance), root]]).encode()
     head = len(_json(sorted(parameters)).encode()) + len(root.encode()) + _TEMPLATES
     stored = head + len(status)
@@ -79,8 +134,9 @@ def estimate(documents: Sequence[Mapping[str, Any]], iterations: int = 1) -> Wor
     return WorkflowSize(stored, largest)
 
 
-def _tasks(specification: Mapping[str, Any]) -> Iterator[tuple[dict, dict, dict]]:
-    """Task, component and container spec of each task that runs a container, in nested pipelines too."""
+def _tasks(specification: Mapping[str, Any], platform: Mapping[str, Any] | None = None) -> Iterator[_Task]:
+    """Each task that runs a container, in nested pipelines too."""
+    kubernetes = (platform or {}).get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {})
     components, executors = specification["components"], specification["deploymentSpec"]["executors"]
     groups = [specification["root"]]
     while groups:
@@ -89,7 +145,10 @@ def _tasks(specification: Mapping[str, Any]) -> Iterator[tuple[dict, dict, dict]
             if "dag" in component:
                 groups.append(component)
             elif "container" in (executor := executors[component["executorLabel"]]):
-                yield task, component, executor["container"]
+                container = executor["container"]
+                settings = kubernetes.get("executors", {}).get(component["executorLabel"], {})
+                program = [*container.get("command", []), *container.get("args", [])]
+                yield _Task(_json(component), _json(task), _json(container), _json(settings), program)
 
 
 def _unique(chance: random.Random) -> str:

@@ -60,11 +60,11 @@ def sample_losses(model: Any, samples: Sequence[Sample], seconds: float = float(
             break
         # Padded on the right, where a causal model does not look: no mask is needed.
         ids = torch.zeros(len(batch), max(len(sample.input_ids) for sample in batch), dtype=torch.long)
-        for row, sample in zip(ids, batch):
+        for row, sample in zip(ids, batch, strict=True):
             row[: len(sample.input_ids)] = torch.tensor(sample.input_ids)
         with torch.inference_mode():
             logits = model(ids.to(model.device)).logits
-        for sample, of_sample in zip(batch, logits):
+        for sample, of_sample in zip(batch, logits, strict=True):
             labels = torch.tensor(sample.labels[1:], device=model.device)
             total = torch.nn.functional.cross_entropy(
                 of_sample[: len(labels)].float(), labels, ignore_index=NO_LOSS, reduction="sum"

@@ -2,7 +2,8 @@
 
 import re
 
-_SECRET = "***"
+#: Stands for what was taken out.
+SECRET = "***"
 _URI = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*://)(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?")
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 
@@ -18,14 +19,14 @@ def redacted(uri: str) -> str:
         return uri
     authority, path = parts["authority"], parts["path"]
     if "@" in authority:
-        authority = f"{_SECRET}@{authority.rpartition('@')[2]}"
+        authority = f"{SECRET}@{authority.rpartition('@')[2]}"
     elif "@" in path and not _HOST_AND_PORT.fullmatch(authority):
         # A password with a slash in it.
-        authority, path = f"{_SECRET}@", path.rpartition("@")[2]
+        authority, path = f"{SECRET}@", path.rpartition("@")[2]
     query = parts["query"]
     if query is not None:
         query = "?" + "&".join(
-            f"{name}={_SECRET}" if equals else _SECRET
+            f"{name}={SECRET}" if equals else SECRET
             for name, equals, _ in (pair.partition("=") for pair in query.split("&"))
         )
     return f"{parts['scheme']}{authority}{path}{query or ''}"

@@ -5,6 +5,9 @@ import sys
 import time
 from types import TracebackType
 
+from kfp_osft.shared.files.run_workspace import MOUNT_PATH
+from kfp_osft.shared.network.certificates import trust_private_authorities
+from kfp_osft.shared.processes.pod import join_group
 from kfp_osft.shared.processes.termination import Terminated
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -17,15 +20,25 @@ STAGE_END = "Stage "
 
 
 def begin_stage() -> None:
-    """Makes this process end with the message alone where the exception is ours, and say how and when it ended."""
+    """Makes this process end with the message alone where the exception is ours, and say how and when it ended; and
+    sets it up for a pod of OpenShift, and for private certificate authorities.
+
+    Raises:
+        InputError: see trust_private_authorities.
+    """
     _print_errors_briefly()
     _print_the_end()
+    join_group()
+    trust_private_authorities()
 
 
 def _print_errors_briefly() -> None:
     default = sys.excepthook
 
     def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        # KFP's executor has the stage's parameters in its arguments.
+        if any(str(MOUNT_PATH) in argument for argument in sys.argv):
+            print(f"The run's volume stays, with all that is in {MOUNT_PATH}, until the run is deleted.", flush=True)
         if not isinstance(error, (InputError, TrainingError)):
             default(kind, error, traceback)
             return

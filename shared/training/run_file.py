@@ -11,6 +11,8 @@ from typing import Any
 from kfp_osft.shared.reporting.errors import InputError
 
 RUN_FILE = "osft_run.json"
+#: What the training printed, beside it.
+TRAINING_LOG = "training.log"
 #: Of the published file, and raised when a reader of an older one would be misled.
 RUN_FORMAT = 1
 # kfp_osft.stages.launch_trainjob.train_script.VERSIONS_FILE, without that script in the stages that only read it.
@@ -47,13 +49,23 @@ def data_made_from(run: dict[str, Any]) -> dict[str, Any]:
     return made_from if isinstance(made_from, dict) else {}
 
 
-def hub_source(dataset_path: str) -> dict[str, str]:
-    """Where rows that resolve_dataset brought came from: hub (the id), commit, config and split of a Hugging Face
-    dataset; {} for others, whose address may hold credentials."""
-    made_from = _json(Path(dataset_path).parent / ".manifest.json").get("made_from") if dataset_path else None
-    if not isinstance(made_from, dict) or "hub" not in made_from:
+def dataset_source(dataset_path: str) -> dict[str, str]:
+    """Where rows that resolve_dataset brought into the workspace came from; {} for rows that are used where they lie.
+
+    Returns:
+        uri, as dataset_uri takes it, without what may be secret in it; split, where the rows are one of several; of a
+        Hugging Face dataset also hub (the id) and commit; of an S3 store that is not AWS's, endpoint.
+    """
+    if not dataset_path:
         return {}
-    return {key: made_from[key] for key in ("hub", "commit", "config", "split") if made_from.get(key)}
+    path = Path(dataset_path)
+    # The file, the folder, or the folder of a split is what was fetched, or a part of it.
+    for folder in (path, *path.parents[:2]):
+        source = _json(folder / ".manifest.json").get("source")
+        if isinstance(source, dict) and "uri" in source:
+            is_split = (path.parent / "dataset_dict.json").is_file()
+            return {**({"split": path.name} if is_split else {}), **source}
+    return {}
 
 
 def library_versions(checkpoint_dir: Path) -> dict[str, str]:

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
+from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.figures import figures
 from kfp_osft.shared.training.metrics import check_trained, read_steps, warnings_of, write_table
-from kfp_osft.shared.training.run_file import read_run
+from kfp_osft.shared.training.run_file import TRAINING_LOG, read_run
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
 
 METRICS_FILE = "metrics.jsonl"
@@ -26,12 +28,20 @@ class Collected(NamedTuple):
     metrics_path: str
 
 
-def collect(checkpoint_dir: str, output_metrics: MetricsArtifact, check_matrices: int = 0) -> Collected:
+def collect(
+    checkpoint_dir: str,
+    output_metrics: MetricsArtifact,
+    output_steps: OutputArtifact,
+    output_training_log: OutputArtifact,
+    check_matrices: int = 0,
+) -> Collected:
     """Writes checkpoint_dir/metrics.jsonl, a line an optimizer step, and logs the metrics.
 
     Args:
         checkpoint_dir: of the training.
         output_metrics: gets the figures.
+        output_steps: gets the table.
+        output_training_log: gets the log of the training.
         check_matrices: of so many weight matrices, at least 0, the share of the change in the directions to keep is
             measured too (KnowledgeCheck.metrics); it ends in about ten minutes, whatever their size.
 
@@ -42,11 +52,14 @@ def collect(checkpoint_dir: str, output_metrics: MetricsArtifact, check_matrices
     if check_matrices < 0:
         raise InputError(f"check_matrices={check_matrices} is not allowed; allowed: an integer of at least 0")
     folder = Path(checkpoint_dir)
+    use_workspace_of(folder)
     steps = read_steps(folder)
     check_trained(steps)
     for warning in warnings_of(steps):
         log(f"Warning: {warning}")
     write_table(steps, folder / METRICS_FILE)
+    place_file(folder / METRICS_FILE, output_steps)
+    _place_log(folder / TRAINING_LOG, output_training_log)
     found = figures(folder, steps, read_run(folder))
     if check_matrices:
         found |= _kept(folder, steps, check_matrices)
@@ -54,6 +67,14 @@ def collect(checkpoint_dir: str, output_metrics: MetricsArtifact, check_matrices
         output_metrics.log_metric(name, value)
         log(f"{name} = {value:,}" if isinstance(value, int) else f"{name} = {value:.6g}")
     return Collected(str(folder / METRICS_FILE))
+
+
+def _place_log(file: Path, artifact: OutputArtifact) -> None:
+    if file.is_file():
+        place_file(file, artifact)
+        return
+    log(f"The training left no {file.name} in {file.parent}")
+    Path(artifact.path).write_text(f"The training left no {file.name}.\n", encoding="utf-8")
 
 
 def _kept(folder: Path, steps: list[dict], matrices: int) -> dict[str, float]:

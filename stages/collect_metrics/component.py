@@ -11,6 +11,8 @@ from kfp_osft.stages.component import stage
 def collect_metrics(
     checkpoint_dir: str,
     output_metrics: dsl.Output[dsl.Metrics],
+    output_steps: dsl.Output[dsl.Artifact],
+    output_training_log: dsl.Output[dsl.Artifact],
     check_matrices: int = 0,
 ) -> NamedTuple("Outputs", [("metrics_path", str)]):
     """Reads what the trainer logged into one table and the figures that people compare.
@@ -20,10 +22,12 @@ def collect_metrics(
         check_matrices: Of so many weight matrices, the share of the change in the directions to keep is measured too,
             in ten minutes at most; 0 measures none.
         output_metrics: Loss, perplexity, steps, tokens, speed, rows and the main parameters.
+        output_steps: The table.
+        output_training_log: What the training printed.
 
     Returns:
         metrics_path: The table, JSON Lines, a line an optimizer step.
     """
     from kfp_osft.stages.collect_metrics.collection import collect
 
-    return collect(checkpoint_dir, output_metrics, check_matrices)
+    return collect(checkpoint_dir, output_metrics, output_steps, output_training_log, check_matrices)

@@ -3,14 +3,14 @@
 import contextlib
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.atomic import replacing_folder, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint
+from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints, first_sound
@@ -20,26 +20,22 @@ from kfp_osft.shared.training.run_file import (
     RUN_FILE,
     RUN_FORMAT,
     data_made_from,
-    hub_source,
+    dataset_source,
     library_versions,
     read_run,
 )
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
+from kfp_osft.stages.export_model.artifact import ModelArtifact, artifact_metadata, fill_artifact
 from kfp_osft.stages.export_model.carried_files import base_model_folder, carried_over, tensor_shapes
 from kfp_osft.stages.export_model.checkpoint_checks import problem_of
 from kfp_osft.stages.export_model.model_card import CARD, CardFacts, license_of, model_card
+from kfp_osft.stages.export_model.placing import let_others_read, place_files
 from kfp_osft.stages.export_model.run_parameters import training_parameters
+from kfp_osft.stages.export_model.told_places import dataset_told, lasting_name, without_places_of_the_run
 
 #: Folder on the PVC, by the name that today's component gives it.
 FINAL_MODEL = "final_model"
 COMPLETED = "training completed"
-
-
-class ModelArtifact(Protocol):
-    """What is used of a KFP Model artifact."""
-
-    path: str
-    metadata: dict[str, Any]
 
 
 class _Training(NamedTuple):
@@ -62,9 +58,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     Args:
         checkpoint_dir: what launch_trainjob returned.
         pvc_path: the workspace.
-        output_model: gets the model's files, and metadata model_name, artifact_path, pvc_model_dir, base_model,
-            checkpoint_dir, checkpoint, and, where they are known, data_fingerprint, parameters, metrics and
-            library_versions.
+        output_model: gets the model's files and its metadata, see artifact_metadata.
 
     Returns:
         "training completed".
@@ -73,6 +67,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         InputError: no sound checkpoint, or a workspace that cannot be written or is full.
     """
     workspace = writable_folder("pvc_path", pvc_path)
+    use_workspace(workspace)
     folder = Path(checkpoint_dir)
     steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
@@ -83,38 +78,20 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
 
     final_model = workspace / FINAL_MODEL
     with _told_when_full(workspace), replacing_folder(final_model) as unfinished:
-        _place_files(checkpoint.folder, unfinished)
+        place_files(checkpoint.folder, unfinished)
         _carry_over(training, unfinished)
         _switch_cache_on(unfinished / "config.json")
         write_json(unfinished / RUN_FILE, published)
         (unfinished / CARD).write_text(_card(name, training, checkpoint, published), encoding="utf-8")
-        _let_others_read(unfinished)
+        let_others_read(unfinished)
+        with _told_when_full(Path(output_model.path)):
+            fill_artifact(output_model, unfinished, final_model, folder)
     log(
         f"Model of checkpoint {checkpoint.description}, the {'best of' if losses else 'last of'} "
         f"{len(list(folder.glob('hf_format/samples_*')))}: {final_model}"
     )
 
-    artifact = Path(output_model.path)
-    shutil.rmtree(artifact, ignore_errors=True)
-    artifact.mkdir(parents=True)
-    with _told_when_full(artifact):
-        _place_files(final_model, artifact)
-        _let_others_read(artifact)
-    known = {
-        "data_fingerprint": published["dataset"].get("fingerprint"),
-        "parameters": published["parameters"],
-        "metrics": published["metrics"],
-        "library_versions": published["library_versions"],
-    }
-    output_model.metadata.update(
-        model_name=name,
-        artifact_path=output_model.path,
-        pvc_model_dir=str(final_model),
-        base_model=training.base_model,
-        checkpoint_dir=checkpoint_dir,
-        checkpoint=checkpoint.folder.name,
-        **{key: value for key, value in known.items() if value},
-    )
+    output_model.metadata.update(artifact_metadata(name, output_model, final_model, checkpoint_dir, published))
     return COMPLETED
 
 
@@ -133,7 +110,7 @@ def _training(folder: Path) -> _Training:
     path = run.get("osft", {}).get("model_path", "")
     base_model = run.get("about", {}).get("base_model", path)
     base_folder = base_model_folder(path, _base(made_from).get("revision")) if path else None
-    return _Training(run, made_from, base_model, base_folder, hub_source(run.get("about", {}).get("dataset", "")))
+    return _Training(run, made_from, base_model, base_folder, dataset_source(run.get("about", {}).get("dataset", "")))
 
 
 def _base(made_from: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,13 +139,13 @@ def _published_run(
 ) -> dict[str, Any]:
     """The content of the model's osft_run.json: launch_trainjob's, and what it takes to run it again."""
     run, made_from = training.run, training.made_from
-    dataset: dict[str, Any] = {"path": run.get("about", {}).get("dataset", ""), **training.source}
+    dataset = dataset_told(run.get("about", {}).get("dataset", ""), training.source)
     if digests := made_from.get("dataset"):
         dataset |= {"digests": digests, "fingerprint": fingerprint(digests)}
     return {
         "format": RUN_FORMAT,
-        **{key: value for key, value in run.items() if key not in ("made_from", "data", "env", "trainjob")},
-        "base_model": {"name": training.base_model, **_base(made_from)},
+        **without_places_of_the_run(run),
+        "base_model": {"name": lasting_name(training.base_model), **_base(made_from)},
         "dataset": dataset,
         "parameters": training_parameters(run, bool(made_from.get("processed"))) if run else {},
         "checkpoint": {
@@ -187,7 +164,7 @@ def _card(name: str, training: _Training, checkpoint: Checkpoint, published: Map
         CardFacts(
             name=name,
             base_model=training.base_model,
-            dataset=training.source.get("hub") or Path(published["dataset"]["path"]).name,
+            dataset=training.source.get("hub") or training.source.get("uri") or published["dataset"]["name"],
             is_hub_dataset="hub" in training.source,
             checkpoint=f"checkpoint {checkpoint.description}",
             parameters={key: value for key, value in published["parameters"].items() if key != "training_base_model"},
@@ -196,33 +173,6 @@ def _card(name: str, training: _Training, checkpoint: Checkpoint, published: Map
             license=license_of(training.base_folder) if training.base_folder else {},
         )
     )
-
-
-def _place_files(source: Path, target: Path) -> None:
-    """Weights as hard links where the file system can; the small files as copies, which may be changed."""
-    copied = 0
-    for file in sorted(source.rglob("*")):
-        place = target / file.relative_to(source)
-        if file.is_dir():
-            place.mkdir(exist_ok=True)
-            continue
-        if file.suffix == ".safetensors":
-            try:
-                os.link(file, place)
-            except OSError:
-                # Another file system, or one without hard links.
-                shutil.copyfile(file, place)
-                copied += file.stat().st_size
-        else:
-            shutil.copyfile(file, place)
-    if copied:
-        log(f"{copied / 1e9:,.1f} GB of weights are copied to {target}: there are no hard links to it")
-
-
-def _let_others_read(folder: Path) -> None:
-    """safetensors saves for the owner alone; a pod that serves the model is somebody else."""
-    for place in (folder, *folder.rglob("*")):
-        place.chmod(place.stat().st_mode | (0o055 if place.is_dir() else 0o044))
 
 
 def _carry_over(training: _Training, folder: Path) -> None:

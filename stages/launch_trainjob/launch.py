@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
+from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.shared.training.run_file import RUN_FILE
+from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG
 from kfp_osft.stages.launch_trainjob.kubernetes.client import connect, is_configured
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
 from kfp_osft.stages.launch_trainjob.train_script import STATES_FOLDER, saved_states
-
-TRAINING_LOG = "training.log"
 
 _LOCAL = "local"
 _TWO_WAYS = (
@@ -54,7 +53,7 @@ def launch(
     launcher = os.environ.get("OSFT_LAUNCHER", "")
     if launcher not in ("", _LOCAL):
         raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or not set for a cluster")
-    writable_folder("pvc_path", pvc_path)
+    use_workspace(writable_folder("pvc_path", pvc_path))
     checkpoint_dir = Path(config.osft["ckpt_output_dir"])
     if not Path(config.osft["data_path"]).is_file():
         raise InputError(

@@ -63,6 +63,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
     osft_args, device, resumable = read_train_args(os.environ.get(ARGS_VARIABLE, ""))
+    if resumable:
+        share_with_stages()
     if device == "cpu":
         # Before torch is imported, so that no worker finds a GPU either.
         os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
@@ -120,6 +122,18 @@ def read_train_args(encoded: str) -> tuple[dict, str, bool]:
     if device not in DEVICES:
         raise ValueError(f"device in {ARGS_VARIABLE} is {device!r}; allowed: {', '.join(DEVICES)}")
     return osft_args, device, bool(train_args.get("resumable"))
+
+
+def share_with_stages() -> None:
+    """On a cluster: the stages' pods, of the same group, may change what is written here, and there is a home folder.
+
+    OpenShift gives each project's pods a random user, and images a home folder that it need not be able to write.
+    """
+    os.umask(0o002)
+    home = os.environ.get("HOME", "")
+    if not home or not os.access(home, os.W_OK):
+        os.environ["HOME"] = os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()
+        os.makedirs(os.environ["HOME"], exist_ok=True)
 
 
 def hide_broken_torchvision() -> None:

@@ -7,10 +7,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.model.folder import model_folder
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
+from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress, rows_in
@@ -47,7 +49,12 @@ class Preprocessed(NamedTuple):
 
 
 def preprocess_dataset(
-    dataset_path: str, pvc_path: str, training: Mapping[str, Any], *, own_process: bool = False
+    dataset_path: str,
+    pvc_path: str,
+    training: Mapping[str, Any],
+    output_report: OutputArtifact | None = None,
+    *,
+    own_process: bool = False,
 ) -> Preprocessed:
     """Checks all parameters, the base model and each row, and writes token ids and loss labels.
 
@@ -60,6 +67,7 @@ def preprocess_dataset(
             training_use_processed_dataset is set.
         pvc_path: the workspace; checkpoints go to pvc_path/checkpoints/<fingerprint of the run>.
         training: the training parameters by name.
+        output_report: gets report.json.
         own_process: this process does nothing else, so that torch can be left out of it.
 
     Raises:
@@ -74,6 +82,7 @@ def preprocess_dataset(
     if own_process and not tries_scheduler:
         leave_torch_out()
     workspace = writable_folder("pvc_path", pvc_path)
+    use_workspace(workspace)
     # Before a model is pulled: a wrong path is told at once.
     files = dataset_files(Path(dataset_path))
     given_model = osft["model_path"]
@@ -121,6 +130,8 @@ def preprocess_dataset(
         report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
     )
     tell_report(report)
+    if output_report is not None:
+        place_file(report_path, output_report)
 
     osft |= {
         "data_path": str(data_path),

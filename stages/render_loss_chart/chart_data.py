@@ -6,7 +6,7 @@ What it is drawn with stands in loss_chart_spec.py.
 import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from kfp_osft.shared.training.metrics import number, warnings_of
 
@@ -70,7 +70,7 @@ def thin(steps: list[dict], most: int = _DRAWN) -> list[dict]:
     stretches = (most - 2) // (2 * len(fields) + 1)
     bounds = [len(steps) * at // stretches for at in range(stretches + 1)]
     kept = {0, len(steps) - 1}
-    for begin, end in zip(bounds, bounds[1:]):
+    for begin, end in pairwise(bounds):
         for column in columns:
             valid = [at for at in range(begin, end) if column[at] == column[at]]
             if valid:
@@ -116,7 +116,7 @@ def _smoothed(losses: list[float], window: int) -> list[float]:
         medians.append(inside[middle] if len(inside) % 2 else (inside[middle - 1] + inside[middle]) / 2)
     sums = [0.0, *accumulate(medians)]
     smooth = [math.nan] * len(losses)
-    for at, median, (low, high) in zip(valid, medians, _windows(len(values), window // 8)):
+    for at, median, (low, high) in zip(valid, medians, _windows(len(values), window // 8), strict=True):
         smooth[at] = median if high - low == 1 else (sums[high] - sums[low]) / (high - low)
     return smooth
 
@@ -134,7 +134,7 @@ def _rows(steps: list[dict]) -> list[dict]:
     return [
         {"step": step["step"], "epoch": number(step.get("epoch")) + 1, "loss": loss, "smoothed": smoothed}
         | {field: number(step.get(field)) for field in PANEL_FIELDS}
-        for step, loss, smoothed in zip(steps, losses, smooth)
+        for step, loss, smoothed in zip(steps, losses, smooth, strict=True)
     ]
 
 
@@ -142,7 +142,7 @@ def _epochs(rows: list[dict]) -> list[dict]:
     """Where each epoch begins; of many only every 2nd, 5th, 10th, 20th ... so that at most 6 are marked."""
     begins = [
         (row["step"], round(row["epoch"]))
-        for before, row in zip([None, *rows], rows)
+        for before, row in zip([None, *rows], rows, strict=False)
         if row["epoch"] == row["epoch"] and (before is None or row["epoch"] != before["epoch"])
     ]
     if len(begins) < 2:

@@ -60,7 +60,10 @@ def chart_spec(steps: list[dict], width: int) -> dict:
     axes = [_x(alt, lowest=at == len(fields)) for at in range(len(fields) + 1)]
     window = smoothing_window(len(steps))
     charts = [_loss_panel(alt, axes[0], datasets, window).properties(width=width, height=270)]
-    charts += [_small_panel(alt, x, field).properties(width=width, height=64) for x, field in zip(axes[1:], fields)]
+    charts += [
+        _small_panel(alt, x, field).properties(width=width, height=64)
+        for x, field in zip(axes[1:], fields, strict=False)
+    ]
     density = len(datasets["steps"]) / (last - first + 1)
     chart = (
         alt.vconcat(*charts, spacing=14)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.metrics import read_table
@@ -21,6 +22,7 @@ def render(metrics_path: str, html_path: str) -> None:
     table = Path(metrics_path)
     if not table.is_file():
         raise InputError(f"metrics_path={metrics_path}: there is no such file")
+    use_workspace_of(table.parent)
     steps = read_table(table)
     title, subtitle = run_titles(table.parent, len(steps))
     target = Path(html_path)

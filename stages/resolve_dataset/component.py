@@ -1,6 +1,6 @@
 """Stage 1: brings the dataset into the workspace."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -13,7 +13,8 @@ def resolve_dataset(
     pvc_path: str,
     dataset_uri: str = "",
     dataset_split: str = "train",
-    dataset: Optional[dsl.Input[dsl.Dataset]] = None,
+    # Not Optional[...]: the backend describes an input artifact without its type, and KFP then calls the annotation.
+    dataset: dsl.Input[dsl.Dataset] = None,
 ) -> NamedTuple("Outputs", [("dataset_path", str), ("num_rows", int)]):
     """Brings the dataset into the workspace and counts its rows.
 

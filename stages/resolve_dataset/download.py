@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,8 @@ class PartialDownload:
             os.fsync(marks.fileno())
         self._marked[name] = size
 
-    def publish(self, folder: Path, made_from: Any) -> None:
-        """Moves the files, now whole, to `folder`, with a manifest of what they were made from.
+    def publish(self, folder: Path, made_from: Any, source: Mapping[str, str]) -> None:
+        """Moves the files, now whole, to `folder`, with a manifest of what they were made from and where that is.
 
         What another process has published meanwhile stays: somebody may be reading it.
         """
@@ -127,7 +127,7 @@ class PartialDownload:
             for entry in self.folder.iterdir():
                 if entry.name not in (_MARKS, _LOCK):
                     os.rename(entry, complete / entry.name)
-            write_manifest(complete / MANIFEST, made_from)
+            write_manifest(complete / MANIFEST, made_from, source=source)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest
+from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
@@ -24,7 +25,6 @@ from kfp_osft.stages.resolve_dataset.download import (
     partial_download,
     size_text,
 )
-from kfp_osft.stages.resolve_dataset.network_errors import is_lasting, network_cause
 
 #: Environment variable: the most that is fetched from a URL, in GiB.
 LIMIT_VARIABLE = "OSFT_MAX_DOWNLOAD_GIB"
@@ -253,7 +253,7 @@ def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, 
         if not version.is_certain:
             made_from["sha256"] = file_digest(partial.folder / version.name)
         folder = _folder(datasets, version, made_from)
-        partial.publish(folder, made_from)
+        partial.publish(folder, made_from, {"uri": made_from["url"]})
     return folder / version.name
 
 

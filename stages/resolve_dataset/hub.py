@@ -56,6 +56,12 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     except Exception as error:
         raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {_first_lines(error)}") from None
     made_from = {"hub": name, "commit": commit, "config": config, "split": split}
+    source = {
+        "uri": f"hf://{name}@{commit}" + (f"/{config}" if config else ""),
+        "split": split,
+        "hub": name,
+        "commit": commit,
+    }
     folder = workspace / "datasets" / f"{name.replace('/', '--')}-{fingerprint(made_from)[:12]}"
     if read_manifest(folder / ".manifest.json", made_from):
         log(f"{name} at revision {commit} is in the workspace already")
@@ -74,7 +80,7 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
             raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: {_first_lines(error)}{hint}") from None
         with replacing_folder(folder) as unfinished:
             rows.to_json(unfinished / "data.jsonl", force_ascii=False)
-            write_manifest(unfinished / ".manifest.json", made_from)
+            write_manifest(unfinished / ".manifest.json", made_from, source=source)
     return folder / "data.jsonl"
 
 

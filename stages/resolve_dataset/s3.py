@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest
+from kfp_osft.shared.network.errors import network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
@@ -24,12 +25,13 @@ from kfp_osft.stages.resolve_dataset.download import (
     partial_download,
     size_text,
 )
-from kfp_osft.stages.resolve_dataset.network_errors import network_cause
 
 _MIB = 1 << 20
 # Parts of 16 MiB, ten at a time: what one connection to S3 carries is a fraction of a pod's network.
 _PART_SIZE, _PARTS_AT_ONCE = 16 * _MIB, 10
 _BEFORE_GET = "before-parameter-build.s3.GetObject"
+_ENDPOINTS = ("AWS_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_REGIONS = ("AWS_DEFAULT_REGION", "AWS_REGION")
 _MOST_CHANGES = 3
 _MOST_NAMES_SHOWN = 3
 
@@ -88,7 +90,8 @@ def _place(uri: str) -> _Place:
     bucket = bucket or _environment("AWS_S3_BUCKET")
     if not bucket:
         raise InputError(f"{said}: names no bucket, and AWS_S3_BUCKET is not set; allowed: s3://bucket/key")
-    endpoint = _environment("AWS_S3_ENDPOINT")
+    # A data connection's name for it, and the AWS SDK's.
+    endpoint = next(filter(None, map(_environment, _ENDPOINTS)), "")
     if endpoint and "://" not in endpoint:
         endpoint = f"https://{endpoint}"
     return _Place(bucket, key.lstrip("/"), endpoint or None, said)
@@ -97,6 +100,11 @@ def _place(uri: str) -> _Place:
 def _environment(name: str) -> str:
     """The variable, without the newline that a Secret made with `echo` ends with."""
     return os.environ.get(name, "").strip()
+
+
+def _set_of(names: tuple[str, ...]) -> str:
+    """The name that holds; the first where none is set."""
+    return next(filter(_environment, names), names[0])
 
 
 def _client(place: _Place) -> Any:
@@ -111,16 +119,15 @@ def _client(place: _Place) -> Any:
         names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
         there, missing = names if key_id else reversed(names)
         raise InputError(f"{place.said}: {there} is set and {missing} is not; set both")
-    endpoint = place.endpoint or _environment("AWS_ENDPOINT_URL_S3") or _environment("AWS_ENDPOINT_URL")
     given = {
         "aws_access_key_id": key_id,
         "aws_secret_access_key": secret,
         "aws_session_token": _environment("AWS_SESSION_TOKEN") if key_id else "",
         # A data connection may leave the region empty, which boto3 takes for a region's name.
-        "region_name": _environment("AWS_DEFAULT_REGION") or _environment("AWS_REGION") or "us-east-1",
+        "region_name": next(filter(None, map(_environment, _REGIONS)), "us-east-1"),
         "endpoint_url": place.endpoint,
     }
-    is_other_store = endpoint and not re.search(r"\.amazonaws\.com(\.cn)?(?=[:/]|$)", endpoint)
+    is_other_store = place.endpoint and not _is_aws(place.endpoint)
     config = Config(
         connect_timeout=10,
         read_timeout=60,
@@ -132,7 +139,8 @@ def _client(place: _Place) -> Any:
         return boto3.Session().client("s3", config=config, **{name: value for name, value in given.items() if value})
     except ValueError:
         raise InputError(
-            f"{place.said}: AWS_S3_ENDPOINT={redacted(endpoint)} is no URL of a store; allowed: http(s)://host[:port]"
+            f"{place.said}: {_set_of(_ENDPOINTS)}={redacted(place.endpoint)} is not the URL of a store; "
+            "allowed: http(s)://host[:port]"
         ) from None
 
 
@@ -219,8 +227,18 @@ def _fetch(client: Any, place: _Place, objects: list[_Object], workspace: Path) 
         check_room(workspace, size, place.said)
         log(f"Downloading {len(missing)} of {len(objects)} objects, {size_text(size)}")
         _download(client, place, missing, partial)
-        partial.publish(folder, made_from)
+        partial.publish(folder, made_from, _source(place))
     return dataset
+
+
+def _source(place: _Place) -> dict[str, str]:
+    """The address as somebody else would give it, with the store where it is not AWS's."""
+    endpoint = {"endpoint": redacted(place.endpoint)} if place.endpoint and not _is_aws(place.endpoint) else {}
+    return {"uri": f"s3://{place.bucket}/{place.key}", **endpoint}
+
+
+def _is_aws(endpoint: str) -> bool:
+    return bool(re.search(r"\.amazonaws\.com(\.cn)?(?=[:/]|$)", endpoint))
 
 
 def _download(client: Any, place: _Place, objects: list[_Object], partial: PartialDownload) -> None:
@@ -325,7 +343,7 @@ def _refusal(response: Mapping[str, Any], place: _Place) -> str:
     if code == "RequestTimeTooSkewed":
         return f"{store} refuses the request: the clock here differs from its own"
     if status in (301, 307) or code in ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-        return f"bucket {place.bucket} is in another region than AWS_DEFAULT_REGION says"
+        return f"bucket {place.bucket} is in another region than {_set_of(_REGIONS)} says"
     if status in (401, 403):
         return (
             f"{store} does not let these credentials read it ({status} {code}); they need s3:GetObject, and "

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.files.atomic import replacing_folder, writable_folder
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
@@ -40,6 +41,7 @@ class DatasetArtifact(Protocol):
     """What is used of a KFP Dataset artifact."""
 
     path: str
+    uri: str
     metadata: Mapping[str, Any]
 
 
@@ -63,6 +65,7 @@ def resolve(dataset_uri: str, dataset_split: str, pvc_path: str, dataset: Datase
             cannot be read.
     """
     workspace = writable_folder("pvc_path", pvc_path)
+    use_workspace(workspace)
     if dataset is not None and dataset_uri:
         raise InputError(
             f"dataset_uri={redacted(dataset_uri)} and an upstream dataset are both given; give one of them"
@@ -83,26 +86,38 @@ def _from_artifact(artifact: DatasetArtifact, split: str, workspace: Path) -> Pa
     path = Path(artifact.path) if artifact.path else None
     # An empty file is what KFP leaves for an artifact whose data went elsewhere.
     if path and ((path.is_dir() and any(path.iterdir())) or (path.is_file() and path.stat().st_size)):
-        return _split_of(_into_workspace(path, workspace), split)
-    for key in _METADATA_KEYS:
-        value = artifact.metadata.get(key)
-        if value:
-            log(f"The dataset artifact has no data of its own; its metadata says {key}={redacted(str(value))}")
-            return _from_uri(str(value), split, workspace)
+        return _split_of(_into_workspace(path, artifact.uri, workspace), split)
+    if location := location_in(artifact.metadata):
+        key, value = location
+        log(f"The dataset artifact has no data of its own; its metadata says {key}={redacted(value)}")
+        return _from_uri(value, split, workspace)
     raise InputError(
         f"the dataset artifact has no data at {artifact.path} and no metadata "
         f"{', '.join(_METADATA_KEYS)} that says where it is"
     )
 
 
-def _into_workspace(path: Path, workspace: Path) -> Path:
+def location_in(metadata: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Where the rows of a Dataset artifact lie by its metadata: the key, and a path or a dataset_uri; None if it does
+    not say. Only strings say it: what is nested comes from KFP's backend in another form than it was given."""
+    for key in _METADATA_KEYS:
+        value = metadata.get(key)
+        if isinstance(value, str) and value.strip():
+            return key, value
+    return None
+
+
+def _into_workspace(path: Path, uri: str, workspace: Path) -> Path:
     """Copies an artifact into the workspace: the other stages' pods do not see this pod's disk."""
     if path.resolve().is_relative_to(workspace.resolve()):
         return path
     files = [*dataset_files(path), *descriptions(path)]
     made_from = {str(file.relative_to(path.parent)): file_digest(file) for file in files}
     folder = workspace / "datasets" / f"artifact-{fingerprint(made_from)[:12]}"
-    if read_manifest(folder / MANIFEST, made_from):
+    source = {"uri": redacted(uri)}
+    if manifest := read_manifest(folder / MANIFEST, made_from):
+        if manifest.get("source") != source:
+            write_manifest(folder / MANIFEST, made_from, source=source)
         return folder / path.name
     check_room(workspace, sum(file.stat().st_size for file in files), "the dataset artifact")
     with replacing_folder(folder) as unfinished:
@@ -110,7 +125,7 @@ def _into_workspace(path: Path, workspace: Path) -> Path:
             copy = unfinished / file.relative_to(path.parent)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-        write_manifest(unfinished / MANIFEST, made_from)
+        write_manifest(unfinished / MANIFEST, made_from, source=source)
     return folder / path.name
 
 

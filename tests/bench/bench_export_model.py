@@ -69,7 +69,7 @@ def _make_large(checkpoint: Path, size: int) -> None:
 def _export(workspace: Path, checkpoint_dir: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         export_model(
-            str(checkpoint_dir), str(workspace), SimpleNamespace(path=str(workspace / "artifact"), metadata={})
+            str(checkpoint_dir), str(workspace), SimpleNamespace(path=str(workspace / "artifact"), uri="", metadata={})
         )
 
 

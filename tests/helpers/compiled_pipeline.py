@@ -7,6 +7,8 @@ from google.protobuf import json_format
 from kfp import dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 
+from kfp_osft.stages.find_package import MOUNT_PATH
+
 STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
 LAUNCH = ["launch-trainjob"]
 USER_CODE = ["resolve-dataset", "preprocess", "launch-trainjob"]
@@ -35,8 +37,15 @@ class Compiled(NamedTuple):
 
     @property
     def executors(self) -> dict[str, dict]:
+        """By executor: what kfp.kubernetes set, but for the volume with the stages' own code."""
         platform = self.platform.get("platforms", {}).get("kubernetes", {})
-        return platform.get("deploymentSpec", {}).get("executors", {})
+        found = {}
+        for name, config in platform.get("deploymentSpec", {}).get("executors", {}).items():
+            volumes = [volume for volume in config.get("configMapAsVolume", []) if volume["mountPath"] != MOUNT_PATH]
+            others = {field: value for field, value in config.items() if field != "configMapAsVolume"}
+            if config := others | ({"configMapAsVolume": volumes} if volumes else {}):
+                found[name] = config
+        return found
 
     def kubernetes(self, task: str) -> dict:
         """What kfp.kubernetes set on the task."""

@@ -45,7 +45,9 @@ def main() -> None:
 
 def _export(workspace: Path, checkpoint_dir: str) -> None:
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        export_model(checkpoint_dir, str(workspace), SimpleNamespace(path=str(workspace / "artifact"), metadata={}))
+        export_model(
+            checkpoint_dir, str(workspace), SimpleNamespace(path=str(workspace / "artifact"), uri="", metadata={})
+        )
 
 
 def _is_killed(workspace: Path, checkpoint_dir: str, at: int) -> bool:

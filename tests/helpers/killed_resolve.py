@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PROGRAM = """
 import json, os, signal, sys
-from kfp_osft.shared import dataset_from_hub, download, publish
+from kfp_osft.stages.resolve_dataset import download, hub
 uri, pvc, point = json.loads(sys.argv[1])
 
 def kill(*arguments):
@@ -25,12 +25,12 @@ if isinstance(point, int):
                 kill()
     download.Progress = Progress
     # So little that what is there is noted now and then.
-    from kfp_osft.shared import dataset_from_http, dataset_from_s3
-    dataset_from_http._BYTES_BETWEEN_MARKS = 1 << 18
-    dataset_from_http._PIECE = 1 << 16
-    dataset_from_s3._PART_SIZE = 1 << 20
+    from kfp_osft.stages.resolve_dataset import http, s3
+    http._BYTES_BETWEEN_MARKS = 1 << 18
+    http._PIECE = 1 << 16
+    s3._PART_SIZE = 1 << 20
 elif point == "publishing":
-    download.write_manifest = dataset_from_hub.write_manifest = kill
+    download.write_manifest = hub.write_manifest = kill
 elif point == "renaming":
     # replacing_folder renames by the module's own name; the manifest is there, and the folder not yet.
     rename = os.rename

@@ -94,8 +94,8 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile}"),
-        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,check,compile}"),
+        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest}"),
+        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest}"),
         (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
         (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
@@ -130,7 +130,7 @@ def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments
 
 def test_an_unknown_command_is_refused_in_one_line_that_names_the_commands(refused):
     line = refused("train")
-    assert line.startswith("kfp-osft: argument {demo,run,check,compile}: invalid choice: 'train'")
+    assert line.startswith("kfp-osft: argument {demo,run,check,compile,manifest}: invalid choice: 'train'")
     assert all(command in line for command in ("demo", "run", "check", "compile"))
 
 
@@ -282,6 +282,7 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_says_where(tmp_path,
     assert [file.name for file in files] == sorted(
         f"{name}.yaml"
         for name in (
+            "kfp-osft",
             "osft_pipeline",
             "resolve_dataset",
             "preprocess",
@@ -297,7 +298,7 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_says_where(tmp_path,
 @pytest.mark.parametrize(
     ("command", "shows"),
     [
-        ([], ["demo", "run", "check", "compile"]),
+        ([], ["demo", "run", "check", "compile", "manifest"]),
         (["demo"], ["--output-dir", "kfp-osft-output/demo", "--quiet"]),
         (["run"], ["--dataset", "--dataset-split", "--output-dir", "kfp-osft-output/run", "--quiet"]),
         (["check"], ["BASE", "TUNED", "--unfreeze-rank-ratio", "--dataset", "--matrices", "--max-minutes"]),

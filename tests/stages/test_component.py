@@ -62,7 +62,8 @@ def test_a_stage_in_a_pipeline_mounts_the_code_whether_it_is_there_or_not():
     def callers():
         stages.collect_metrics(checkpoint_dir="/data/checkpoints")
 
-    assert compile_(callers).kubernetes("collect-metrics")["configMapAsVolume"] == [
+    platform = compile_(callers).platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert platform["exec-collect-metrics"]["configMapAsVolume"] == [
         {
             "configMapName": config_map_name(),
             "configMapNameParameter": {"runtimeValue": {"constant": config_map_name()}},
@@ -80,7 +81,7 @@ def test_with_a_package_pip_installs_it_and_nothing_is_mounted():
     compiled = compile_(callers)
     install = compiled.container("render-loss-chart")["command"][2]
     assert "'kfp-osft==0.1.0' '--no-deps'" in install and "'altair==6.3.0'" in install
-    assert "configMapAsVolume" not in compiled.kubernetes("render-loss-chart")
+    assert not compiled.platform
 
 
 def test_without_pip_and_with_an_image_the_program_is_the_same():

@@ -1,11 +1,12 @@
 import bz2
 import io
+import re
 import shutil
 import tarfile
 from pathlib import Path
 
 from kfp_osft.stages.find_package import digest_of, package_files
-from kfp_osft.stages.package import FOLDER, package_archive, package_digest
+from kfp_osft.stages.package import FOLDER, config_map_name, package_archive, package_digest
 
 
 def members():
@@ -23,6 +24,10 @@ def test_the_archive_has_the_stages_and_what_they_share_but_no_pipelines_and_no_
 def test_the_archive_is_small_enough_for_kubectl_apply_as_a_config_map():
     # kubectl keeps a copy of what it applies in an annotation of at most 262,144 bytes; base64 makes 4 of 3.
     assert len(package_archive()) * 4 / 3 < 200_000
+
+
+def test_the_config_maps_name_is_one_for_a_volume_too():
+    assert re.fullmatch(r"kfp-osft-0-1-0-[0-9a-f]{10}", config_map_name())
 
 
 def test_the_archive_tells_nothing_of_the_machine_it_was_made_on():

@@ -10,18 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.parameters.environment import is_runtimes_own, is_secret
+from kfp_osft.shared.processes.pod import cache_folders
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.stages.find_package import MOUNT_PATH
+from kfp_osft.stages import find_package
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 
 _GPU = "nvidia.com/gpu"
 _NO_ACCELERATORS = ("cpu", "memory", "ephemeral-storage", "storage", "hugepages-")
 _DEFAULTS = {parameter.name: parameter.default for parameter in ALL_PARAMETERS}
-# The launcher's own: the cluster's credentials have no business in a training.
-_LAUNCHERS_OWN = ("KUBERNETES_", "KFP_", "OSFT_")
+# The launcher's own: the cluster's credentials have no business in a training, which installs nothing either.
+_LAUNCHERS_OWN = ("KUBERNETES_", "KFP_", "OSFT_", "PIP_")
+# Of no use to the training: its script stands alone, and the authorities lie in the workspace.
+_LAUNCHERS_MOUNTS = (find_package.MOUNT_PATH, certificates.MOUNT_PATH)
 #: Secrets that the training may need and that the launcher hands on where it only has the value.
 HANDED_ON_SECRETS = ("HF_TOKEN",)
 
@@ -74,8 +78,7 @@ def training_pods(
         InputError: no volume covers a path that the training uses, or it is read-only; a variable that the runtime
             owns.
     """
-    # The stages' own code is of no use to the training, whose script stands alone.
-    mounts = [mount for mount in _of(task_config, "volume_mounts") or [] if mount["mountPath"] != MOUNT_PATH]
+    mounts = [mount for mount in _of(task_config, "volume_mounts") or [] if mount["mountPath"] not in _LAUNCHERS_MOUNTS]
     mounted = {mount["name"] for mount in mounts}
     volumes = [volume for volume in _of(task_config, "volumes") or [] if volume["name"] in mounted]
     _check_volumes(config, pvc_path, volumes, mounts)
@@ -189,16 +192,7 @@ def _env(
     accelerators: int,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The environment by precedence: what the launcher sets, the parameter training_envs, the task, our defaults."""
-    caches = {
-        "HF_HOME": "huggingface",
-        "XDG_CACHE_HOME": "",
-        "TRITON_CACHE_DIR": "triton",
-        "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
-    }
-    # A container's own file system is small, gone with the pod and, on OpenShift, hardly writable.
-    env = {
-        name: {"value": unexpanded(str(PurePosixPath(pvc_path, ".cache", folder)))} for name, folder in caches.items()
-    }
+    env = {name: {"value": unexpanded(folder)} for name, folder in cache_folders(pvc_path).items()}
     secret_env: dict[str, str] = {}
     for variable in task_env:
         name = variable["name"]
@@ -218,6 +212,10 @@ def _env(
         if environment.get(name) and name not in env:
             secret_env.setdefault(name, environment[name])
     env |= {name: {"value": unexpanded(value)} for name, value in config.env.items()}
+    # In the place of files that the launcher sees and the training pods need not.
+    env |= {
+        name: {"value": unexpanded(path)} for name, path in certificates.bundle_variables(environment, pvc_path).items()
+    }
     # A TrainJob that asked for GPUs fails at once where there is none; it never trains on their CPU.
     arguments = {"osft": config.osft, "device": "cuda" if accelerators else "cpu", "resumable": True}
     env[ARGS_VARIABLE] = {"value": base64.b64encode(json.dumps(arguments).encode()).decode()}

@@ -1,6 +1,6 @@
 """A Kubernetes API server with the Kubeflow Trainer, for tests: real sockets, TLS, RBAC, logs, scripted lives.
 
-    from cluster import Cluster, Job
+    from fakes.kubernetes import Cluster, Job
 
     def straight_success(job: Job) -> None:
         job.start()

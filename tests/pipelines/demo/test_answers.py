@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_model import make_tiny_model
+from kfp_osft.pipelines.demo import example
 from kfp_osft.pipelines.demo.answers import answers
-from kfp_osft.pipelines.demo.demo import example
 from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
 from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.pipelines.demo.demo import example
+from kfp_osft.pipelines.demo import example
 from kfp_osft.pipelines.demo.example import Wheel
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.parameters.checking import check_parameters

@@ -5,6 +5,7 @@ from google.protobuf import json_format
 from kfp import compiler, dsl, kubernetes
 from kfp.kubernetes import kubernetes_executor_config_pb2
 
+from helpers.compiled_pipeline import Compiled
 from kfp_osft.pipelines import train_model
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -27,7 +28,7 @@ def _compiled(config: dsl.TaskConfig | None, do: Any = None) -> tuple[dict, dict
     specification = json_format.MessageToDict(callers.pipeline_spec)
     platform = json_format.MessageToDict(callers.platform_spec)
     container = specification["deploymentSpec"]["executors"]["exec-launch-trainjob"]["container"]
-    executors = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    executors = Compiled(specification, platform).executors
     config_of_launch = executors.get("exec-launch-trainjob", {})
     json_format.ParseDict(config_of_launch, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
     others = {name for name in executors if name != "exec-launch-trainjob"}

@@ -1,5 +1,4 @@
 import inspect
-import sys
 from pathlib import Path
 from typing import Optional
 
@@ -29,10 +28,10 @@ from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 
 # The contract's inputs in its order: name, annotation, default. Its Output arguments are the task's outputs;
-# dataset and kubernetes_config have None for a default, so they are Optional.
+# kubernetes_config has None for a default, so it is Optional; KFP does without for an artifact.
 SIGNATURE = [
     ("pvc_path", str, inspect.Parameter.empty),
-    ("dataset", Optional[dsl.Input[dsl.Dataset]], None),
+    ("dataset", dsl.Input[dsl.Dataset], None),
     ("training_base_model", str, "Qwen/Qwen2.5-1.5B-Instruct"),
     ("training_effective_batch_size", int, 128),
     ("training_max_tokens_per_gpu", int, 64000),
@@ -62,12 +61,14 @@ SIGNATURE = [
     ("training_save_final_checkpoint", Optional[bool], None),
     ("training_fsdp_sharding_strategy", Optional[str], None),
     ("kubernetes_config", Optional[dsl.TaskConfig], None),
-    # Not in the contract. Today's pipelines pass the runtime.
+    # Not in the contract: last, with defaults. Today's pipelines pass the runtime.
     ("training_runtime", str, "training-hub"),
     ("training_start_deadline_minutes", int, 30),
     ("training_time_limit_minutes", int, 0),
     ("training_max_dropped_share", float, 0.2),
     ("training_show_sample", bool, True),
+    ("dataset_uri", str, ""),
+    ("dataset_split", str, "train"),
 ]
 TRAINING_ARGUMENTS = {parameter.name: parameter.type for parameter in ALL_PARAMETERS}
 # The outputs of make_values, by type.
@@ -98,7 +99,7 @@ def test_the_contracts_example_compiles_to_what_an_upload_takes(tmp_path):
 # The signature
 
 
-def test_the_signature_is_the_contracts_with_one_extension():
+def test_the_signature_is_the_contracts_with_our_extensions_after_it():
     signature = inspect.signature(train_model)
     declared = [(name, parameter.annotation, parameter.default) for name, parameter in signature.parameters.items()]
     assert declared == SIGNATURE
@@ -128,8 +129,8 @@ def test_the_docstring_tells_every_argument():
         ),
         (
             (),
-            {"pvc_path": "/pvc", "dataset_uri": "org/rows"},
-            r"train_model\(\) got an unexpected keyword argument 'dataset_uri'",
+            {"pvc_path": "/pvc", "dataset_url": "org/rows"},
+            r"train_model\(\) got an unexpected keyword argument 'dataset_url'",
         ),
     ],
 )
@@ -162,7 +163,7 @@ def test_a_constant_of_another_type_is_refused_when_the_pipeline_is_compiled(nam
 
 def test_it_adds_the_stages_of_osft_pipeline_with_the_same_arguments_and_order():
     # The same parameters as osft_pipeline has, passed on under their own names.
-    arguments = {"pvc_path": str, **TRAINING_ARGUMENTS}
+    arguments = {"dataset_uri": str, "pvc_path": str, "dataset_split": str, **TRAINING_ARGUMENTS}
 
     def callers(*values):
         train_model(**dict(zip(arguments, values, strict=True)))
@@ -176,10 +177,6 @@ def test_it_adds_the_stages_of_osft_pipeline_with_the_same_arguments_and_order()
     # It has no parameter for this.
     for tasks in (expected, facade.tasks):
         tasks["collect-metrics"]["inputs"]["parameters"].pop("check_matrices")
-    # It has no dataset_uri: its rows come as an artifact.
-    for name in ("dataset_uri", "dataset_split"):
-        expected["resolve-dataset"]["inputs"]["parameters"].pop(name)
-        facade.tasks["resolve-dataset"]["inputs"]["parameters"].pop(name)
     assert facade.specification["root"]["dag"]["tasks"] == expected
 
 
@@ -264,7 +261,46 @@ def test_a_dataset_comes_from_an_importer():
         "taskOutputArtifact": {"outputArtifactKey": "artifact", "producerTask": "importer"}
     }
     assert resolve["dependentTasks"] == ["importer"]
-    assert set(resolve["inputs"]["parameters"]) == {"pvc_path"}
+    assert set(resolve["inputs"]["parameters"]) == {"pvc_path", "dataset_split"}
+
+
+def test_rows_come_by_uri_from_a_constant_a_parameter_or_another_task():
+    def constant():
+        train_model(pvc_path="/pvc", dataset_uri="s3://bucket/rows.jsonl", dataset_split="test")
+
+    def parameter(rows):
+        train_model(pvc_path="/pvc", dataset_uri=rows)
+
+    def upstream():
+        train_model(pvc_path="/pvc", dataset_uri=make_values().outputs["text"])
+
+    given = [
+        compiled.tasks["resolve-dataset"]["inputs"]["parameters"]
+        for compiled in (compile_(constant), compile_(parameter, {"rows": str}), compile_(upstream))
+    ]
+    assert [each["dataset_uri"] for each in given] == [
+        {"runtimeValue": {"constant": "s3://bucket/rows.jsonl"}},
+        {"componentInputParameter": "rows"},
+        {"taskOutputParameter": {"outputParameterKey": "text", "producerTask": "make-values"}},
+    ]
+    assert given[0]["dataset_split"] == {"runtimeValue": {"constant": "test"}}
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/rows.jsonl", "parameter"])
+def test_an_artifact_and_a_uri_are_one_too_many_when_the_pipeline_is_compiled(uri):
+    def callers(rows):
+        train_model(pvc_path="/pvc", dataset=rows_artifact(), dataset_uri=rows if uri == "parameter" else uri)
+
+    with pytest.raises(InputError, match="dataset and dataset_uri are both given; give one of them"):
+        compile_(callers, {"rows": str})
+
+
+def test_without_rows_it_compiles_as_the_contracts_example_does_and_warns():
+    def callers():
+        train_model(pvc_path="/pvc")
+
+    with pytest.warns(UserWarning, match="train_model has no rows: give dataset_uri, or dataset"):
+        compile_(callers)
 
 
 def test_a_dataset_comes_from_an_upstream_component():
@@ -436,9 +472,9 @@ def dataset(**attributes):
 def local_call(monkeypatch):
     """Calls train_model outside a pipeline; returns what the local run of osft_pipeline gets."""
     calls = []
-    # The package's attribute of that name is the function.
-    module = sys.modules["kfp_osft.pipelines.facade.train_model"]
-    monkeypatch.setattr(module, "osft_pipeline", lambda **arguments: calls.append(arguments) or "task")
+    monkeypatch.setattr(
+        "kfp_osft.pipelines.osft.sub_pipeline.osft_pipeline", lambda **arguments: calls.append(arguments) or "task"
+    )
 
     def call(**arguments):
         assert train_model(**arguments) == "task"
@@ -460,12 +496,25 @@ def local_call(monkeypatch):
 )
 def test_outside_a_pipeline_it_runs_the_same_stages_on_the_artifacts_rows(local_call, artifact, location):
     arguments = local_call(pvc_path="/pvc", dataset=artifact, training_seed=7, training_learning_rate=None)
-    assert arguments == {"pvc_path": "/pvc", "dataset_uri": location, "training_seed": 7}
+    assert arguments == {"pvc_path": "/pvc", "dataset_uri": location, "dataset_split": "train", "training_seed": 7}
 
 
-def test_outside_a_pipeline_without_a_dataset_is_an_input_error(local_call):
-    with pytest.raises(InputError, match="dataset is missing; outside a pipeline give a dsl.Dataset"):
-        train_model(pvc_path="/pvc")
+def test_outside_a_pipeline_rows_come_by_uri_too(local_call):
+    arguments = local_call(pvc_path="/pvc", dataset_uri="org/rows", dataset_split="test")
+    assert arguments == {"pvc_path": "/pvc", "dataset_uri": "org/rows", "dataset_split": "test"}
+
+
+@pytest.mark.parametrize("given", [{}, {"dataset_uri": " "}])
+def test_outside_a_pipeline_without_rows_is_an_input_error(local_call, given):
+    with pytest.raises(
+        InputError, match="dataset_uri is missing; outside a pipeline give it, or as dataset a dsl.Data"
+    ):
+        train_model(pvc_path="/pvc", **given)
+
+
+def test_outside_a_pipeline_an_artifact_and_a_uri_are_one_too_many(local_call):
+    with pytest.raises(InputError, match="dataset and dataset_uri are both given"):
+        train_model(pvc_path="/pvc", dataset=dataset(uri="/data/rows.jsonl"), dataset_uri="org/rows")
 
 
 @pytest.mark.parametrize("given", ["/data/rows.jsonl", {"uri": "/data/rows.jsonl"}, Path("/data")])

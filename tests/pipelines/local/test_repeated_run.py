@@ -32,7 +32,8 @@ def model(tmp_path: Path, base_model: Path, rows: Path) -> Path:
         folder / "_internal_data_processing" / "manifest.json",
         lambda manifest: manifest["made_from"].update(dataset=[file_digest(rows)]),
     )
-    export_model(str(folder), str(tmp_path / "pvc"), SimpleNamespace(path=str(tmp_path / "artifact"), metadata={}))
+    artifact = str(tmp_path / "artifact")
+    export_model(str(folder), str(tmp_path / "pvc"), SimpleNamespace(path=artifact, uri=artifact, metadata={}))
     return tmp_path / "pvc" / "final_model"
 
 
@@ -121,15 +122,44 @@ def test_a_dataset_that_is_gone_wants_another(model: Path, rows: Path):
     assert repeated_run(model, "other.jsonl", None, {}).dataset == "other.jsonl"
 
 
-@pytest.mark.parametrize(("config", "uri"), [(None, ""), ("english", "/english")])
-def test_a_hub_dataset_that_is_not_here_is_fetched_at_its_commit(model: Path, rows: Path, config, uri: str):
+@pytest.mark.parametrize("uri", [f"hf://org/rows@{'0' * 40}/english", "s3://bucket/rows.jsonl"])
+def test_a_dataset_that_is_not_here_is_fetched_from_where_it_came(model: Path, rows: Path, uri: str):
     rows.unlink()
-    source = {"hub": "org/rows", "commit": "0" * 40, "split": "test", **({"config": config} if config else {})}
-    _edit(model / "osft_run.json", lambda run: run["dataset"].update(source))
+    _edit(model / "osft_run.json", lambda run: run["dataset"].update(uri=uri, split="test"))
 
     run = repeated_run(model, None, None, {})
 
-    assert (run.dataset, run.dataset_split) == (f"hf://org/rows@{'0' * 40}{uri}", "test")
+    assert (run.dataset, run.dataset_split) == (uri, "test")
+
+
+def test_an_address_that_had_a_secret_wants_another(model: Path, rows: Path):
+    rows.unlink()
+    _edit(model / "osft_run.json", lambda run: run["dataset"].update(uri="https://host.example/rows?signature=***"))
+
+    with pytest.raises(InputError, match="had something secret in its address, which is not recorded; give --dataset"):
+        repeated_run(model, None, None, {})
+
+
+def test_a_run_on_a_cluster_is_repeated_from_where_its_rows_came(
+    tmp_path: Path, base_model: Path, chat_rows: Path, monkeypatch: pytest.MonkeyPatch
+):
+    workspace = tmp_path / "kfp-workspace"
+    monkeypatch.setattr("kfp_osft.shared.files.run_workspace.MOUNT_PATH", workspace)
+    fetched = workspace / "datasets" / "s3-bucket-rows"
+    fetched.mkdir(parents=True)
+    shutil.copy(chat_rows, fetched / "rows.jsonl")
+    (fetched / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": {"uri": "s3://bucket/rows.jsonl"}}))
+    folder = make_trained_folder(workspace / "checkpoints" / "x", base_model)
+    about = {"dataset": str(fetched / "rows.jsonl"), "base_model": "oci://registry.example/tiny:1"}
+    _edit(folder / "osft_run.json", lambda run: run["about"].update(about))
+    artifact = tmp_path / "artifact"
+    export_model(str(folder), str(workspace), SimpleNamespace(path=str(artifact), uri=str(artifact), metadata={}))
+    shutil.rmtree(workspace)
+
+    run = repeated_run(artifact, None, None, {})
+
+    assert run.dataset == "s3://bucket/rows.jsonl"
+    assert run.training["training_base_model"] == "oci://registry.example/tiny:1"
 
 
 def test_a_base_model_that_is_gone_wants_another(model: Path, base_model: Path):
@@ -148,13 +178,13 @@ def test_a_base_model_that_is_gone_wants_another(model: Path, base_model: Path):
         ("[]", "does not tell a run"),
         ("{}", "does not tell a run"),
         ('{"osft": {}, "about": {}}', "does not tell a run"),
-        ('{"format": 1, "parameters": {}, "dataset": {"path": ""}, "base_model": {}}', "does not tell a run"),
+        ('{"format": 1, "parameters": {}, "dataset": {"name": ""}, "base_model": {}}', "does not tell a run"),
         (
-            '{"format": 9, "parameters": {"training_seed": 1}, "dataset": {"path": ""}, "base_model": {}}',
+            '{"format": 9, "parameters": {"training_seed": 1}, "dataset": {"name": ""}, "base_model": {}}',
             "has the format 9; this version of kfp-osft reads 1",
         ),
         (
-            '{"format": 1, "parameters": {"training_x": 1}, "dataset": {"path": ""}, "base_model": {}}',
+            '{"format": 1, "parameters": {"training_x": 1}, "dataset": {"name": ""}, "base_model": {}}',
             "training_x is no training parameter",
         ),
     ],

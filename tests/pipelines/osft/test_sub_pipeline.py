@@ -7,9 +7,11 @@ from kfp import compiler, components, dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
+from helpers.compiled_pipeline import Compiled
 from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.stages.package import config_map_name
 
 STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
 PARAMETER_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
@@ -26,6 +28,8 @@ SECRETS = {
             "AWS_S3_ENDPOINT",
             "AWS_DEFAULT_REGION",
             "AWS_S3_BUCKET",
+            "AWS_ENDPOINT_URL",
+            "AWS_REGION",
         },
     },
     "preprocess": {
@@ -49,7 +53,7 @@ def compiled(pipeline, folder: Path) -> tuple[dict, dict]:
 
 
 def executors_of(platform: dict) -> dict[str, dict]:
-    return platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return Compiled({}, platform).executors
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +89,15 @@ def test_the_six_stages_depend_on_one_another_in_their_order(specification):
 
 
 def test_the_form_asks_for_the_workspace_the_dataset_and_the_training_parameters(inputs):
-    own = {"pvc_path": "/kfp-workspace", "dataset_uri": "", "dataset_split": "train", "check_matrices": 0}
+    own = {"pvc_path": "/kfp-workspace", "dataset_split": "train", "check_matrices": 0}
     assert {name: inputs[name]["defaultValue"] for name in own} == own
-    assert set(inputs) == {*own, *(parameter.name for parameter in ALL_PARAMETERS)}
+    assert set(inputs) == {"dataset_uri", *own, *(parameter.name for parameter in ALL_PARAMETERS)}
     assert "artifacts" not in inputs
+
+
+def test_the_form_requires_the_dataset_and_nothing_else(inputs):
+    required = [name for name, each in inputs.items() if "defaultValue" not in each and not each.get("isOptional")]
+    assert required == ["dataset_uri"]
 
 
 @pytest.mark.parametrize("parameter", ALL_PARAMETERS, ids=lambda parameter: parameter.name)
@@ -109,6 +118,8 @@ def test_every_input_and_output_has_a_description(specification):
         **root["outputDefinitions"]["parameters"],
     }
     assert [name for name, definition in described.items() if not definition.get("description")] == []
+    # The form shows line breaks.
+    assert [name for name, definition in described.items() if "\n" in definition["description"]] == []
     # KFP takes two outputs in one line of a docstring for one.
     assert [name for name, definition in described.items() if "output_" in definition["description"]] == []
 
@@ -150,6 +161,18 @@ def test_the_outputs_come_from_the_stages_that_make_them(specification):
     }
 
 
+def test_all_stages_mount_the_code(platform):
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert len(executors) == 6
+    for config in executors.values():
+        (volume,) = config["configMapAsVolume"]
+        assert (volume["configMapName"], volume["mountPath"], volume["optional"]) == (
+            config_map_name(),
+            "/opt/kfp-osft",
+            True,
+        )
+
+
 def test_secrets_go_only_to_the_stages_that_need_them(platform):
     given = {
         label.removeprefix("exec-"): {
@@ -169,7 +192,8 @@ def test_secrets_are_optional_and_their_keys_are_the_variables_names(platform):
 
 def test_the_platform_document_holds_nothing_that_kfp_2_15_does_not_know(platform):
     # An older backend drops the whole document for one unknown field, without a word.
-    assert {field for config in executors_of(platform).values() for field in config} == {"secretAsEnv"}
+    fields = {field for config in executors_of(platform).values() for field in config}
+    assert fields == {"secretAsEnv"}, "but for configMapAsVolume, which KFP has known since 2.0"
     assert set(platform["platforms"]["kubernetes"]) == {"deploymentSpec", "pipelineConfig"}
     assert set(platform["platforms"]["kubernetes"]["pipelineConfig"]) == {"workspace"}
 

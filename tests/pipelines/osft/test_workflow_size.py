@@ -1,12 +1,14 @@
 """The estimate agrees with what was seen on real backends, and the pipelines stay far below the limits."""
 
 import re
+import runpy
 
 import pytest
 import yaml
 from kfp import compiler, dsl
 
 from helpers.places import COMPILED, ROOT
+from kfp_osft.pipelines import train_model
 from kfp_osft.pipelines.osft.workflow_size import ARGUMENT_LIMIT, WORKFLOW_LIMIT, estimate
 
 
@@ -35,7 +37,8 @@ def test_the_pipelines_of_the_readme_fit(tmp_path, monkeypatch):
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     for code in blocks:
         if "compiler.Compiler().compile" in code:
-            exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+            (tmp_path / "example.py").write_text(code)
+            runpy.run_path(str(tmp_path / "example.py"))
     found = list(tmp_path.glob("*.yaml"))
     assert found
     for file in found:
@@ -56,3 +59,23 @@ def test_code_in_a_component_counts_five_times_and_four_times_more_an_iteration(
     added = size("x" * 10_000, 3).stored - size("", 3).stored
     assert added == (5 + 2 * 4) * 10_000
     assert size("x" * 140_000).argument > ARGUMENT_LIMIT and size("x" * 140_000).share > 1
+
+
+def test_an_embedder_is_warned_of_a_loop_that_argo_could_not_keep():
+    def callers():
+        with dsl.ParallelFor(list(range(60))) as number:
+            train_model(pvc_path=f"/data/{number}", dataset_uri="pvc://rows.jsonl")
+
+    with pytest.warns(
+        UserWarning, match=r"the pipeline gets too large: its Workflow would take [\d,]+ of the 1,048,576"
+    ):
+        dsl.pipeline(name="callers")(callers)
+
+
+def test_an_embedder_of_a_small_loop_is_not_warned(recwarn):
+    def callers():
+        with dsl.ParallelFor([1, 2, 3, 4]) as number:
+            train_model(pvc_path=f"/data/{number}", dataset_uri="pvc://rows.jsonl")
+
+    dsl.pipeline(name="callers")(callers)
+    assert not [warning for warning in recwarn if "too large" in str(warning.message)]

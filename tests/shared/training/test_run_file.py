@@ -5,7 +5,7 @@ import pytest
 
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training import run_file
-from kfp_osft.shared.training.run_file import data_made_from, hub_source, library_versions, read_run
+from kfp_osft.shared.training.run_file import data_made_from, dataset_source, library_versions, read_run
 from kfp_osft.stages.launch_trainjob import train_script
 
 
@@ -50,22 +50,29 @@ def test_what_the_data_was_made_from_is_in_its_manifest(tmp_path: Path, content:
     assert data_made_from({}) == {}
 
 
-@pytest.mark.parametrize(
-    ("made_from", "source"),
-    [
-        (
-            {"hub": "org/rows", "commit": "0", "config": None, "split": "train", "more": "x"},
-            {"hub": "org/rows", "commit": "0", "split": "train"},
-        ),
-        ({"url": "https://user:password@example.com/rows.jsonl?signature=secret"}, {}),
-    ],
-)
-def test_of_where_rows_came_from_only_a_hub_dataset_is_told(tmp_path: Path, made_from: dict, source: dict):
-    (tmp_path / ".manifest.json").write_text(json.dumps({"made_from": made_from}))
+SOURCE = {"uri": "s3://bucket/rows", "endpoint": "https://store.example"}
 
-    assert hub_source(str(tmp_path / "data.jsonl")) == source
+
+@pytest.mark.parametrize("rows", ["rows.jsonl", ".", "rows/train", "train"])
+def test_rows_that_were_fetched_tell_where_they_came_from(tmp_path: Path, rows: str):
+    (tmp_path / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": SOURCE}))
+
+    assert dataset_source(str(tmp_path / rows)) == SOURCE
+
+
+def test_the_rows_of_a_split_tell_which_one_it_is(tmp_path: Path):
+    (tmp_path / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": SOURCE}))
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+
+    assert dataset_source(str(tmp_path / "test")) == {**SOURCE, "split": "test"}
 
 
 @pytest.mark.parametrize("path", ["", "/nowhere/rows.jsonl"])
 def test_rows_that_were_not_fetched_have_no_source(path: str):
-    assert hub_source(path) == {}
+    assert dataset_source(path) == {}
+
+
+def test_a_manifest_of_something_else_is_no_source(tmp_path: Path):
+    (tmp_path / ".manifest.json").write_text('{"source": "somewhere"}')
+
+    assert dataset_source(str(tmp_path / "rows.jsonl")) == {}

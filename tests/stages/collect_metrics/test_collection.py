@@ -25,9 +25,17 @@ class _Metrics:
         self.metadata[metric] = value
 
 
+def _collect(folder: Path, metrics: _Metrics, **options: int) -> str:
+    """Collects, with artifacts beside the folder; returns the table's path."""
+    steps, log = (
+        SimpleNamespace(path=str(folder.parent / name), uri=str(folder.parent / name)) for name in ("steps", "log")
+    )
+    return collect(str(folder), metrics, steps, log, **options).metrics_path
+
+
 def _collected(folder: Path) -> dict[str, float]:
     metrics = _Metrics()
-    assert collect(str(folder), metrics).metrics_path == str(folder / "metrics.jsonl")
+    assert _collect(folder, metrics) == str(folder / "metrics.jsonl")
     return metrics.metadata
 
 
@@ -129,7 +137,7 @@ def test_a_training_that_was_nan_from_the_first_step_is_an_error_without_a_table
     _edit_lines(folder, lambda line: line.update(loss=math.nan))
 
     with pytest.raises(TrainingError, match="NaN or infinite from the first step on"):
-        collect(str(folder), SimpleNamespace())
+        _collect(folder, _Metrics())
     assert not (folder / "metrics.jsonl").exists()
 
 
@@ -149,7 +157,7 @@ def test_what_the_model_kept_is_measured_when_it_is_asked_for(folder: Path, caps
     )
     metrics = _Metrics()
 
-    collect(str(folder), metrics, check_matrices=2)
+    _collect(folder, metrics, check_matrices=2)
 
     # Changed without limits: far into the directions to keep.
     assert metrics.metadata["kept_subspace_matrices"] == 2
@@ -162,7 +170,7 @@ def test_what_cannot_be_measured_is_a_warning_and_the_other_metrics_stay(folder:
     metrics = _Metrics()
     (folder / "hf_format" / "samples_64.0" / "model.safetensors").unlink()
 
-    collect(str(folder), metrics, check_matrices=2)
+    _collect(folder, metrics, check_matrices=2)
 
     assert metrics.metadata["final_loss"] == 4.0 and "kept_subspace_matrices" not in metrics.metadata
     assert "Warning: what the model kept could not be measured: " in capsys.readouterr().out
@@ -170,4 +178,19 @@ def test_what_cannot_be_measured_is_a_warning_and_the_other_metrics_stay(folder:
 
 def test_a_negative_number_of_matrices_is_refused(folder: Path):
     with pytest.raises(InputError, match="check_matrices=-1 is not allowed; allowed: an integer of at least 0"):
-        collect(str(folder), _Metrics(), check_matrices=-1)
+        _collect(folder, _Metrics(), check_matrices=-1)
+
+
+def test_the_table_and_the_trainings_log_are_artifacts_too(folder: Path):
+    (folder / "training.log").write_text("epoch 1\n")
+
+    _collected(folder)
+
+    assert (folder.parent / "steps").read_text() == (folder / "metrics.jsonl").read_text()
+    assert (folder.parent / "log").read_text() == "epoch 1\n"
+
+
+def test_a_training_without_a_log_says_so_in_its_artifact(folder: Path):
+    _collected(folder)
+
+    assert (folder.parent / "log").read_text() == "The training left no training.log.\n"

@@ -17,7 +17,7 @@ from kfp_osft.stages.export_model.export import export_model
 
 
 def _artifact(folder: Path) -> SimpleNamespace:
-    return SimpleNamespace(path=str(folder), metadata={})
+    return SimpleNamespace(path=str(folder), uri=str(folder), metadata={})
 
 
 def _export(workspace: Path, checkpoint_dir: Path) -> dict:
@@ -191,7 +191,7 @@ def test_the_checkpoint_with_the_lowest_validation_loss_is_published(
 
     assert metadata["checkpoint"] == published
     run = json.loads((tmp_path / "final_model/osft_run.json").read_text())
-    assert run["checkpoint"]["validation_loss"] == metadata["metrics"]["lowest_validation_loss"]
+    assert run["checkpoint"]["validation_loss"] == metadata["lowest_validation_loss"]
 
 
 def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, checkpoint_dir: Path, monkeypatch, capsys):
@@ -205,6 +205,33 @@ def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, checkpoint
     checkpoint = checkpoint_dir / "hf_format/samples_64.0/model.safetensors"
     assert exported.read_bytes() == checkpoint.read_bytes() and not exported.samefile(checkpoint)
     assert "weights are copied to" in capsys.readouterr().out
+
+
+def test_where_kfp_uploads_the_artifact_it_links_to_the_runs_own_files(tmp_path: Path, checkpoint_dir: Path):
+    artifact = SimpleNamespace(path=str(tmp_path / "s3" / "model"), uri="s3://bucket/model", metadata={})
+    export_model(str(checkpoint_dir), str(tmp_path), artifact)
+    exported = {file.name: file.read_bytes() for file in (tmp_path / "final_model").iterdir()}
+    # Another run takes final_model before the upload.
+    shutil.rmtree(tmp_path / "final_model")
+
+    files = list(Path(artifact.path).iterdir())
+    assert all(file.is_symlink() for file in files)
+    assert {file.name: file.read_bytes() for file in files} == exported
+    assert (artifact.uri, artifact.metadata["artifact_path"]) == ("s3://bucket/model", "s3://bucket/model")
+
+
+def test_where_kfp_uploads_and_there_are_no_hard_links_it_links_to_the_published_model(
+    tmp_path: Path, checkpoint_dir: Path, monkeypatch
+):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    artifact = SimpleNamespace(path=str(tmp_path / "s3" / "model"), uri="s3://bucket/model", metadata={})
+    export_model(str(checkpoint_dir), str(tmp_path), artifact)
+
+    weights = Path(artifact.path) / "model.safetensors"
+    assert weights.is_symlink() and weights.samefile(tmp_path / "final_model" / "model.safetensors")
 
 
 def test_a_full_volume_is_told_and_the_earlier_model_stays(tmp_path: Path, checkpoint_dir: Path, monkeypatch):
@@ -244,11 +271,13 @@ def test_the_artifacts_metadata_tells_what_it_was_made_from_and_is_json(tmp_path
         "base_model": str(tmp_path / "base"),
         "checkpoint_dir": str(checkpoint_dir),
         "checkpoint": "samples_64.0",
-        "library_versions": {"torch": "2.9.1", "training-hub": "0.11.2"},
+        "library_versions": "torch 2.9.1, training-hub 0.11.2",
     }
     assert len(metadata["data_fingerprint"]) == 64
-    assert metadata["parameters"]["training_unfreeze_rank_ratio"] == 0.25
-    assert metadata["metrics"]["final_loss"] == 4.0 and metadata["metrics"]["rows_dropped"] == 2
+    assert metadata["training_unfreeze_rank_ratio"] == 0.25
+    assert metadata["final_loss"] == 4.0 and metadata["rows_dropped"] == 2
+    # What is nested comes back from KFP's backend in another form.
+    assert {type(value) for value in metadata.values()} <= {str, int, float}
 
 
 def test_the_card_and_the_run_file_lie_in_the_model(tmp_path: Path, checkpoint_dir: Path):
@@ -267,15 +296,15 @@ def test_the_card_and_the_run_file_lie_in_the_model(tmp_path: Path, checkpoint_d
 def test_a_hub_dataset_is_named_by_its_id_and_commit(tmp_path: Path, checkpoint_dir: Path):
     rows = tmp_path / "datasets" / "org--rows-1"
     rows.mkdir(parents=True)
-    source = {"hub": "org/rows", "commit": "0" * 40, "config": None, "split": "train"}
-    (rows / ".manifest.json").write_text(json.dumps({"made_from": source}))
+    source = {"uri": f"hf://org/rows@{'0' * 40}", "hub": "org/rows", "commit": "0" * 40, "split": "train"}
+    (rows / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": source}))
     _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(dataset=str(rows / "data.jsonl")))
 
     _export(tmp_path, checkpoint_dir)
 
     assert ModelCard.load(tmp_path / "final_model/README.md").data.datasets == ["org/rows"]
     dataset = json.loads((tmp_path / "final_model/osft_run.json").read_text())["dataset"]
-    assert (dataset["hub"], dataset["commit"], dataset["split"]) == ("org/rows", "0" * 40, "train")
+    assert {key: dataset[key] for key in source} == source
 
 
 def test_a_folder_of_another_trainer_run_is_exported_with_what_is_known(tmp_path: Path, checkpoint_dir: Path):
@@ -284,7 +313,9 @@ def test_a_folder_of_another_trainer_run_is_exported_with_what_is_known(tmp_path
 
     metadata = _export(tmp_path, checkpoint_dir)
 
-    assert metadata["model_name"] == "model-osft" and "parameters" not in metadata and "metrics" not in metadata
+    assert (
+        metadata["model_name"] == "model-osft" and "library_versions" not in metadata and "final_loss" not in metadata
+    )
     assert ModelCard.load(tmp_path / "final_model/README.md").data.library_name == "transformers"
 
 

@@ -105,7 +105,7 @@ time.sleep(120)
 PARENT = """
 import sys
 from pathlib import Path
-from kfp_osft.shared import local_engine, train_script
+from kfp_osft.stages.launch_trainjob import local_engine, train_script
 train_script.__file__ = sys.argv[1]
 local_engine.train_locally({"osft": {}, "device": "cpu"}, {}, Path(sys.argv[1] + ".log"))
 """

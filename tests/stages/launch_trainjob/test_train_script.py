@@ -363,7 +363,7 @@ def test_a_torchvision_that_imports_stays(tmp_path):
 
 WORKER = """
 import os, sys, time
-from kfp_osft.shared import train_script
+from kfp_osft.stages.launch_trainjob import train_script
 print(os.getpid(), flush=True)
 os.environ[train_script.LAUNCHER_PID_VARIABLE] = sys.argv[1]
 train_script._end_with_launcher()

@@ -54,4 +54,4 @@ def test_the_component_declares_each_parameter_as_the_declaration_does(parameter
     assert spec.type == types[parameter.type]
     assert spec.default == parameter.component_default
     assert spec.optional
-    assert spec.description == parameter.description
+    assert f"{parameter.name}: {parameter.description}" in preprocess.python_func.__doc__

@@ -40,7 +40,7 @@ def test_what_was_marked_is_there_for_the_next_and_goes_with_the_last(tmp_path: 
 
     with partial_download(folder) as partial:
         assert partial.trusted_bytes("below/rows.jsonl") == 7 and partial.trusted_bytes("other") == 0
-        partial.publish(folder, {"made": "of"})
+        partial.publish(folder, {"made": "of"}, {"uri": "s3://bucket/rows"})
 
     assert not part.exists()
     assert files_in(folder) == {folder / "below" / "rows.jsonl", folder / MANIFEST}
@@ -52,7 +52,7 @@ def test_what_another_process_has_published_meanwhile_stays(tmp_path: Path):
     for content in (b"theirs", b"mine"):
         with partial_download(folder) as partial:
             put(partial.folder / "rows.jsonl", content)
-            partial.publish(folder, "the same")
+            partial.publish(folder, "the same", {})
 
     assert (folder / "rows.jsonl").read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [folder]
 

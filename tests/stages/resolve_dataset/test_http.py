@@ -97,7 +97,7 @@ def test_the_metadata_of_an_artifact_may_name_a_url(
 ):
     site.files["/rows.jsonl"] = File(jsonl("a", "b"))
     metadata = {"artifact_path": f"{site.url}/rows.jsonl?signature=hunter2"}
-    artifact = SimpleNamespace(path=str(tmp_path / "nothing"), metadata=metadata)
+    artifact = SimpleNamespace(path=str(tmp_path / "nothing"), uri="", metadata=metadata)
 
     assert resolve("", "train", str(pvc), artifact).num_rows == 2
     shown = capsys.readouterr().out

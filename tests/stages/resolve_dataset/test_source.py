@@ -13,6 +13,7 @@ import pytest
 from helpers.question_rows import files_in, jsonl, put, questions
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.files import read_rows
+from kfp_osft.shared.training import run_file
 from kfp_osft.stages.resolve_dataset import source as dataset_source
 from kfp_osft.stages.resolve_dataset.source import ResolvedDataset, resolve
 
@@ -23,8 +24,8 @@ def error_of(uri: str, pvc: Path, dataset: object = None) -> str:
     return str(caught.value)
 
 
-def artifact(path: Path | str, **metadata: object) -> SimpleNamespace:
-    return SimpleNamespace(path=str(path), metadata=metadata)
+def artifact(path: Path | str, uri: str = "", **metadata: object) -> SimpleNamespace:
+    return SimpleNamespace(path=str(path), uri=uri or str(path), metadata=metadata)
 
 
 @pytest.fixture
@@ -250,20 +251,20 @@ def test_a_copy_without_its_manifest_is_made_again(pvc: Path, tmp_path: Path, br
     assert questions(copy) == ["a", "b"] and manifest.read_text() == text
 
 
-@pytest.mark.parametrize("moment", ["shutil.copyfile", "dataset_source.write_manifest", "os.rename"])
+@pytest.mark.parametrize("moment", ["shutil.copyfile", "source.write_manifest", "os.rename"])
 def test_a_copy_that_was_killed_is_not_used(pvc: Path, tmp_path: Path, moment: str):
     rows = put(tmp_path / "store" / "dataset", jsonl("a"))
     child = """
 import os, shutil, signal, sys
 from types import SimpleNamespace
-from kfp_osft.shared import dataset_source
-def killed(*arguments):
+from kfp_osft.stages.resolve_dataset import source
+def killed(*arguments, **named):
     if "copyfile" in sys.argv[3]:
         arguments[1].write_text("{")
     os.kill(os.getpid(), signal.SIGKILL)
 module, name = sys.argv[3].split(".")
 setattr(globals()[module], name, killed)
-dataset_source.resolve("", "train", sys.argv[1], SimpleNamespace(path=sys.argv[2], metadata={}))
+source.resolve("", "train", sys.argv[1], SimpleNamespace(path=sys.argv[2], uri="", metadata={}))
 """
     process = subprocess.run([sys.executable, "-c", child, str(pvc), str(rows), moment])
     assert process.returncode == -signal.SIGKILL
@@ -302,6 +303,33 @@ def test_an_artifact_that_leads_nowhere_is_told(pvc: Path, tmp_path: Path):
     assert error_of("", pvc, artifact(nothing, pvc_path="pvc://no")) == (
         f"dataset_uri=pvc://no: there is nothing at {pvc}/no"
     )
+
+
+@pytest.mark.parametrize("value", [{"struct": {"train": "/pvc/rows"}}, {"train": "/pvc/rows"}, 3, " "])
+def test_metadata_that_is_not_text_says_no_place(pvc: Path, tmp_path: Path, value: object):
+    rows = put(pvc / "rows.jsonl", jsonl("a"))
+    dataset = artifact(tmp_path / "nothing", pvc_path=value, pvc_dir=str(rows))
+
+    assert resolve("", "train", str(pvc), dataset) == ResolvedDataset(str(rows), 1)
+
+
+def test_a_copied_artifact_tells_its_uri_and_a_later_one_of_the_same_rows_its_own(pvc: Path, tmp_path: Path):
+    rows = put(tmp_path / "rows", jsonl("a"))
+
+    for uri in ("s3://pipelines/run-1/rows", "s3://pipelines/run-2/rows"):
+        path = resolve("", "train", str(pvc), artifact(rows, uri)).dataset_path
+        assert run_file.dataset_source(path) == {"uri": uri}
+
+
+def test_the_split_of_a_copied_artifact_is_told(pvc: Path, tmp_path: Path):
+    saved = tmp_path / "saved"
+    Dataset = pytest.importorskip("datasets").Dataset
+    rows = Dataset.from_list([{"messages": [{"role": "user", "content": "a"}]}])
+    pytest.importorskip("datasets").DatasetDict({"train": rows, "test": rows}).save_to_disk(saved)
+
+    path = resolve("", "test", str(pvc), artifact(saved, "s3://pipelines/run/saved")).dataset_path
+
+    assert run_file.dataset_source(path) == {"uri": "s3://pipelines/run/saved", "split": "test"}
 
 
 def test_a_uri_and_an_artifact_at_once_are_refused(pvc: Path):

@@ -14,11 +14,13 @@ import pytest
 import yaml
 
 from fakes.kubernetes import ROLE, SEES_RUNTIMES, Cluster, Job, rule, without
-from helpers.places import ROOT, TESTS
+from helpers.places import TESTS
 from helpers.training_configs import task_config, training_config, workspace_task_config
+from kfp_osft.pipelines.osft.manifest import manifest
 from kfp_osft.shared.processes.termination import Terminated
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.stages.launch_trainjob.kubernetes import client as cluster_module
+from kfp_osft.stages.launch_trainjob.kubernetes import engine
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Forbidden, connect
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, Timing, train_on_cluster
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
@@ -50,7 +52,8 @@ def launch(monkeypatch, tmp_path):
         in_pod_of(cluster, monkeypatch)
         # Each step, however quick.
         monkeypatch.setattr(
-            "kfp_osft.stages.launch_trainjob.kubernetes.engine.TrainerOutput",
+            engine,
+            "TrainerOutput",
             functools.partial(TrainerOutput, seconds_between_steps=0),
         )
         return train_on_cluster(
@@ -697,12 +700,12 @@ def test_another_run_does_not_take_the_trainjob_of_the_first(launch):
 LAUNCHER = """
 import sys
 from pathlib import Path
-from kfp_osft.shared import cluster as cluster_module
-from kfp_osft.stages.launch_trainjob.kubernetes.client import connect
+from kfp_osft.stages.launch_trainjob.kubernetes import client
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, Timing, train_on_cluster
-from training_configs import training_config, workspace_task_config
-cluster_module.SERVICE_ACCOUNT = Path(sys.argv[1])
-train_on_cluster(connect(), training_config(), Task("run", "run", "launch-trainjob", "/kfp-workspace", workspace_task_config()),
+from helpers.training_configs import training_config, workspace_task_config
+client.SERVICE_ACCOUNT = Path(sys.argv[1])
+task = Task("run", "run", "launch-trainjob", "/kfp-workspace", workspace_task_config())
+train_on_cluster(client.connect(), training_config(), task,
                  Path(sys.argv[2]), lambda: None, Timing(poll=0.03))
 """
 
@@ -829,14 +832,12 @@ def test_a_token_that_is_not_accepted_is_said_without_it(launch, monkeypatch):
 # Its rights.
 
 
-def rules_of_the_readme() -> list[dict]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    role, binding = yaml.safe_load_all(re.search(r"```yaml\n(apiVersion: rbac.*?)```", text, re.DOTALL)[1])
-    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+def rules_of_the_manifest() -> list[dict]:
+    _, role, _ = yaml.safe_load_all(manifest())
     return role["rules"]
 
 
-def test_the_role_of_the_readme_is_what_is_used_and_no_more(launch, monkeypatch):
+def test_the_role_of_the_manifest_is_what_is_used_and_no_more(launch, monkeypatch):
     def life(job: Job) -> None:
         job.create_pods()
         job.launcher_saw("events", times=3)
@@ -844,7 +845,7 @@ def test_the_role_of_the_readme_is_what_is_used_and_no_more(launch, monkeypatch)
         job.wait_for_log_reader()
         job.complete()
 
-    with Cluster(life=life, rules=rules_of_the_readme()) as cluster:
+    with Cluster(life=life, rules=rules_of_the_manifest()) as cluster:
         cluster.add_claim("run-workspace", ["ReadWriteMany"])
         monkeypatch.setenv("HF_TOKEN", "hf_value_of_the_launcher")
         monkeypatch.setenv("KFP_POD_NAME", cluster.launcher_pod)
@@ -855,7 +856,7 @@ def test_the_role_of_the_readme_is_what_is_used_and_no_more(launch, monkeypatch)
         connect().delete_trainjob(cluster.trainjobs[0]["metadata"]["name"])
         used = {(f"{one.resource}/{one.subresource}".rstrip("/"), one.verb) for one in cluster.requests if one.verb}
     granted = {
-        (resource, verb) for one in rules_of_the_readme() for resource in one["resources"] for verb in one["verbs"]
+        (resource, verb) for one in rules_of_the_manifest() for resource in one["resources"] for verb in one["verbs"]
     }
     # Runtimes of the whole cluster take a ClusterRole: asked for, and done without.
     assert used - granted == {("clustertrainingruntimes", "list")}

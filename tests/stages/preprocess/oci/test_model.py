@@ -918,8 +918,8 @@ def test_a_manifest_with_another_digest_is_told(registry: Registry, workspace: P
 def start_pull(reference: str, workspace: Path, before: str = "") -> subprocess.Popen:
     """A process that pulls, in a process group of its own."""
     program = (
-        f"import sys, pathlib; from kfp_osft.shared import oci_model\n{before}\n"
-        "oci_model.pull_model(sys.argv[1], pathlib.Path(sys.argv[2]))"
+        f"import sys, pathlib; from kfp_osft.stages.preprocess.oci import model\n{before}\n"
+        "model.pull_model(sys.argv[1], pathlib.Path(sys.argv[2]))"
     )
     return subprocess.Popen([sys.executable, "-c", program, reference, str(workspace)], start_new_session=True)
 
@@ -1032,9 +1032,7 @@ def test_a_pull_that_is_killed_while_it_pulls_goes_on_from_the_layers_that_are_t
 
 
 @needs_registry
-@pytest.mark.parametrize(
-    "point", ["oci_layers.tarfile.TarFile.extract", "oci_model.os.replace", "oci_model.write_manifest"]
-)
+@pytest.mark.parametrize("point", ["layers.tarfile.TarFile.extract", "model.os.replace", "model.write_manifest"])
 def test_a_pull_that_is_killed_while_it_unpacks_leaves_nothing_that_is_trusted(
     push: Callable, layout: Layout, workspace: Path, point: str
 ):
@@ -1043,7 +1041,7 @@ def test_a_pull_that_is_killed_while_it_unpacks_leaves_nothing_that_is_trusted(
     # The second call never ends; of the manifest there is but one.
     before = f"""
 import itertools, time
-from kfp_osft.shared import oci_layers
+from kfp_osft.stages.preprocess.oci import layers
 calls, original = itertools.count({int("manifest" in point)}), {point}
 def stop(*arguments, **options):
     if next(calls):

@@ -11,7 +11,7 @@ from helpers.tiny_model import write_chat_rows
 # Stops at the named moment and says so, until it is killed.
 CHILD = """
 import itertools, os, sys, time
-from kfp_osft.shared import publish, training_data
+from kfp_osft.stages.preprocess import training_data
 from kfp_osft.stages.preprocess.processed_rows import LineWriter
 
 def stop(*arguments, **more):

@@ -1,0 +1,32 @@
+"""Files of the workspace as KFP artifacts.
+
+On a cluster KFP's launcher uploads what it finds at an artifact's path when the task has succeeded, and follows symbolic
+links, so that nothing has to be copied to the pod's own disk. With kfp.local the artifact stays where it is.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+
+class OutputArtifact(Protocol):
+    """What is used of a KFP output artifact; its uri is KFP's to set."""
+
+    path: str
+    uri: str
+
+
+def is_uploaded(artifact: OutputArtifact) -> bool:
+    """Whether KFP uploads the artifact from its path, and the path goes with the pod."""
+    return "://" in artifact.uri
+
+
+def place_file(file: Path, artifact: OutputArtifact) -> None:
+    """Makes the artifact of a file, which must stay as it is until the task has ended."""
+    place = Path(artifact.path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    if is_uploaded(artifact):
+        place.symlink_to(file.absolute())
+    else:
+        shutil.copyfile(file, place)

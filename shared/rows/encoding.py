@@ -8,7 +8,8 @@ from kfp_osft.shared.reporting.errors import InputError
 
 # Native tokenizers split a text at these before anything else, so that parts of it can be encoded by themselves.
 _LOCAL_PRE_TOKENIZERS = ("ByteLevel", "Split", "Digits", "Whitespace", "BertPreTokenizer", "Punctuation")
-# Of an edge, so many characters before and behind it tell whether the tokenizer splits there.
+# Of an edge, so many characters before and behind it tell whether the tokenizer splits there; behind a line break or a
+# tag one is enough.
 _BEFORE_EDGE, _BEHIND_EDGE = 8, 2
 _MOST_EDGES = 1 << 16
 
@@ -88,7 +89,8 @@ class PartEncoder:
                 for edge in part:
                     pieces.append(text[last:edge])
                     last = edge
-                    context = text[max(edge - _BEFORE_EDGE, 0) : edge + _BEHIND_EDGE]
+                    behind = 1 if text[edge - 1 : edge] in ("\n", ">") else _BEHIND_EDGE
+                    context = text[max(edge - _BEFORE_EDGE, 0) : edge + behind]
                     if context not in known:
                         unknown.setdefault(index, []).append(context)
             pieces.append(text[last:])

@@ -36,8 +36,35 @@ SHAREGPT_ROLES = {
 Messages = list[dict[str, Any]]
 
 
+class RowFormat:
+    """The format of all rows of a dataset, which is that of its first row."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def check(self, row: Row) -> str:
+        """Gives the row's format, and logs the first one.
+
+        Raises:
+            InputError: what format_of raises; another format than the rows before.
+        """
+        found = format_of(row)
+        if self.name is None:
+            self.name = found
+            log(f"Format of the rows: {found}")
+        elif found != self.name:
+            raise InputError(
+                f"{row.place}: is of the format {found}, the rows before it are {self.name}; a dataset holds one format"
+            )
+        return found
+
+
 def conversations(
-    rows: Iterable[Row], unmask_messages: bool, problems: Problems, warnings: Warnings
+    rows: Iterable[Row],
+    unmask_messages: bool,
+    problems: Problems,
+    warnings: Warnings,
+    row_format: RowFormat | None = None,
 ) -> Iterator[Conversation]:
     """Gives the rows' conversations, all of the format of the first row, and tells that format in the log.
 
@@ -46,20 +73,12 @@ def conversations(
         unmask_messages: all turns but the system's are learnt; a row's own `unmask` says so for that row.
         problems: takes what is wrong with a row; such a row is passed over.
         warnings: takes what a row holds and the training does not heed.
+        row_format: where these rows are a piece of a dataset, what the pieces before were of.
     """
-    expected = None
+    row_format = row_format or RowFormat()
     for row in rows:
         try:
-            found = format_of(row)
-            if expected is None:
-                expected = found
-                log(f"Format of the rows: {found}")
-            elif found != expected:
-                raise InputError(
-                    f"{row.place}: is of the format {found}, the rows before it are {expected}; "
-                    "a dataset holds one format"
-                )
-            yield _conversation(row, found, unmask_messages, warnings)
+            yield _conversation(row, row_format.check(row), unmask_messages, warnings)
         except InputError as error:
             problems.add(str(error))
 

@@ -1,6 +1,5 @@
 """preprocess: checks everything that can be known before a GPU is asked for, and tokenizes the rows."""
 
-import gc
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -17,9 +16,9 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress, rows_in
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
-from kfp_osft.shared.rows.files import dataset_files, read_rows
+from kfp_osft.shared.rows.files import Row, dataset_files, read_rows
 from kfp_osft.shared.rows.messages import Problems
-from kfp_osft.shared.rows.row_formats import conversations
+from kfp_osft.shared.rows.row_formats import RowFormat, conversations
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.preprocess.base_model import (
     check_base_model,
@@ -31,6 +30,7 @@ from kfp_osft.stages.preprocess.base_model import (
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, tell_report
 from kfp_osft.stages.preprocess.oci.model import is_oci_model
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
+from kfp_osft.stages.preprocess.tokenizing import Line, Remarks, TokenizedPiece, tokenized_pieces
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
 DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
@@ -124,7 +124,7 @@ def preprocess_dataset(
         manifest_path.unlink(missing_ok=True)
         report_path.unlink(missing_ok=True)
         with replacing_file(data_path) as unfinished:
-            report = _write_samples(Path(dataset_path), files, unfinished, checked, tokenizer())
+            report = _write_samples(Path(dataset_path), files, unfinished, checked, tokenizer(), own_process)
         write_manifest(manifest_path, data_made_from, report=report)
     report = _publish_report(
         report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
@@ -170,30 +170,21 @@ def _check_places(folder: Path, dataset: Path, files: list[Path]) -> None:
 
 
 def _write_samples(
-    dataset: Path, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any
+    dataset: Path, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any, own_process: bool
 ) -> dict[str, Any]:
     """Writes the samples that training keeps and returns the report."""
     osft = checked.osft
     report, problems = DataReport(osft["max_seq_len"]), Problems()
-    # Ids may have holes, so that the last is beyond their number.
-    vocabulary = max(tokenizer.get_vocab().values()) + 1
-    samples: Iterator[tuple[str, Sample | ProcessedRow]]
-    if osft.get("use_processed_dataset"):
-        samples = processed_rows(read_rows(dataset), vocabulary, problems, report.warnings)
-    else:
-        chat = ChatTokenizer(tokenizer, report.warnings)
-        samples = chat.samples(
-            conversations(read_rows(dataset), osft.get("unmask_messages", False), problems, report.warnings), problems
-        )
+    gatherers = {"problems": problems, "warnings": report.warnings}
     progress = Progress(rows_in(files))
-    writer = LineWriter(vocabulary)
-    # What the imports left behind is not looked through again with each of millions of new lists.
-    gc.freeze()
-    try:
-        with target.open("w", encoding="ascii", buffering=1 << 20) as file:
-            for place, sample in samples:
+    work = _row_worker(checked, tokenizer)
+    with target.open("w", encoding="ascii", buffering=1 << 20) as file:
+        for piece in tokenized_pieces(read_rows(dataset), work, own_process):
+            for name, said in piece.remarks.items():
+                for one in said:
+                    gatherers[name].add(*one)
+            for place, length, loss_tokens, line in piece.lines:
                 progress.advance()
-                length, loss_tokens = len(sample.input_ids), sample.num_loss_counted_tokens
                 if report.drops(place, length):
                     continue
                 if length > osft["max_tokens_per_gpu"]:
@@ -206,9 +197,7 @@ def _write_samples(
                     problems.add(f"{place}: has no token to learn from")
                 else:
                     report.keep(length, loss_tokens)
-                    file.write(writer.line(sample))
-    finally:
-        gc.unfreeze()
+                    file.write(line)
     problems.raise_if_any()
     if not report.rows:
         raise InputError(f"dataset {dataset} has no rows")
@@ -217,6 +206,36 @@ def _write_samples(
     told = report.to_dict()
     _check_dropped(dataset, told, checked)
     return told
+
+
+def _row_worker(checked: CheckedParameters, tokenizer: Any) -> Callable[[list[Row]], TokenizedPiece]:
+    """What tokenizes a piece of the rows; in each process it goes on knowing what it found in the pieces before."""
+    osft = checked.osft
+    # Ids may have holes, so that the last is beyond their number.
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
+    writer = LineWriter(vocabulary)
+    remarks = {"problems": Remarks(), "warnings": Remarks()}
+    problems, warnings = remarks.values()
+    chat = None if osft.get("use_processed_dataset") else ChatTokenizer(tokenizer, warnings)
+    row_format = RowFormat()
+
+    def tokenize(rows: list[Row]) -> TokenizedPiece:
+        samples: Iterator[tuple[str, Sample | ProcessedRow]]
+        if chat is None:
+            samples = processed_rows(rows, vocabulary, problems, warnings)
+        else:
+            found = conversations(rows, osft.get("unmask_messages", False), problems, warnings, row_format)
+            samples = chat.samples(found, problems)
+        lines = [
+            Line(place, len(sample.input_ids), sample.num_loss_counted_tokens, writer.line(sample))
+            for place, sample in samples
+        ]
+        said = {name: one.said for name, one in remarks.items() if one.said}
+        for one in remarks.values():
+            one.said = []
+        return TokenizedPiece(lines, said)
+
+    return tokenize
 
 
 def _check_dropped(dataset: Path, report: Mapping[str, Any], checked: CheckedParameters) -> None:

@@ -71,6 +71,7 @@ class ChatTemplate:
 
         self._variables = variables
         self._plain = _compile_jinja_template(source)
+        self._globals = dict(self._plain.globals)
         environment = self._plain.environment
         tree = environment.parse(source)
         #: Matches what the template may look for in a message; never an empty text.
@@ -86,7 +87,12 @@ class ChatTemplate:
         Raises:
             jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError: the template refuses it.
         """
-        return self._plain.render(self._context(messages, tools, generation_prompt))
+        return self._render_plain(self._context(messages, tools, generation_prompt))
+
+    def _render_plain(self, context: dict[str, Any]) -> str:
+        # As Template.render does, which makes the same dict of the globals each time.
+        found = self._plain.new_context(self._globals | context, shared=True)
+        return self._plain.environment.concat(self._plain.root_render_func(found))
 
     def render_marked(
         self, messages: list[dict[str, Any]], tools: Any = None, generation_prompt: bool = False
@@ -100,7 +106,7 @@ class ChatTemplate:
         """
         context = self._context(messages, tools, generation_prompt)
         text = self._marked.render(context | _markers(messages))
-        if _without_marks(text).text != self._plain.render(context):
+        if _without_marks(text).text != self._render_plain(context):
             raise InputError("the model's chat template changes the text of turns after it has put them together")
         return _without_marks(_ESCAPED.sub(_unescaped, text))
 

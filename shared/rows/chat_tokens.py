@@ -12,7 +12,7 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.chat_template import ChatTemplate, has_reserved
 from kfp_osft.shared.rows.encoding import PartEncoder
 from kfp_osft.shared.rows.messages import REASONING_FIELDS, Conversation, Problems, Warnings
-from kfp_osft.shared.rows.turns import TurnFinder
+from kfp_osft.shared.rows.turns import Found, TurnFinder
 
 #: Label of a token without loss (torch.nn.CrossEntropyLoss's ignore_index).
 NO_LOSS = -100
@@ -47,14 +47,6 @@ class Sample(NamedTuple):
     def num_loss_counted_tokens(self) -> int:
         """Tokens with loss as mini-trainer counts them: a causal model predicts nothing for the first token."""
         return sum(end - max(begin, 1) for begin, end in self.learnt)
-
-
-class _Rendered(NamedTuple):
-    """A conversation's text, and the learnt parts of it in characters."""
-
-    place: str
-    text: str
-    learnt: list[tuple[int, int]]
 
 
 class ChatTokenizer:
@@ -105,17 +97,16 @@ class ChatTokenizer:
                     if problems is None:
                         raise
                     problems.add(str(error))
-            encoded = self._encoder.encode([one.text for one in rendered], [one.learnt for one in rendered])
-            for one, made in zip(rendered, encoded, strict=True):
+            for (place, _), made in zip(rendered, self._encoder.encode([found for _, found in rendered]), strict=True):
                 if not isinstance(made, InputError):
-                    yield one.place, Sample(made.ids, made.ranges)
+                    yield place, Sample(made.ids, made.ranges)
                     continue
-                error = InputError(f"{one.place}: {made}")
+                error = InputError(f"{place}: {made}")
                 if problems is None:
                     raise error
                 problems.add(str(error))
 
-    def _rendered(self, conversation: Conversation) -> _Rendered:
+    def _rendered(self, conversation: Conversation) -> tuple[str, Found]:
         place, tools = conversation.place, conversation.tools
         learnt = [conversation.is_learnt(index) for index in range(len(conversation.messages))]
         failure = None
@@ -128,12 +119,13 @@ class ChatTokenizer:
 
     def _found(
         self, place: str, messages: list[dict[str, Any]], learnt: list[bool], tools: Any, compares: bool
-    ) -> _Rendered:
+    ) -> tuple[str, Found]:
         if any(has_reserved(other) for other in _other_texts(messages)):
             raise InputError("holds a character of a private use plane (U+F0000 and above) outside its texts")
         template, finder = self._finder(tools)
         text = _text(template, messages, tools)
-        parts, layout = finder.find(messages, learnt, tools, text)
+        found = finder.find(messages, learnt, tools, text)
+        layout = found.layout
         if compares and (self._compared < _ROWS_COMPARED or id(layout) not in self._seen):
             self._compared += 1
             self._seen.add(id(layout))
@@ -141,7 +133,7 @@ class ChatTokenizer:
                 raise InputError("the model's chat template writes another text with each call")
         for remark in layout.remarks:
             self.warnings.add(remark, place)
-        return _Rendered(place, text, parts)
+        return place, found
 
     def _finder(self, tools: Any) -> tuple[ChatTemplate, TurnFinder]:
         """The template for rows with tools, or without: a tokenizer may have several by name."""

@@ -60,6 +60,20 @@ class Layout(NamedTuple):
     remarks: list[str]
 
 
+class Found(NamedTuple):
+    """Where the learnt turns stand in a text.
+
+    Attributes:
+        learnt: the learnt parts, begin and end (exclusive) in characters.
+        pieces: the text in pieces, by turns what the template writes and what the row says.
+        layout: that the text follows.
+    """
+
+    learnt: list[tuple[int, int]]
+    pieces: list[str]
+    layout: Layout
+
+
 class TurnFinder:
     """Finds what is learnt in the text that a template makes of a conversation.
 
@@ -75,8 +89,8 @@ class TurnFinder:
 
     def find(
         self, messages: list[dict[str, Any]], learnt: list[bool], tools: Any, text: str
-    ) -> tuple[list[tuple[int, int]], Layout]:
-        """Gives the learnt parts of the text, begin and end (exclusive) in characters, and the layout they follow.
+    ) -> Found:
+        """Finds the learnt parts of the text.
 
         Args:
             messages: without null fields, as the template was given them.
@@ -102,9 +116,9 @@ class TurnFinder:
             if isinstance(layout, InputError):
                 failure = failure or layout
                 continue
-            parts = _parts(layout, shape.texts, text)
-            if parts is not None:
-                return parts, layout
+            found = _found(layout, shape.texts, text)
+            if found:
+                return found
             failure = failure or InputError(_changed(layout, shape, text))
         raise failure
 
@@ -364,6 +378,10 @@ def shape_of(messages: list[dict[str, Any]], looked_for: re.Pattern[str], with_c
     owners: list[tuple[int, str]] = []
 
     def stand_in(text: str, owner: tuple[int, str]) -> str:
+        if text and looked_for.search(text) is None and text.strip() == text:
+            texts.append(text)
+            owners.append(owner)
+            return chr(FIRST_RESERVED + len(texts))
         pieces, begin = [], 0
         for match in looked_for.finditer(text):
             pieces += [text[begin : match.start()], match[0]]
@@ -401,6 +419,9 @@ def shape_of(messages: list[dict[str, Any]], looked_for: re.Pattern[str], with_c
 
     shape = []
     for index, message in enumerate(messages):
+        if len(message) == 2 and isinstance(content := message.get("content"), str):
+            shape.append({"role": message.get("role"), "content": stand_in(content, (index, "content"))})
+            continue
         changed = dict(message)
         same: dict[str, str] = {}
         for field in _TEXTS:
@@ -422,33 +443,32 @@ def _key(shape: Shape, learnt: list[bool], tools: Any, with_calls: bool) -> Any:
     return json.dumps([shape.messages, tools, with_calls]), tuple(learnt)
 
 
-def _parts(layout: Layout, texts: list[str], text: str) -> list[tuple[int, int]] | None:
-    """The learnt parts in characters of the text; None where the text is another than the layout makes."""
-    literals, order = layout.literals, layout.order
-    written = [texts[number] for number in order]
-    pieces = [literals[0]]
-    for said, literal in zip(written, literals[1:], strict=True):
-        pieces += (said, literal)
+def _found(layout: Layout, texts: list[str], text: str) -> Found | None:
+    """Where the layout's turns stand in the text; None where the text is another than the layout makes."""
+    pieces = list(layout.literals) + layout.literals[1:]
+    pieces[::2] = layout.literals
+    pieces[1::2] = [texts[number] for number in layout.order]
     if "".join(pieces) != text:
-        at = len(literals[0])
-        if not text.startswith(literals[0]):
+        at = len(pieces[0])
+        if not text.startswith(pieces[0]):
             return None
-        for place, (said, literal) in enumerate(zip(written, literals[1:], strict=True)):
-            for form in written_forms(said):
-                # At the end of the text nothing may be left.
-                behind = at + len(form)
-                if text.startswith(form, at) and text.startswith(literal, behind):
+        for place in range(1, len(pieces), 2):
+            literal = pieces[place + 1]
+            for form in written_forms(pieces[place]):
+                if text.startswith(form, at) and text.startswith(literal, at + len(form)):
                     break
             else:
                 return None
-            written[place] = form
-            at = behind + len(literal)
+            pieces[place] = form
+            at += len(form) + len(literal)
         if at != len(text):
             return None
-    begins = [0]
-    for said, literal in zip(written, literals, strict=False):
-        begins.append(begins[-1] + len(literal) + len(said))
-    return [(begins[first] + begin, begins[last] + end) for (first, begin), (last, end) in layout.learnt]
+    begins, length = [0], 0
+    for place in range(1, len(pieces), 2):
+        length += len(pieces[place - 1]) + len(pieces[place])
+        begins.append(length)
+    learnt = [(begins[first] + begin, begins[last] + end) for (first, begin), (last, end) in layout.learnt]
+    return Found(learnt, pieces, layout)
 
 
 def _changed(layout: Layout, shape: Shape, text: str) -> str:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest,image}")
 
     demo = commands.add_parser(
         "demo",
@@ -90,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         help="file or folder of rows (JSON Lines, JSON, Parquet, CSV, Arrow), a Hugging Face dataset as "
         "org/name, an s3:// or http(s):// URL",
     )
-    run.add_argument("--dataset-split", help="split of a Hugging Face dataset (default: train)")
+    run.add_argument(
+        "--dataset-split",
+        help="split of a Hugging Face dataset, or of a folder whose files are named by it (default: train)",
+    )
+    run.add_argument("--validation-uri", help="rows to hold out from the training, as --dataset takes it")
+    run.add_argument("--validation-uri-split", help="split of --validation-uri (default: validation)")
     run.add_argument(
         "--output-dir",
         type=Path,
@@ -202,6 +207,15 @@ def _parser() -> argparse.ArgumentParser:
     manifest.add_argument("--role", default="osft-launcher", help="name of Role and RoleBinding (default: %(default)s)")
     manifest.add_argument("--no-role", dest="with_role", action="store_false", help="the ConfigMap alone")
     manifest.set_defaults(run=_manifest)
+
+    image = commands.add_parser(
+        "image",
+        help="print the Containerfile of an image in which the stages install nothing",
+        description="Prints the Containerfile of an image in which the stages install nothing, for clusters without a "
+        "package index; compile with --image and --no-pip for it.",
+    )
+    image.add_argument("--from", default="", dest="base", metavar="IMAGE", help="image to build upon (default: ours)")
+    image.set_defaults(run=_image)
     return parser
 
 
@@ -271,9 +285,20 @@ def _run(options: argparse.Namespace) -> None:
     if base_model and Path(base_model).expanduser().exists():
         training["training_base_model"] = str(Path(base_model).expanduser().resolve())
     dataset, split = options.dataset, options.dataset_split
+    held_out, held_out_split = options.validation_uri, options.validation_uri_split
     if options.run_file:
-        dataset, split, training = repeated_run(options.run_file, dataset, split, training)
-    run = run_locally(options.output_dir, dataset, split or "train", training, options.quiet)
+        dataset, split, training, held_out, held_out_split = repeated_run(
+            options.run_file, dataset, split, training, held_out, held_out_split
+        )
+    run = run_locally(
+        options.output_dir,
+        dataset,
+        split or "train",
+        training,
+        options.quiet,
+        held_out or "",
+        held_out_split or "validation",
+    )
     show_run(run, read_table(run.steps), check_local_run(run))
 
 
@@ -306,6 +331,13 @@ def _manifest(options: argparse.Namespace) -> None:
 
     _check_names(options.service_account, options.role)
     print(manifest(options.service_account, options.role, options.with_role), end="")
+
+
+def _image(options: argparse.Namespace) -> None:
+    from kfp_osft.pipelines.osft.image import containerfile
+    from kfp_osft.stages.component import STAGE_IMAGE
+
+    print(containerfile(options.base or STAGE_IMAGE), end="")
 
 
 def _check_names(*names: str) -> None:

@@ -14,6 +14,9 @@ from kfp.dsl import pipeline_context
 from kfp.dsl.python_component import PythonComponent
 
 import kfp_osft
+from kfp_osft.shared.network import certificates
+from kfp_osft.shared.parameters.kubernetes_syntax import is_image
+from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import find_package
 from kfp_osft.stages.package import FOLDER, config_map_name, package_digest
 from kfp_osft.stages.training_parameters import documented, with_training_parameters
@@ -45,11 +48,29 @@ class StageSettings:
         package: what pip installs to bring kfp_osft into each stage, as "kfp-osft==0.1.0" or a wheel's URL; when empty
             it is in the image, or in the ConfigMap that `kfp-osft manifest` prints.
         pip: False for a cluster without a package index: the image must hold what the stages need.
+        certificates: name of a ConfigMap with certificate authorities that the stages trust beside the public ones, by
+            default the one that OpenShift AI puts into each project; it need not be there. Empty mounts none.
+
+    Raises:
+        InputError: image is not the name of one.
     """
 
     image: str = STAGE_IMAGE
     package: str = ""
     pip: bool = True
+    certificates: str = certificates.CONFIG_MAP
+
+    def __post_init__(self) -> None:
+        check_image(self.image)
+
+
+def check_image(name: str) -> None:
+    """Raises InputError where Kubernetes would not take it for a container image."""
+    if not is_image(name):
+        raise InputError(
+            f"the image {name!r} is not a container image's name; allowed: registry/repository with :tag or "
+            "@sha256:digest, without blanks, the repository in lower case"
+        )
 
 
 _settings: ContextVar[StageSettings] = ContextVar("stage_settings", default=StageSettings())
@@ -66,7 +87,8 @@ def stage_settings(settings: StageSettings) -> Iterator[None]:
 
 
 class Stage(PythonComponent):
-    """A stage's component. In a pipeline its task mounts the ConfigMap with the package, whether it is there or not."""
+    """A stage's component. In a pipeline its task mounts the ConfigMaps with the package and with certificate
+    authorities, whether they are there or not."""
 
     def __init__(self, function: Callable, options: dict[str, Any]) -> None:
         self.options = options
@@ -82,11 +104,13 @@ class Stage(PythonComponent):
             task = super().__call__(*args, **kwargs)
         else:
             task = _component(self.python_func, self.options, settings)(*args, **kwargs)
-        if not settings.package:
-            from kfp import kubernetes
+        mounts = {} if settings.package else {config_map_name(): find_package.MOUNT_PATH}
+        mounts |= {settings.certificates: certificates.MOUNT_PATH} if settings.certificates else {}
+        from kfp import kubernetes
 
+        for name, path in mounts.items():
             # Without `optional` a pod waits for a missing ConfigMap for ever, and KFP does not say so.
-            kubernetes.use_config_map_as_volume(task, config_map_name(), find_package.MOUNT_PATH, optional=True)
+            kubernetes.use_config_map_as_volume(task, name, path, optional=True)
         return task
 
 

@@ -1,4 +1,4 @@
-"""The head of each stage's program: finds the kfp_osft with which it was compiled, and checks it before its import."""
+"""The head of each stage's program: finds the kfp_osft it was compiled with, and checks it before importing it."""
 
 import hashlib
 import importlib.util
@@ -13,7 +13,7 @@ ARCHIVE = f"{MOUNT_PATH}/kfp_osft.tar.bz2"
 
 
 def package_files(place):
-    """Content by name of what stages need of kfp_osft, in its folder or an archive; {} where there is neither."""
+    # Content by name, of a folder kfp_osft or an archive of one; {} where there is neither.
     if place.is_file():
         with tarfile.open(place) as archive:
             return {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
@@ -22,16 +22,15 @@ def package_files(place):
 
 
 def digest_of(files):
-    """sha256 of a listing of the files: a line of name and sha256 each, in the order of their names."""
     lines = [f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def find_package(version, digest, config_map):
-    """Makes kfp_osft importable: from the mounted ConfigMap, as installed, or from kfp.local's parent process."""
     spec = importlib.util.find_spec("kfp_osft")
-    installed = pathlib.Path(spec.origin).parent if spec and spec.origin else None
+    installed = spec and spec.origin and pathlib.Path(spec.origin).parent
     others = ""
+    # Mounted, installed, or that of the process that runs kfp.local.
     for place in (ARCHIVE, installed, os.environ.get("KFP_OSFT_FOLDER")):
         files = package_files(pathlib.Path(place)) if place else {}
         if digest_of(files) == digest:

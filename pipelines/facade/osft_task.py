@@ -14,25 +14,40 @@ from kfp import dsl
 from kfp.dsl import pipeline_task
 
 from kfp_osft.pipelines.osft.wiring import StageTasks
+from kfp_osft.shared.network import certificates
+from kfp_osft.shared.parameters.environment import is_runtimes_own
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.component import check_image
 
-_HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "export_model")
+# With check_matrices, collect_metrics reads the base model.
+_HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "export_model")
 # Which stages get an environment variable, by its name; the first that matches holds.
 _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"KUBERNETES_.*|OSFT_LAUNCHER"), ("launch_trainjob",)),
     (re.compile(r"OCI_PULL_SECRET_.*"), ("preprocess",)),
     (re.compile(r"HF_.*|HUGGING_FACE_.*"), _HUB_STAGES),
-    (re.compile(r"AWS_.*|S3_.*"), ("resolve_dataset",)),
-    # A name that is not ours: to the stages that run what users configure (data sets, models, trainings).
-    (re.compile(r".*"), ("resolve_dataset", "preprocess", "launch_trainjob")),
+    # Not AWS_CA_BUNDLE: what one client trusts, all do.
+    (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset",)),
+    # PIP_*, proxies, certificate authorities and names that are not ours: all six install packages and use clients.
+    (re.compile(r".*"), StageTasks._fields),
 )
 # Fields of kfp.kubernetes' KubernetesExecutorConfig (JSON names) whose items name environment variables: the place of
 # the name in an item, or in a list inside it.
 _ENV_FIELDS = {"secretAsEnv": "keyToEnv", "configMapAsEnv": "keyToEnv", "fieldPathAsEnv": None}
+# KFP has no way to hand these volumes to the training pods, and on six CPU pods nobody wants them.
+_REFUSED_VOLUMES = {"emptyDirMounts": "empty_dir_mount", "genericEphemeralVolume": "add_ephemeral_volume"}
+_CONFIG_MAPS = "configMapAsVolume"
 _TRAINING_POD_FIELDS = ("nodeSelector", "tolerations", "nodeAffinity", "podAffinity")
 
 
 def stages_of_env(name: str) -> tuple[str, ...]:
-    """The stages that get an environment variable of this name."""
+    """The stages that get an environment variable of this name.
+
+    Raises:
+        InputError: the training runtime sets it, and launch_trainjob would refuse it.
+    """
+    if is_runtimes_own(name):
+        raise InputError(f"the environment variable {name} is set by the training runtime and cannot be given")
     return next(stages for pattern, stages in _ENV_STAGES if pattern.fullmatch(name))
 
 
@@ -95,8 +110,10 @@ class OsftTask(dsl.PipelineTask):
     def set_retry(self, *args: Any, **kwargs: Any) -> "OsftTask":
         return self._to_all("set_retry", *args, **kwargs)
 
-    def set_container_image(self, *args: Any, **kwargs: Any) -> "OsftTask":
-        return self._to_all("set_container_image", *args, **kwargs)
+    def set_container_image(self, name: Any) -> "OsftTask":
+        if isinstance(name, str) and "{{" not in name:
+            check_image(name)
+        return self._to_all("set_container_image", name)
 
     def register_pipeline_channels(self, *args: Any, **kwargs: Any) -> None:
         self._to_all("register_pipeline_channels", *args, **kwargs)
@@ -170,8 +187,17 @@ class _PlatformConfig(dict):
         super().__setitem__(platform, copy.deepcopy(dict(config)))
 
     def _add_item(self, platform: str, field: str, item: Mapping[str, Any]) -> None:
+        if field in _REFUSED_VOLUMES:
+            raise InputError(
+                f"kfp.kubernetes.{_REFUSED_VOLUMES[field]} on train_model's task: KFP does not hand such a volume to "
+                "the training pods; for /dev/shm set training_resource_shared_memory_per_worker, for files mount a claim"
+            )
         if field not in _ENV_FIELDS:
             for stage in _stages_of_field(field):
+                if field == _CONFIG_MAPS:
+                    # Pods mount a ConfigMap once; what the caller says of it holds.
+                    config_maps = self._config_of(stage, platform).get(field, [])
+                    config_maps[:] = [other for other in config_maps if not _is_same_default(other, item)]
                 self._config_of(stage, platform).setdefault(field, []).append(copy.deepcopy(item))
             return
         entries = _ENV_FIELDS[field]
@@ -187,6 +213,13 @@ class _PlatformConfig(dict):
 
     def _config_of(self, stage: str, platform: str) -> dict[str, Any]:
         return getattr(self._tasks, stage).platform_config.setdefault(platform, {})
+
+
+def _is_same_default(ours: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Whether an item is the stages' own mount of the certificate authorities, and the new one mounts the same."""
+    return ours.get("mountPath") == certificates.MOUNT_PATH and (
+        ours.get("configMapName") == item.get("configMapName") or item.get("mountPath") == certificates.MOUNT_PATH
+    )
 
 
 def _stages_of_field(field: str) -> tuple[str, ...]:

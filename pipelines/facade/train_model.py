@@ -22,6 +22,8 @@ def train_model(
     kubernetes_config: Optional[dsl.TaskConfig] = None,
     dataset_uri: str = "",
     dataset_split: str = "train",
+    validation_uri: str = "",
+    validation_uri_split: str = "validation",
     **training: Any,
 ) -> dsl.PipelineTask:
     """Fine-tunes a language model with OSFT; callable where the single OSFT component was.
@@ -30,7 +32,8 @@ def train_model(
     runs them at once with kfp.local (call kfp.local.init first) and returns the finished task.
 
     Args:
-        pvc_path: Workspace PVC root path (use dsl.WORKSPACE_PATH_PLACEHOLDER), or a folder of this computer.
+        pvc_path: Workspace PVC root path (use dsl.WORKSPACE_PATH_PLACEHOLDER), or a folder of this computer. KFP removes
+            a run's own workspace when the run has succeeded; the outputs stay.
         dataset: Input training dataset artifact: its data, or what its metadata pvc_path, pvc_dir or artifact_path
             names.
         training parameters:
@@ -39,6 +42,8 @@ def train_model(
         dataset_uri: Where the rows are, instead of dataset, as resolve_dataset takes it: a path, pvc://path,
             s3://bucket/key or a prefix, an http(s) URL, org/name of a Hugging Face dataset.
         dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
+        validation_uri: Rows to hold out from the training, as dataset_uri of resolve_dataset; empty for none.
+        validation_uri_split: Split of validation_uri.
 
     Returns:
         A task whose outputs are output_model, output_metrics, output_loss_chart and Output ("training completed").
@@ -58,7 +63,8 @@ def train_model(
         if dataset is None and not has_uri:
             # The example of the contract has none; resolve_dataset then fails, and says so.
             warnings.warn("train_model has no rows: give dataset_uri, or dataset", stacklevel=3)
-        task = OsftTask(add_stages(pvc_path, training, dataset_uri, dataset_split, dataset))
+        held_out = {"validation_uri": validation_uri, "validation_uri_split": validation_uri_split}
+        task = OsftTask(add_stages(pvc_path, training, dataset_uri, dataset_split, dataset, **held_out))
         if kubernetes_config is not None:
             apply_task_config(task.tasks.launch_trainjob, kubernetes_config)
         if (size := estimate_so_far(pipeline)).share > MOST:
@@ -69,7 +75,14 @@ def train_model(
     from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
 
     rows = dataset_uri if has_uri else _location(dataset)
-    return osft_pipeline(pvc_path=pvc_path, dataset_uri=rows, dataset_split=dataset_split, **training)
+    return osft_pipeline(
+        pvc_path=pvc_path,
+        dataset_uri=rows,
+        dataset_split=dataset_split,
+        validation_uri=validation_uri,
+        validation_uri_split=validation_uri_split,
+        **training,
+    )
 
 
 def _location(dataset: Any) -> str:

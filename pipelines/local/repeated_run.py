@@ -22,10 +22,17 @@ class RepeatedRun(NamedTuple):
     dataset: str
     dataset_split: str
     training: dict[str, Any]
+    validation_uri: str
+    validation_uri_split: str
 
 
 def repeated_run(
-    path: Path, dataset: str | None, dataset_split: str | None, training: Mapping[str, Any]
+    path: Path,
+    dataset: str | None,
+    dataset_split: str | None,
+    training: Mapping[str, Any],
+    validation_uri: str | None = None,
+    validation_uri_split: str | None = None,
 ) -> RepeatedRun:
     """The run that the file tells of; what is given beside it takes the place of what it says.
 
@@ -36,9 +43,11 @@ def repeated_run(
         dataset: path or dataset_uri, or None for the run's.
         dataset_split: split of a Hugging Face dataset, or None for the run's.
         training: training parameters by name that are given.
+        validation_uri: rows to hold out, or None for the run's.
+        validation_uri_split: split of these, or None for the run's.
 
     Raises:
-        InputError: the file is something else; the run's dataset or base model is gone and no other is given.
+        InputError: the file is something else; the run's dataset, held-out rows or base model is gone and no other is given.
     """
     path = path / RUN_FILE if path.is_dir() else path
     run = _read(path)
@@ -46,10 +55,15 @@ def repeated_run(
     if "training_base_model" not in training:
         _check_base_model(path, run)
     if dataset is None:
-        dataset, split = _dataset_of(path, run)
+        dataset, split = _rows_of(path, run["dataset"], "dataset", "--dataset")
         dataset_split = dataset_split or split
+    if validation_uri is None and run.get("validation"):
+        validation_uri, split = _rows_of(path, run["validation"], "validation dataset", "--validation-uri")
+        validation_uri_split = validation_uri_split or split
     _tell_other_versions(run)
-    return RepeatedRun(dataset, dataset_split or "train", parameters)
+    return RepeatedRun(
+        dataset, dataset_split or "train", parameters, validation_uri or "", validation_uri_split or "validation"
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -78,8 +92,7 @@ def _read(path: Path) -> dict[str, Any]:
     return run
 
 
-def _dataset_of(path: Path, run: Mapping[str, Any]) -> tuple[str, str | None]:
-    then = run["dataset"]
+def _rows_of(path: Path, then: Mapping[str, Any], what: str, option: str) -> tuple[str, str | None]:
     place = Path(then.get("path") or "")
     if then.get("path") and place.exists():
         now = [file_digest(file) for file in dataset_files(place)]
@@ -89,13 +102,13 @@ def _dataset_of(path: Path, run: Mapping[str, Any]) -> tuple[str, str | None]:
     uri = then.get("uri") or ""
     if SECRET in uri:
         raise InputError(
-            f"--from={path}: the run's dataset {uri} had something secret in its address, which is not recorded; give "
-            "--dataset"
+            f"--from={path}: the run's {what} {uri} had something secret in its address, which is not recorded; give "
+            f"{option}"
         )
     if uri and ("://" in uri or Path(uri).exists()):
         return uri, then.get("split")
     told = then.get("path") or uri or then.get("name") or "(not known)"
-    raise InputError(f"--from={path}: the run's dataset {told} is not on this computer; give --dataset")
+    raise InputError(f"--from={path}: the run's {what} {told} is not on this computer; give {option}")
 
 
 def _digest(recorded: Any) -> str:

@@ -40,16 +40,24 @@ class LocalRun(NamedTuple):
 
 
 def run_locally(
-    output_dir: Path, dataset: str, dataset_split: str, training: Mapping[str, Any], quiet: bool = False
+    output_dir: Path,
+    dataset: str,
+    dataset_split: str,
+    training: Mapping[str, Any],
+    quiet: bool = False,
+    validation_uri: str = "",
+    validation_uri_split: str = "validation",
 ) -> LocalRun:
     """Runs the six stages with kfp.local in this Python environment; what is there already is used again.
 
     Args:
         output_dir: the workspace; results, checkpoints and logs go there.
         dataset: path or dataset_uri.
-        dataset_split: split of a Hugging Face dataset.
+        dataset_split: of the dataset, as resolve_dataset takes it.
         training: training parameters by name; others take the sub-pipeline's defaults.
         quiet: shows where stages begin and end, warnings and errors, and nothing else.
+        validation_uri: path or dataset_uri of rows to hold out, or empty.
+        validation_uri_split: of these.
 
     Raises:
         InputError: bad parameters, found here or by a stage.
@@ -57,9 +65,7 @@ def run_locally(
     """
     check_parameters(training)
     output_dir = writable_folder("--output-dir", str(output_dir)).resolve()
-    if Path(dataset).expanduser().exists():
-        dataset = str(Path(dataset).expanduser().resolve())
-        dataset_files(Path(dataset))
+    dataset, validation_uri = (_whole_path(rows) for rows in (dataset, validation_uri))
     training = {name: value for name, value in training.items() if value is not None}
 
     # The stages are children of this process and take these over. Unbuffered: one sees the lines as they come.
@@ -71,7 +77,14 @@ def run_locally(
     }
     outputs, log = _run(
         output_dir,
-        {"pvc_path": str(output_dir), "dataset_uri": dataset, "dataset_split": dataset_split, **training},
+        {
+            "pvc_path": str(output_dir),
+            "dataset_uri": dataset,
+            "dataset_split": dataset_split,
+            "validation_uri": validation_uri,
+            "validation_uri_split": validation_uri_split,
+            **training,
+        },
         quiet,
     )
     metrics = dict(outputs["output_metrics"].metadata)
@@ -83,6 +96,15 @@ def run_locally(
     return LocalRun(
         Path(outputs["output_model"].metadata["pvc_model_dir"]), metrics, chart, checkpoint_dir / "metrics.jsonl", log
     )
+
+
+def _whole_path(rows: str) -> str:
+    """A file or folder of this computer by its whole path, if it holds data; another dataset_uri as it is."""
+    if not rows or not Path(rows).expanduser().exists():
+        return rows
+    path = Path(rows).expanduser().resolve()
+    dataset_files(path)
+    return str(path)
 
 
 def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[dict[str, Any], Path]:

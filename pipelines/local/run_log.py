@@ -12,6 +12,7 @@ from typing import TextIO
 
 from kfp_osft.pipelines.local.progress import DONE, FAILED, Lines, Live, Progress
 from kfp_osft.pipelines.osft.wiring import DISPLAY_NAMES
+from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.shared.reporting.stage import INPUT_ERROR_PREFIX, STAGE_END, TRAINING_ERROR_PREFIX
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
@@ -59,7 +60,8 @@ class RunLog(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        self._file.write(text)
+        # KFP prints the arguments of each stage.
+        self._file.write(shown(text))
         self._file.flush()
         self._line += text
         *lines, self._line = self._line.split("\n")

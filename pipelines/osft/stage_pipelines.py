@@ -38,6 +38,8 @@ def build_stage_pipeline(name: str, settings: PipelineSettings) -> Any:
     component = getattr(stages, name)
     own = inspect.signature(component.python_func).parameters
     parameters = [_CLAIM, *(_as_pipeline_parameter(own[name]) for name in own if _is_in_form(component, name))]
+    # What has no default comes first, as Python wants it.
+    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
 
     def pipeline(*args: Any, **kwargs: Any) -> None:
         arguments = inspect.Signature(parameters).bind(*args, **kwargs).arguments
@@ -69,5 +71,8 @@ def _is_value(spec: structures.InputSpec) -> bool:
 def _as_pipeline_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.name == "pvc_path":
         return parameter.replace(default=_MOUNT_PATH)
+    if parameter.name == "dataset_uri":
+        # Here there is no upstream artifact in its place.
+        return parameter.replace(default=inspect.Parameter.empty)
     type_, default = _PIPELINE_DEFAULTS.get(parameter.name, (parameter.annotation, parameter.default))
     return parameter.replace(annotation=type_, default=default)

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kfp import dsl, kubernetes
+from kfp.dsl import graph_component
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters
-from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages
+from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages, check_constants
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.component import StageSettings, stage_settings
 
 #: What a Secret is for -> its keys, which are the environment variables' names too. All Secrets are optional.
@@ -28,6 +30,8 @@ SECRET_KEYS = {
         "AWS_REGION",
     ),
 }
+
+_TRAINING_NAMES = {parameter.name for parameter in ALL_PARAMETERS}
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,17 @@ class PipelineSettings:
         return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
 
 
+class OsftPipeline(graph_component.GraphComponent):
+    """The pipeline as a component. Training parameters that are given to it as constants are checked at once."""
+
+    def __init__(self, pipeline: Any) -> None:
+        vars(self).update(vars(pipeline))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        check_constants({name: value for name, value in kwargs.items() if name in _TRAINING_NAMES})
+        return super().__call__(*args, **kwargs)
+
+
 def build_osft_pipeline(settings: PipelineSettings) -> Any:
     """Makes the pipeline; osft_pipeline below is the one with all defaults."""
 
@@ -78,6 +93,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         pvc_path: str = WORKSPACE_MOUNT_PATH,
         dataset_split: str = "train",
         check_matrices: int = 0,
+        validation_uri: str = "",
+        validation_uri_split: str = "validation",
         **training: Any,
     ) -> OsftOutputs:
         """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
@@ -93,9 +110,12 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             pvc_path: Workspace folder. Unless given, the run's own volume, which KFP removes when the run has
                 succeeded: what stays are the outputs. On a mounted claim of one's own final_model and checkpoints stay
                 too.
-            dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
+            dataset_split: Split of a Hugging Face dataset, of a DatasetDict that was saved to disk, or of a folder with
+                files named train, validation, test.
             check_matrices: Of so many weight matrices, measure after the training which share of their change lies in
                 the directions to keep; 0 measures none.
+            validation_uri: Rows to hold out from the training, as dataset_uri takes it; empty for none.
+            validation_uri_split: Split of validation_uri.
             training parameters:
 
         Returns:
@@ -111,6 +131,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
                 dataset_uri=dataset_uri,
                 dataset_split=dataset_split,
                 check_matrices=check_matrices,
+                validation_uri=validation_uri,
+                validation_uri_split=validation_uri_split,
             )
         task = OsftTask(tasks)
         for purpose, keys in SECRET_KEYS.items():
@@ -119,7 +141,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             )
         return OsftOutputs(**tasks.outputs())
 
-    return osft_pipeline
+    return OsftPipeline(osft_pipeline)
 
 
 osft_pipeline = build_osft_pipeline(PipelineSettings())

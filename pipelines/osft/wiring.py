@@ -7,6 +7,7 @@ from kfp import dsl
 from kfp.dsl import pipeline_channel
 
 from kfp_osft import stages
+from kfp_osft.shared.parameters.checking import check_parameters
 
 
 class OsftOutputs(NamedTuple):
@@ -66,6 +67,22 @@ _PODS = {
 }
 
 
+def check_constants(training: Mapping[str, Any]) -> None:
+    """Checks the training parameters whose values are known when a pipeline is compiled, as preprocess checks all.
+
+    Raises:
+        InputError: all of them that are not allowed, a line each.
+    """
+    check_parameters({name: value for name, value in training.items() if not _is_known_later(value)})
+
+
+def _is_known_later(value: Any) -> bool:
+    # Also as a part of an f-string; KFP's own placeholders are texts with double braces.
+    return bool(pipeline_channel.extract_pipeline_channels_from_any(value)) or (
+        isinstance(value, str) and "{{" in value
+    )
+
+
 def add_stages(
     pvc_path: Any,
     training: Mapping[str, Any],
@@ -73,17 +90,36 @@ def add_stages(
     dataset_split: Any = "train",
     dataset: Optional[Any] = None,
     check_matrices: Any = 0,
+    validation_uri: Any = "",
+    validation_uri_split: Any = "validation",
 ) -> StageTasks:
     """Adds the six stages to the pipeline that is being defined.
 
     Args:
-        pvc_path, dataset_uri, dataset_split, dataset: as resolve_dataset takes them; dataset may be left out.
+        pvc_path, dataset_uri, dataset_split, dataset, validation_uri, validation_uri_split: as resolve_dataset takes
+            them; dataset may be left out.
         training: the training parameters by name; one that is left out takes preprocess' default.
         check_matrices: as collect_metrics takes it.
+
+    Raises:
+        InputError: a value that is known here and not allowed; those of upstream tasks and pipeline parameters are
+            checked by the stages.
     """
+    check_constants(training)
     source = {"dataset_uri": dataset_uri} if dataset is None else {"dataset": dataset}
-    resolved = stages.resolve_dataset(pvc_path=pvc_path, dataset_split=dataset_split, **source)
-    prepared = stages.preprocess(dataset_path=resolved.outputs["dataset_path"], pvc_path=pvc_path, **training)
+    resolved = stages.resolve_dataset(
+        pvc_path=pvc_path,
+        dataset_split=dataset_split,
+        validation_uri=validation_uri,
+        validation_uri_split=validation_uri_split,
+        **source,
+    )
+    prepared = stages.preprocess(
+        dataset_path=resolved.outputs["dataset_path"],
+        pvc_path=pvc_path,
+        validation_path=resolved.outputs["validation_path"],
+        **training,
+    )
     launched = stages.launch_trainjob(
         training_config=prepared.outputs["training_config"],
         pvc_path=pvc_path,

@@ -26,8 +26,10 @@ ARGUMENT_LIMIT = (128 << 10) - 1
 #: Share of either limit above which a pipeline is refused, or warned of.
 MOST = 0.8
 # What Argo's templates for a KFP pipeline take, and, in each node, what is not a parameter: names, times, paths.
-_TEMPLATES = 15_000
+_TEMPLATES = 21_000
 _NODE = 900
+# What the launcher is given beside the component's spec and the arguments.
+_LAUNCHER = 2_500
 # Ids, times, paths of artifacts: what makes each node different, and so does not compress.
 _UNIQUE = 450
 
@@ -123,7 +125,8 @@ def _size(tasks: Sequence[tuple[_Task, int]], root: str) -> WorkflowSize:
                 continue
             parameters |= {task.component, task.container, task.settings}
             largest = max(largest, len(task.container.encode()), len(task.component.encode()))
-            patch = _json({"command": ["/kfp-launcher/launch", task.component], "args": task.program})
+            launcher = ["/kfp-launcher/launch", task.component, task.task, "x" * _LAUNCHER]
+            patch = _json({"command": launcher, "args": task.program})
             driver = [task.component, task.task, task.container, task.settings, patch]
             nodes += [[_unique(chance), "x" * _NODE, *texts] for texts in (driver, [patch], [patch])]
     status = _json([*nodes, [_unique(chance), root]]).encode()

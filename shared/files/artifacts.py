@@ -1,6 +1,6 @@
 """Files of the workspace as KFP artifacts.
 
-On a cluster KFP's launcher uploads what it finds at an artifact's path when the task has succeeded, and follows symbolic
+On a cluster KFP's launcher uploads what lies at an artifact's path when the task has succeeded, and follows symbolic
 links, so that nothing has to be copied to the pod's own disk. With kfp.local the artifact stays where it is.
 """
 

@@ -4,6 +4,8 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from kfp_osft.shared.network.certificates import REMEDY
+
 
 def network_cause(error: BaseException) -> str:
     """The cause in an HTTP client's exception: name resolution, TLS, time, or the operating system's words."""
@@ -11,8 +13,12 @@ def network_cause(error: BaseException) -> str:
     for cause in causes:
         if isinstance(cause, socket.gaierror):
             return "its host name cannot be resolved"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"TLS failed: its certificate is not trusted ({cause.verify_message}); {REMEDY}"
+        if _is_plain_http(cause):
+            return "TLS failed: it answers in plain HTTP; write http:// before its host"
         if isinstance(cause, ssl.SSLError):
-            reason = getattr(cause, "verify_message", "") or (cause.reason or "").replace("_", " ").lower()
+            reason = (cause.reason or "").replace("_", " ").lower()
             return f"TLS failed: {reason or 'no secure connection'}"
     for cause in causes:
         if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
@@ -25,8 +31,16 @@ def network_cause(error: BaseException) -> str:
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Whether to ask again is of no use: the name is not known, or the certificate not trusted."""
-    return any(isinstance(cause, (socket.gaierror, ssl.SSLCertVerificationError)) for cause in _causes(error))
+    """Whether to ask again is of no use: the name is not known, the certificate not trusted, or the port not TLS's."""
+    return any(
+        isinstance(cause, (socket.gaierror, ssl.SSLCertVerificationError)) or _is_plain_http(cause)
+        for cause in _causes(error)
+    )
+
+
+def _is_plain_http(cause: BaseException) -> bool:
+    # What OpenSSL makes of an answer that is not TLS.
+    return isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_osft.shared.parameters.environment import is_runtimes_own, is_secret
+from kfp_osft.shared.parameters.dataset_columns import parse_columns
+from kfp_osft.shared.parameters.environment import holds_secret, is_runtimes_own
 from kfp_osft.shared.parameters.key_values import as_number_or_bool, parse_key_values
 from kfp_osft.shared.parameters.kubernetes_syntax import (
     is_env_name,
@@ -17,8 +18,10 @@ from kfp_osft.shared.parameters.kubernetes_syntax import (
     is_label_value,
     is_name,
     is_positive_quantity,
+    is_quantity,
 )
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.redaction import redacted
 
 #: An optional int that is not given, in a KFP component: kfp.local cannot leave out an int without a default (it
 #: calls int(None)).
@@ -117,6 +120,15 @@ def _patterns(name: str, value: str) -> list[str] | None:
     return patterns or None
 
 
+def _base_model(name: str, value: str) -> str:
+    if (seen := redacted(value)) != value:
+        raise InputError(
+            f"{name}={seen}: a password or token in it would be shown to everybody; give credentials as HF_TOKEN or "
+            "OCI_PULL_SECRET_MODEL_DOWNLOAD in the environment, on a cluster from a Secret"
+        )
+    return value
+
+
 def _environment(name: str, value: str) -> dict[str, str]:
     pairs = parse_key_values(name, value)
     for key in pairs:
@@ -127,7 +139,7 @@ def _environment(name: str, value: str) -> dict[str, str]:
             )
         if is_runtimes_own(key):
             raise InputError(f"{name}: '{key}' is set by the training runtime and cannot be given")
-        if is_secret(key):
+        if holds_secret(key, pairs[key]):
             raise InputError(
                 f"{name}: '{key}' looks like a secret, which an argument would show to everybody; "
                 "give it as a Kubernetes Secret (kfp.kubernetes.use_secret_as_env), or in the "
@@ -177,6 +189,7 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
         "a Hugging Face model id, the path of a model folder, or oci://registry/repository with :tag or @sha256:digest",
         "osft.model_path",
         _not_blank,
+        read=_base_model,
     ),
     Parameter(
         "training_effective_batch_size",
@@ -478,6 +491,44 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "Show one sample in the log and the report, decoded, its part with loss marked.",
         "true or false",
         "data.show_sample",
+    ),
+    Parameter(
+        "training_resource_shared_memory_per_worker",
+        str,
+        "auto",
+        "Size of /dev/shm in a training pod, in memory, through which NCCL connects several GPUs; auto is half of the "
+        "pod's memory, and none for a single process.",
+        "auto, 0 for what the container runtime gives (64 MiB), or a Kubernetes quantity as 16Gi",
+        "trainjob.shared_memory_per_worker",
+        lambda value: value == "auto" or is_quantity(value),
+    ),
+    Parameter(
+        "dataset_columns",
+        str,
+        "",
+        "Which columns of the dataset are what, where they have other names than the known formats of rows.",
+        "field=column,field=column, as user=question,assistant=answer,system=context or messages=dialog",
+        "data.columns",
+        read=parse_columns,
+    ),
+    Parameter(
+        "dataset_subset",
+        int,
+        0,
+        "Train on so many of the dataset's rows, held-out ones included, chosen by training_seed; 0 takes all.",
+        "an integer of at least 0",
+        "data.subset",
+        _not_negative,
+    ),
+    Parameter(
+        "training_validation_split",
+        float,
+        0.0,
+        "Share of the rows to hold out from the training, chosen by training_seed; rows with the same content stay "
+        "together.",
+        "a number from 0 (none) to below 1",
+        "data.validation_split",
+        lambda value: 0 <= value < 1,
     ),
 )
 

@@ -1,19 +1,31 @@
 """Environment variables of a training by their names: those that the runtime owns, and secrets, kept out of output."""
 
+import base64
+import binascii
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
 
 # The runtime gives a worker its place among the others in these; training_hub reads them.
 _RUNTIME = re.compile(
     r"PET_.*|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|OSFT_TRAIN_ARGS"
 )
-_SECRET = re.compile(
-    r"(.*_)?(TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIALS?|APIKEY|API_KEY|SECRET_ACCESS_KEY|ACCESS_KEY_ID|PULL_SECRET.*)",
-    re.IGNORECASE,
+# A name is a secret's by one of its words, or by how a word ends (APIKEY, AUTHTOKEN). TOKENS are counted, not kept.
+_SECRET_WORD = re.compile(
+    r"PASS|PW|PWD|PAT|KEY|KEYS|AUTH|AUTHORIZATION|BEARER|COOKIE|DSN|JWT|CREDS?|SAS|SALT|"
+    r".*(TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|PASSCODE|CREDENTIALS?|APIKEY|ACCESSKEY|PRIVATEKEY|SECRETKEY)"
 )
-_SECRET_PART = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|CREDENTIALS?|KEY|APIKEY)($|_)", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r".*(DATABASE|DB|POSTGRES|POSTGRESQL|MYSQL|REDIS|MONGO|MONGODB|AMQP|BROKER)_UR[IL]|.*CONN(ECTION)?_?STR(ING)?"
+)
+# What only says where a secret is, or how one is used.
+_NO_SECRET = re.compile(r".*_(FILE|PATH|DIR|FOLDER|NAME|TYPE|SOCK|URL_BASE)|.*_?(DISABLE|ENABLE|USE|NO)_.*|PWD|OLDPWD")
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_USER_INFO = re.compile(r"[A-Za-z][\w+.-]*://([^/\s@:]*):([^\s@]+)@")
 # A shorter value would blot out parts of words.
-_SHORTEST_SECRET = 8
+_SHORTEST_SECRET = 6
 
 
 def is_runtimes_own(name: str) -> bool:
@@ -22,16 +34,32 @@ def is_runtimes_own(name: str) -> bool:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a variable of this name holds a secret (HF_TOKEN, WANDB_API_KEY, ...)."""
-    return bool(_SECRET.fullmatch(name))
+    """Whether a variable of this name holds a secret (HF_TOKEN, WANDB_API_KEY, DB_PASS, DATABASE_URL, ...); rather one
+    too many than one too few."""
+    upper = name.upper()
+    if _NO_SECRET.fullmatch(upper):
+        return False
+    # Also of camelCase.
+    words = [word.upper() for word in _WORDS.findall(name)]
+    return bool(_SECRET_NAME.fullmatch(upper)) or any(_SECRET_WORD.fullmatch(word) for word in words)
+
+
+def holds_secret(name: str, value: str) -> bool:
+    """Whether a variable is a secret by its name, or by a password in a URL."""
+    return is_secret(name) or bool(_USER_INFO.search(value))
 
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
-    """The values to blot out of any output, the longest first; a few too many rather than one too few."""
-    found = {
-        value for name, value in environment.items() if _SECRET_PART.search(name) and len(value) >= _SHORTEST_SECRET
+    """The values to blot out of any output, the longest first: those of secrets, the parts of one that is JSON (the
+    content of a Docker config.json) or base64, and the passwords in URLs."""
+    found = {text for name, value in environment.items() if is_secret(name) for text in _parts(value)}
+    found |= {
+        form
+        for value in environment.values()
+        for match in _USER_INFO.finditer(value)
+        for form in (match[2], unquote(match[2]))
     }
-    return sorted(found, key=len, reverse=True)
+    return sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
 def blot_out(text: str, secrets: Iterable[str]) -> str:
@@ -39,3 +67,32 @@ def blot_out(text: str, secrets: Iterable[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
+
+
+def _parts(value: str) -> Iterator[str]:
+    """A secret's value without the newline that `echo` adds, its lines, and what is in it."""
+    yield value.strip()
+    yield from (line.strip() for line in value.splitlines())
+    try:
+        content = json.loads(value)
+    except ValueError:
+        return
+    if isinstance(content, (dict, list)):
+        for leaf in _leaves(content):
+            yield leaf
+            # Docker's auth: user:password.
+            try:
+                decoded = base64.b64decode(leaf, validate=True).decode()
+            except (binascii.Error, ValueError):
+                continue
+            if ":" in decoded:
+                yield decoded
+                yield decoded.partition(":")[2]
+
+
+def _leaves(content: Any) -> Iterator[str]:
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, (dict, list)):
+        for item in content.values() if isinstance(content, dict) else content:
+            yield from _leaves(item)

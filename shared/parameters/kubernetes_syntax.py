@@ -1,6 +1,6 @@
-"""What Kubernetes accepts as quantities, labels, annotations and environment variable names.
+"""What Kubernetes accepts as quantities, labels, annotations, names of environment variables and of images.
 
-Source: apimachinery's resource.Quantity and util/validation.
+Source: apimachinery's resource.Quantity and util/validation; for images, github.com/distribution/reference.
 """
 
 import re
@@ -9,6 +9,14 @@ _QUANTITY = re.compile(r"\+?(\d+(\.\d*)?|\.\d+)(m|[kMGTPE]|[KMGTPE]i|[eE][+-]?\d
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _DNS_LABEL_OR_SUBDOMAIN_LIMIT = 253
+_IMAGE = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?/)?"
+    r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+    r"(:\w[\w.-]{0,127})?(@sha256:[0-9a-f]{64})?",
+    re.ASCII,
+)
+_SUFFIXES = {"": 1, "m": 1e-3, **{suffix: 1000**power for power, suffix in enumerate("kMGTPE", start=1)}}
+_SUFFIXES |= {f"{suffix}i": 1024**power for power, suffix in enumerate("KMGTPE", start=1)}
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -16,6 +24,25 @@ def is_positive_quantity(text: str) -> bool:
     """True for "8", "500m", "32Gi"; False for "", "0", "-1", "32 GB"."""
     match = _QUANTITY.fullmatch(text)
     return bool(match) and float(match.group(1)) > 0
+
+
+def is_quantity(text: str) -> bool:
+    """True for "8", "500m", "32Gi" and "0"."""
+    return bool(_QUANTITY.fullmatch(text))
+
+
+def quantity_value(text: str) -> float:
+    """The number that a quantity stands for: bytes of "32Gi", cores of "500m"."""
+    match = _QUANTITY.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a quantity")
+    number, suffix = match.group(1), match.group(3) or ""
+    return float(number) * _SUFFIXES[suffix] if suffix in _SUFFIXES else float(number + suffix)
+
+
+def is_image(text: str) -> bool:
+    """True for "python:3.12", "registry.example:5000/team/image@sha256:..."; False for "", "my image:1"."""
+    return bool(_IMAGE.fullmatch(text))
 
 
 def is_name(text: str) -> bool:

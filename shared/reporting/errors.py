@@ -1,5 +1,7 @@
 """The exceptions that people are meant to read."""
 
+import datetime
+import decimal
 from typing import Any
 
 
@@ -15,17 +17,28 @@ class TrainingError(RuntimeError):
     """A training that started and failed: carries the trainer's last lines."""
 
 
+# A boolean is a number to Python, and a timestamp a date: the narrower ones first.
+_KINDS: tuple[tuple[type, str], ...] = (
+    (bool, "a boolean"),
+    (int, "a number"),
+    (float, "a number"),
+    (str, "a string"),
+    (list, "a list"),
+    (dict, "an object"),
+    (bytes, "bytes"),
+    (decimal.Decimal, "a decimal number"),
+    (datetime.datetime, "a timestamp"),
+    (datetime.date, "a date"),
+    (datetime.time, "a time"),
+    (datetime.timedelta, "a duration"),
+)
+
+
 def kind_of(value: Any) -> str:
     """What a value is, in a message's words: "an empty list", "a number"."""
     if value is None:
         return "null"
     if isinstance(value, (list, str)) and not value:
         return f"an empty {'list' if isinstance(value, list) else 'string'}"
-    return {
-        bool: "a boolean",
-        int: "a number",
-        float: "a number",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }.get(type(value), type(value).__name__)
+    known = next((words for kind, words in _KINDS if isinstance(value, kind)), None)
+    return known or f"a value of type {getattr(value, 'kind', type(value).__name__)}"

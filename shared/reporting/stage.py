@@ -1,6 +1,7 @@
 """How a stage's log ends: with our errors' own sentence instead of a traceback, and with how long it took."""
 
 import atexit
+import os
 import sys
 import time
 from types import TracebackType
@@ -11,6 +12,7 @@ from kfp_osft.shared.processes.pod import join_group
 from kfp_osft.shared.processes.termination import Terminated
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.redaction import guard_output
 
 #: How a stage's last lines begin when it fails with one of our errors.
 INPUT_ERROR_PREFIX = "Error: "
@@ -28,8 +30,18 @@ def begin_stage() -> None:
     """
     _print_errors_briefly()
     _print_the_end()
+    _close_stdin()
+    guard_output()
     join_group()
     trust_private_authorities()
+
+
+def _close_stdin() -> None:
+    """Nobody answers a stage's questions, as transformers' whether to run a model's own code; a terminal's input is
+    somebody else's."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
 
 def _print_errors_briefly() -> None:

@@ -169,10 +169,12 @@ def _spellings(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]
     if not calling:
         return
     without_content = any("content" not in message for message in calling)
-    for contents in (({}, {"content": None}, {"content": ""}) if without_content else ({},)):
+    for contents in ({}, {"content": None}, {"content": ""}) if without_content else ({},):
         for as_text in (False, True):
             if contents or as_text:
-                yield [_spelt(message, contents, as_text) if message.get("tool_calls") else message for message in messages]
+                yield [
+                    _spelt(message, contents, as_text) if message.get("tool_calls") else message for message in messages
+                ]
 
 
 def _spelt(message: dict[str, Any], contents: dict[str, Any], as_text: bool) -> dict[str, Any]:

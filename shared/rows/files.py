@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.reporting.errors import InputError, kind_of
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, format_of, has_data_extension, rows_of
+from kfp_osft.shared.rows.splits import DESCRIPTIONS, splits_by_name
 
 # What `datasets` writes beside the data: save_to_disk of a Dataset, and of a DatasetDict around its splits.
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
@@ -16,7 +17,7 @@ _ROWS_BETWEEN_LOOKS, _SECONDS_BETWEEN_PROGRESS = 1000, 10
 
 
 class Row(NamedTuple):
-    """A row and where it stands, as "train.jsonl, row 3" (counted from 1)."""
+    """A row and where it stands, as "data/train.jsonl, row 3" (counted from 1; the path is relative to the dataset)."""
 
     place: str
     values: dict[str, Any]
@@ -25,8 +26,8 @@ class Row(NamedTuple):
 def dataset_files(path: Path) -> list[Path]:
     """The data files of a dataset: the file itself, or those of a folder, sorted by name.
 
-    Hidden files and folders are passed over, and so are files that are no data (a README). Of a folder that
-    `datasets` saved, the files that its state.json names are taken.
+    Hidden files and folders are passed over, and so are files that are no data (a README, dataset_infos.json). Of a
+    folder that `datasets` saved, the files that its state.json names are taken.
 
     Raises:
         InputError: nothing there, no data file in the folder, an extension that is none of FORMATS, an empty file.
@@ -55,14 +56,19 @@ def descriptions(path: Path) -> list[Path]:
 
 
 def passed_over(path: Path) -> list[Path]:
-    """The files of a folder that are no data by their extension, sorted by name; hidden ones left out."""
+    """The files of a folder that are no data by their extension or name, sorted by name; hidden ones left out."""
     if not path.is_dir():
         return []
     return sorted(
         file
         for file in path.rglob("*")
-        if file.is_file() and not is_hidden(file.relative_to(path)) and not has_data_extension(file.name)
+        if file.is_file() and not is_hidden(file.relative_to(path)) and not is_data(file.name)
     )
+
+
+def is_data(name: str) -> bool:
+    """Whether a file of this name holds rows, by its extension; a dataset_infos.json and the like do not."""
+    return has_data_extension(name) and name.lower() not in DESCRIPTIONS
 
 
 def is_hidden(path: Path) -> bool:
@@ -77,22 +83,54 @@ def saved_splits(path: Path) -> list[str]:
         InputError: its dataset_dict.json cannot be read.
     """
     description = path / _SPLITS
-    return list(_described(description, "splits")) if description.is_file() else []
+    return _names_beside(description, _described(description, "splits")) if description.is_file() else []
+
+
+def named_splits(path: Path) -> dict[str, list[Path]]:
+    """The splits of a folder by the names of its files and folders, train first; none for a file or a saved dataset.
+
+    Raises:
+        InputError: what dataset_files raises.
+    """
+    if not path.is_dir() or (path / _SPLITS).is_file() or (path / _STATE).is_file():
+        return {}
+    return splits_by_name(path, dataset_files(path))
+
+
+def check_one_split(path: Path) -> None:
+    """Sees that a dataset is not several splits, of which reading all would train on the held-out rows too.
+
+    Raises:
+        InputError: naming the splits.
+    """
+    splits = saved_splits(path)
+    if len(splits) > 1:
+        raise InputError(f"dataset folder {path} holds several splits; give the folder of one: {', '.join(splits)}")
+    named = named_splits(path)
+    if not named:
+        return
+    _, first = next(iter(named.items()))
+    others = {*dataset_files(path)} - {*first}
+    if others:
+        raise InputError(
+            f"dataset folder {path} holds the split{'s' * (len(named) > 1)} {', '.join(named)} by the names of its "
+            f"files, and {len(others)} other file{'s' * (len(others) > 1)} than the first one's; "
+            "choose with dataset_split of resolve_dataset, or give the files of one split"
+        )
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """Reads a dataset file or folder row by row, in pieces.
 
     Raises:
-        InputError: what dataset_files raises; a file that is not of its format; a row that is no object; a saved
-            DatasetDict of several splits.
+        InputError: what dataset_files and check_one_split raise; a file that is not of its format; a row that is not
+            an object.
     """
-    splits = saved_splits(path)
-    if len(splits) > 1:
-        raise InputError(f"dataset folder {path} holds several splits; give the folder of one: {', '.join(splits)}")
+    check_one_split(path)
     for file in dataset_files(path):
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
         for number, values in enumerate(rows_of(file), start=1):
-            place = f"{file.name}, row {number}"
+            place = f"{name}, row {number}"
             if not isinstance(values, dict):
                 raise InputError(f"{place}: is {kind_of(values)}, expected an object with the fields of a row")
             yield Row(place, values)
@@ -125,15 +163,11 @@ def _files_of_folder(path: Path) -> list[Path]:
     ]
     # A .arrow file that state.json does not name is a cache of `datasets`.
     saved = {
-        file.parent: {part["filename"] for part in _described(file, "_data_files")}
+        file.parent: _names_beside(file, _described(file, "_data_files"), "filename")
         for file in found
         if file.name == _STATE and any(file.parent.glob("*.arrow"))
     }
-    apart = {
-        file
-        for file in found
-        if file.parent in saved or file.name == _SPLITS or (file.name == _INFO and any(file.parent.glob("*.arrow")))
-    }
+    apart = {file for file in found if file.parent in saved or not is_data(file.name)}
     return sorted({*found} - apart | {folder / name for folder, names in saved.items() for name in names})
 
 
@@ -142,3 +176,23 @@ def _described(file: Path, field: str) -> Any:
         return json.loads(file.read_bytes())[field]
     except (OSError, ValueError, LookupError, TypeError):
         raise InputError(f"dataset file {file} cannot be read as what `datasets` writes: no '{field}'") from None
+
+
+def _names_beside(description: Path, listed: Any, field: str | None = None) -> list[str]:
+    """The names of files or folders in a description: of its own folder, whatever it says.
+
+    Raises:
+        InputError: it lists something else, or a name leads out of the folder.
+    """
+    if not isinstance(listed, list):
+        raise InputError(
+            f"dataset file {description} cannot be read as what `datasets` writes: it has no list of names"
+        )
+    names = [entry.get(field) if field and isinstance(entry, dict) else entry for entry in listed]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
+            raise InputError(
+                f"dataset file {description} names {name!r}; allowed: the names of what lies beside it, as `datasets` "
+                "writes them"
+            )
+    return names

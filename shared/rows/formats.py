@@ -6,6 +6,7 @@ No reader holds more of a file than a piece of it, so memory does not grow with 
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -13,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -34,13 +35,23 @@ _BOM = b"\xef\xbb\xbf"
 # Arrow's IPC formats: a file begins with the one, a stream (and each message in it) with the other.
 _ARROW_FILE, _ARROW_MESSAGE = b"ARROW1", b"\xff\xff\xff\xff"
 _ARROW_END_OF_STREAM = _ARROW_MESSAGE + bytes(4)
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 << 20
 _CHARACTERS_AT_ONCE = 1 << 20
 #: An unclosed quote takes all that follows for one cell; a longer cell than this is taken for one.
 _LONGEST_CSV_CELL = 1 << 28
 _BLANKS = re.compile(r"[ \t\r\n]*")
 # How far before the end of a text the decoder may find fault with a value that is only cut there (\ud83d\ude0).
 _LONGEST_CUT_TOKEN = 12
+
+
+class Unreadable(NamedTuple):
+    """A value that Python has no form for; who needs it says so.
+
+    Attributes:
+        kind: its Arrow type.
+    """
+
+    kind: str
 
 
 def has_data_extension(name: str) -> bool:
@@ -141,6 +152,8 @@ def _jsonl_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
             raise InputError(f"{file.name}, line {number}: is not UTF-8") from None
         except ValueError as error:
             raise InputError(f"{file.name}, line {number}: is not JSON: {error}{hint}") from None
+        except RecursionError:
+            raise InputError(f"{file.name}, line {number}: holds JSON that is nested too deeply") from None
 
 
 def _json_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
@@ -154,6 +167,8 @@ def _json_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
         raise InputError(f"{file.name}, after row {rows}: is not JSON: {error.msg}") from None
     except UnicodeDecodeError:
         raise InputError(f"{file.name}, after row {rows}: is not UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{file.name}, after row {rows}: holds JSON that is nested too deeply") from None
 
 
 def _array_items(read: Callable[[int], str]) -> Iterator[Any]:
@@ -209,14 +224,25 @@ def _array_items(read: Callable[[int], str]) -> Iterator[Any]:
 
 
 def _csv_rows(file: Path, stream: BinaryIO) -> Iterator[dict[str, str]]:
-    """The first line names the fields; each cell is text."""
+    """The first line names the fields; each cell is text. Cells end at commas, or at semicolons or tabs where the first
+    line has those and no comma, as spreadsheets export them."""
     csv.field_size_limit(_LONGEST_CSV_CELL)
-    reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+    first = ""
+    try:
+        first = text.readline()
+    except UnicodeDecodeError:
+        raise InputError(f"{file.name}, after line 0: is not UTF-8") from None
+    delimiter = "," if "," in first else next((mark for mark in ";\t" if mark in first), ",")
+    reader = csv.reader(itertools.chain([first] if first else [], text), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         twice = sorted({field for field in header if header.count(field) > 1})
         if twice:
-            raise InputError(f"{file.name}: its header names a field twice: {', '.join(map(repr, twice))}")
+            raise InputError(
+                f"{file.name}: its header names a field twice: {', '.join(repr(name[:40]) for name in twice)}; "
+                "the first line of a CSV file must name its columns"
+            )
         rows = 0
         for cells in reader:
             if not cells:
@@ -239,8 +265,8 @@ def _parquet_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
     options = {"buffer_size": 1 << 20, "pre_buffer": False}
     try:
         with _seekable(stream) as source, ParquetFile(source, **options) as parquet:
-            for batch in parquet.iter_batches(batch_size=_ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+            for batch in parquet.iter_batches(batch_size=_batch_size(parquet.metadata)):
+                yield from batch_rows(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file.name}: is not Parquet: {error}") from None
 
@@ -254,7 +280,7 @@ def _arrow_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
             if source.read(len(_ARROW_FILE)) == _ARROW_FILE:
                 with pyarrow.ipc.open_file(source) as reader:
                     for number in range(reader.num_record_batches):
-                        yield from _batch_rows(reader.get_batch(number))
+                        yield from batch_rows(reader.get_batch(number))
                 return
             # Readers take the end of the file for the end of the stream, also where it was cut between two batches.
             source.seek(-len(_ARROW_END_OF_STREAM), io.SEEK_END)
@@ -263,14 +289,66 @@ def _arrow_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
             source.seek(0)
             with pyarrow.ipc.open_stream(source) as reader:
                 for batch in reader:
-                    yield from _batch_rows(batch)
+                    yield from batch_rows(batch)
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file.name}: is not Arrow: {error}") from None
 
 
-def _batch_rows(batch: Any) -> Iterator[Any]:
-    for begin in range(0, batch.num_rows, _ROWS_AT_ONCE):
-        yield from batch.slice(begin, _ROWS_AT_ONCE).to_pylist()
+def _batch_size(metadata: Any) -> int:
+    """So many rows of a Parquet file as make a batch of _BYTES_AT_ONCE, by its largest row group's average."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    largest = max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, min(_ROWS_AT_ONCE, int(_BYTES_AT_ONCE / largest))) if largest else _ROWS_AT_ONCE
+
+
+def batch_rows(batch: Any) -> Iterator[dict[str, Any]]:
+    """The rows of an Arrow record batch as they were meant: without the nulls that fill objects, JSON as objects."""
+    size = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE * batch.num_rows // (batch.nbytes or 1)))
+    for begin in range(0, batch.num_rows, size):
+        yield from _rows_of_batch(batch.slice(begin, size))
+
+
+def _rows_of_batch(batch: Any) -> Iterator[dict[str, Any]]:
+    names = batch.schema.names
+    for values in zip(*map(_column_values, batch.columns), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _column_values(column: Any) -> list[Any]:
+    import pyarrow
+
+    try:
+        values = column.to_pylist()
+    except (ValueError, OverflowError, ImportError, pyarrow.ArrowException):
+        # Times beyond Python's, as nanoseconds. Only for a column that is trained on that matters.
+        return [Unreadable(str(column.type)) if there else None for there in column.is_valid().to_pylist()]
+    convert = _conversion(column.type)
+    return values if convert is None else [None if value is None else convert(value) for value in values]
+
+
+def _conversion(kind: Any) -> Callable[[Any], Any] | None:
+    """What turns a value of that Arrow type, as pyarrow gives it, into the one that was meant; None for plain types.
+
+    In objects, a null stands for a field that this object does not have. Objects that differ from row to row are JSON
+    (`datasets` from 4.7 on).
+    """
+    from pyarrow import types
+
+    if getattr(kind, "extension_name", None):
+        return json.loads if kind.extension_name == "arrow.json" else _conversion(kind.storage_type)
+    if types.is_struct(kind):
+        fields = {field.name: _conversion(field.type) for field in kind}
+        return lambda value: {
+            name: each if (convert := fields[name]) is None else convert(each)
+            for name, each in value.items()
+            if each is not None
+        }
+    if types.is_map(kind):
+        return dict
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        convert = _conversion(kind.value_type)
+        return convert and (lambda value: [None if each is None else convert(each) for each in value])
+    return None
 
 
 @contextmanager

@@ -19,10 +19,14 @@ PRETRAINING_ROLE = "pretraining"
 _LEGACY_TURN = re.compile(r"<\|(user|assistant)\|>\n([^<]+)")
 _GRANITE_TURN = re.compile(r"<\|start_of_role\|>(user|assistant)<\|end_of_role\|>\n([^<]+)")
 
-#: Texts of a message in which an assistant thinks aloud (transformers' three names).
+#: Texts of a message in which an assistant thinks aloud: transformers' three names.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 
 _MOST_SHOWN = 10
+_PLAIN_ROLES = ("system", "user", "assistant", "tool", "developer")
+#: No tool call needs more; templates and JSON libraries fail at about a thousand.
+_DEEPEST = 100
+_NUMBER = re.compile(r"\d[\d,]*")
 
 
 class Conversation(NamedTuple):
@@ -30,9 +34,11 @@ class Conversation(NamedTuple):
 
     Attributes:
         place: where it stands, as "train.jsonl, row 3".
-        messages: objects with `role`, `content` and what else the row has.
+        messages: objects with `role`, `content` and what else the row has; `train` says for one of them whether it is
+            learnt.
         learnt_roles: whose turns are learnt.
-        given: so many messages at the front are a prompt and never learnt.
+        given: so many messages at the front are a prompt and not learnt.
+        tools: what the chat template is given as `tools`, each {"type": "function", "function": {...}}; or None.
     """
 
     place: str
@@ -57,7 +63,19 @@ def check_messages(place: str, messages: Any) -> None:
     if not isinstance(messages, list) or not messages:
         raise InputError(f"{place} is {kind_of(messages)}, expected a list of at least one message")
     for index, message in enumerate(messages):
-        _check_message(f"{place}[{index}]", message)
+        if not is_plain(message):
+            _check_message(f"{place}[{index}]", message)
+
+
+def is_plain(message: Any) -> bool:
+    """Whether a message is as nearly all are: a known role and a text without marks, which is in order as it is."""
+    return (
+        isinstance(message, dict)
+        and len(message) == 2
+        and message.get("role") in _PLAIN_ROLES
+        and isinstance(content := message.get("content"), str)
+        and "<|" not in content
+    )
 
 
 def without_pretraining_role(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -77,23 +95,34 @@ def without_pretraining_role(messages: list[dict[str, Any]]) -> list[dict[str, A
 
 
 class Problems:
-    """Gathers what is wrong with rows, to tell the first ones and the count at once."""
+    """Gathers what is wrong with rows, to report each kind of it once, with the count and the first rows."""
 
     def __init__(self) -> None:
-        self._first: list[str] = []
-        self._count = 0
+        self._kinds: dict[str, tuple[str, Places]] = {}
+        self._more = 0
 
     def add(self, problem: str) -> None:
-        self._count += 1
-        if len(self._first) < _MOST_SHOWN:
-            self._first.append(problem)
+        """Adds one, as "place: what is wrong". Those that differ in their numbers only are of one kind."""
+        place, _, sentence = problem.partition(": ")
+        kind = _NUMBER.sub("0", sentence)
+        if kind not in self._kinds:
+            if len(self._kinds) == _MOST_SHOWN:
+                self._more += 1
+                return
+            self._kinds[kind] = (problem, Places())
+        self._kinds[kind][1].add(place)
 
     def raise_if_any(self) -> None:
-        """Raises an InputError with the first problems and their count if there were any."""
-        if not self._count:
+        """Raises an InputError with a line for each of the first kinds if there were any."""
+        if not self._kinds:
             return
-        more = self._count - len(self._first)
-        raise InputError("\n".join(self._first) + (f"\nand {more} more rows like these" if more else ""))
+        lines = [
+            problem if places.count == 1 else f"{problem} ({places.count:,} such rows: {places})"
+            for problem, places in self._kinds.values()
+        ]
+        if self._more:
+            lines.append(f"and {self._more:,} rows with other problems")
+        raise InputError("\n".join(lines))
 
 
 class Places:
@@ -122,6 +151,11 @@ class Warnings:
     def add(self, sentence: str, place: str) -> None:
         self._places.setdefault(sentence, Places()).add(place)
 
+    @property
+    def count(self) -> int:
+        """Sentences, each as often as there are rows with it."""
+        return sum(places.count for places in self._places.values())
+
     def lines(self) -> list[str]:
         """A line for each sentence: the count, the sentence, the first rows."""
         return [
@@ -146,6 +180,28 @@ def _check_message(place: str, message: Any) -> None:
         if value is None:
             continue
         # Templates render other fields as well, tool calls above all.
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = value if isinstance(value, str) else json_text(f"{place}: '{field}'", value)
         if "<|" in text and (marker := _ANY_MARKER.search(text)):
             raise InputError(f"{place}: '{field}' holds {marker[0]}, which the trainer uses as a mark of its own")
+
+
+def json_text(what: str, value: Any) -> str:
+    """The JSON of a value that a chat template is to render.
+
+    Raises:
+        InputError: beginning with `what`: it holds something that JSON has no form for, or is nested too deeply.
+    """
+    pending = [(value, 1)]
+    while pending:
+        part, depth = pending.pop()
+        if depth > _DEEPEST:
+            raise InputError(f"{what} is nested more than {_DEEPEST} levels deep")
+        if isinstance(part, dict):
+            if not all(isinstance(key, str) for key in part):
+                raise InputError(f"{what} holds an object with a name that is not a string")
+            pending += [(each, depth + 1) for each in part.values()]
+        elif isinstance(part, list):
+            pending += [(each, depth + 1) for each in part]
+        elif part is not None and not isinstance(part, (str, int, float)):
+            raise InputError(f"{what} holds {kind_of(part)}, which JSON has no form for; write it as a string")
+    return json.dumps(value, ensure_ascii=False)

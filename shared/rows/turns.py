@@ -87,9 +87,7 @@ class TurnFinder:
         self._eos = eos
         self._layouts: dict[Any, Layout | InputError] = {}
 
-    def find(
-        self, messages: list[dict[str, Any]], learnt: list[bool], tools: Any, text: str
-    ) -> Found:
+    def find(self, messages: list[dict[str, Any]], learnt: list[bool], tools: Any, text: str) -> Found:
         """Finds the learnt parts of the text.
 
         Args:
@@ -480,8 +478,7 @@ def _changed(layout: Layout, shape: Shape, text: str) -> str:
         if form is None:
             index = 0 if number is None else shape.owners[number][0]
             return (
-                f"the model's chat template drops or changes messages[{index}] "
-                f"(role {shape.messages[index]['role']!r})"
+                f"the model's chat template drops or changes messages[{index}] (role {shape.messages[index]['role']!r})"
             )
         at += len(form) + len(literal)
     return "the model's chat template writes another text with each call"

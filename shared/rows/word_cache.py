@@ -44,9 +44,7 @@ class WordCache:
         whole = iter(self._encode([text for text, of_text in zip(texts, words, strict=True) if of_text is None]))
         first, later = self._first, self._later.__getitem__
         return [
-            next(whole)
-            if of_text is None
-            else [*first[of_text[0]], *chain.from_iterable(map(later, of_text[1:]))]
+            next(whole) if of_text is None else [*first[of_text[0]], *chain.from_iterable(map(later, of_text[1:]))]
             for of_text in words
         ]
 
@@ -70,9 +68,7 @@ def _splits_before_spaces(backend: Any) -> bool:
         of_category = some.setdefault(unicodedata.category(character), [])
         if code < 127 or (len(of_category) < _OF_A_CATEGORY and not character.isspace()):
             of_category.append(character)
-    characters = [
-        character for category, found in some.items() if category[0] not in ("C", "Z") for character in found
-    ]
+    characters = [character for category, found in some.items() if category[0] not in ("C", "Z") for character in found]
     for before in characters:
         # Each pair between two line breaks, so that none is beside another.
         text = "\n".join(f"{before} {behind}" for behind in characters)

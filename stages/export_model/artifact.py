@@ -76,9 +76,9 @@ def artifact_metadata(
         published: the content of the model's osft_run.json.
 
     Returns:
-        model_name, artifact_path, base_model, dataset, checkpoint; pvc_model_dir and checkpoint_dir where they are there
-        after the run; and, where they are known, data_fingerprint, library_versions, the training parameters and the
-        metrics, each by its own name.
+        model_name, artifact_path, base_model, dataset, checkpoint; pvc_model_dir and checkpoint_dir where they outlive
+        the run; and, where they are known, data_fingerprint, library_versions, the training parameters and the metrics,
+        each by its own name.
     """
     dataset = published["dataset"]
     told: dict[str, Any] = {

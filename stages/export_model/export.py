@@ -140,6 +140,7 @@ def _published_run(
     """The content of the model's osft_run.json: launch_trainjob's, and what it takes to run it again."""
     run, made_from = training.run, training.made_from
     dataset = dataset_told(run.get("about", {}).get("dataset", ""), training.source)
+    held_out = run.get("about", {}).get("validation_dataset", "")
     if digests := made_from.get("dataset"):
         dataset |= {"digests": digests, "fingerprint": fingerprint(digests)}
     return {
@@ -147,6 +148,7 @@ def _published_run(
         **without_places_of_the_run(run),
         "base_model": {"name": lasting_name(training.base_model), **_base(made_from)},
         "dataset": dataset,
+        **({"validation": dataset_told(held_out, dataset_source(held_out))} if held_out else {}),
         "parameters": training_parameters(run, bool(made_from.get("processed"))) if run else {},
         "checkpoint": {
             "name": checkpoint.folder.name,

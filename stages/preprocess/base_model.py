@@ -7,6 +7,7 @@ from typing import Any
 from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.model.folder import model_folder, safetensors_header
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
+from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.oci.model import is_oci_model, pull_model, pulled_digest
 
@@ -162,10 +163,14 @@ def _from_pretrained(auto_class: str, base_model: str) -> Any:
 
     folder = model_folder(base_model)
     try:
-        return getattr(transformers, auto_class).from_pretrained(str(folder or base_model))
+        return getattr(transformers, auto_class).from_pretrained(str(folder or base_model), trust_remote_code=False)
     # transformers raises what its parts raise: OSError, ValueError, KeyError, a tokenizers Exception, ...
     except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if folder is None and is_lasting(error):
+            raise InputError(
+                f"{_PARAMETER}={base_model}: the Hugging Face Hub cannot be reached: {network_cause(error)}"
+            ) from None
         where = "its folder" if folder else "the Hugging Face Hub (is the id right, is HF_TOKEN needed?)"
         raise InputError(
             f"{_PARAMETER}={base_model}: {auto_class} cannot be loaded from {where}: {first_line}"

@@ -12,6 +12,7 @@ def preprocess(
     dataset_path: str,
     pvc_path: str,
     output_report: dsl.Output[dsl.Artifact],
+    validation_path: str = "",
     **training: Any,
 ) -> NamedTuple("Outputs", [("data_path", str), ("num_samples", int), ("training_config", str)]):
     """Checks all parameters and the base model, and turns the rows into token ids and loss labels.
@@ -22,6 +23,7 @@ def preprocess(
         dataset_path: What resolve_dataset returned.
         pvc_path: Workspace folder.
         output_report: What became of the rows, as JSON.
+        validation_path: What resolve_dataset returned: rows to hold out from the training. Empty for none.
         training parameters:
 
     Returns:
@@ -31,4 +33,4 @@ def preprocess(
     """
     from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
-    return preprocess_dataset(dataset_path, pvc_path, training, output_report, own_process=True)
+    return preprocess_dataset(dataset_path, pvc_path, training, output_report, validation_path, own_process=True)

@@ -30,12 +30,14 @@ class DataReport:
         self._loss_tokens = 0
         self._longest = 0
         self.too_long, self.too_short = Places(), Places()
+        #: Rows of which nothing is to be learnt, as they say themselves.
+        self.left_out = Warnings()
         self.warnings = Warnings()
 
     @property
     def rows(self) -> int:
         """Rows that passed."""
-        return self.samples + self.dropped
+        return self.samples + self.dropped + self.left_out.count
 
     @property
     def samples(self) -> int:
@@ -54,7 +56,7 @@ class DataReport:
         self._longest = max(self._longest, length)
 
     def drops(self, place: str, length: int) -> bool:
-        """Whether a row of that many tokens is dropped; counts it if so."""
+        """Whether a row of that many tokens (at least, where it is far too long) is dropped; counts it if so."""
         if SHORTEST_SAMPLE <= length < self._max_seq_len:
             return False
         self._longest = max(self._longest, length)
@@ -96,6 +98,8 @@ class DataReport:
                 reason: {"count": places.count, "first": places.first} for reason, places in self.reasons().items()
             },
             "dropped_in_words": self.dropped_in_words(),
+            "left_out": self.left_out.count,
+            "left_out_in_words": self.left_out.lines(),
             "warnings": self.warnings.lines(),
         }
 
@@ -111,11 +115,20 @@ def tell_report(report: dict[str, Any]) -> None:
     log(f"Rows: {report['rows']:,} read, {report['samples']:,} to train on")
     if report["dropped_in_words"]:
         log(f"Dropped: {report['dropped_in_words']}")
+    for line in report["left_out_in_words"]:
+        log(f"Left out: {line}")
     lengths = report["tokens_of_a_sample"]
     log(
         f"Tokens: {report['tokens']:,}, {report['loss_share']:.0%} of them with loss; a sample has "
         f"{lengths['median']:,} (median), {lengths['95th']:,} (95th percentile), at most {lengths['longest']:,}"
     )
+    if held_out := report.get("validation"):
+        for warning in held_out["warnings"]:
+            log(f"Warning: held-out rows: {warning}")
+        log(
+            f"Held out: {held_out['samples']:,} of {held_out['rows']:,} rows, {held_out['tokens']:,} tokens"
+            + (f"; dropped: {held_out['dropped_in_words']}" if held_out["dropped_in_words"] else "")
+        )
     if sample := report.get("sample"):
         shown = sample if len(sample) <= _MOST_CHARACTERS_LOGGED else sample[:_MOST_CHARACTERS_LOGGED] + " ..."
         log(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:\n{shown}")

@@ -29,9 +29,7 @@ def usable_cores() -> int:
     return max(1, min([cores, *(math.ceil(limit) for limit in limits)]))
 
 
-def in_order(
-    pieces: Iterable[Piece], work: Callable[[Piece], Result], processes: int
-) -> Iterator[Result]:
+def in_order(pieces: Iterable[Piece], work: Callable[[Piece], Result], processes: int) -> Iterator[Result]:
     """Gives work(piece) for each piece, in order.
 
     Args:

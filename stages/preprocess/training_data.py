@@ -1,7 +1,9 @@
 """preprocess: checks everything that can be known before a GPU is asked for, and tokenizes the rows."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,13 +13,14 @@ from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.model.folder import model_folder
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress, rows_in
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
-from kfp_osft.shared.rows.files import Row, dataset_files, read_rows
-from kfp_osft.shared.rows.messages import Problems
+from kfp_osft.shared.rows.files import Row, dataset_files
+from kfp_osft.shared.rows.messages import Conversation, Problems
 from kfp_osft.shared.rows.row_formats import RowFormat, conversations
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.preprocess.base_model import (
@@ -30,14 +33,25 @@ from kfp_osft.stages.preprocess.base_model import (
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, tell_report
 from kfp_osft.stages.preprocess.oci.model import is_oci_model
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
+from kfp_osft.stages.preprocess.row_source import (
+    RowSource,
+    check_first_row,
+    train_and_held_out,
+    without_rows_of,
+)
 from kfp_osft.stages.preprocess.tokenizing import Line, Remarks, TokenizedPiece, tokenized_pieces
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
 DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
+# Says in a manifest whose files those beside it are.
+_WRITER = "kfp-osft preprocess"
+#: The held-out rows, tokenized as the others are.
+VALIDATION_FILE = "validation.jsonl"
 #: Learning rate schedulers that do not run without arguments of theirs.
 SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 #: A change of what is written here makes earlier results stale.
-_FORMAT = 2
+_FORMAT = 3
+_SEED = next(each.when_left_out for each in ALL_PARAMETERS if each.name == "training_seed")
 
 
 class Preprocessed(NamedTuple):
@@ -53,14 +67,15 @@ def preprocess_dataset(
     pvc_path: str,
     training: Mapping[str, Any],
     output_report: OutputArtifact | None = None,
+    validation_path: str = "",
     *,
     own_process: bool = False,
 ) -> Preprocessed:
     """Checks all parameters, the base model and each row, and writes token ids and loss labels.
 
     The data goes to training_data_output_dir/data.jsonl (by default below the checkpoints): a line a sample with
-    input_ids, labels, len and num_loss_counted_tokens, as mini-trainer reads them. Beside it lies report.json: what
-    became of the rows.
+    input_ids, labels, len and num_loss_counted_tokens, as mini-trainer reads them. Beside it lie report.json: what
+    became of the rows, and validation.jsonl: the rows that are held out, in the same form, if there are some.
 
     Args:
         dataset_path: file or folder of rows of one of row_formats.FORMATS, or with input_ids and labels where
@@ -68,6 +83,7 @@ def preprocess_dataset(
         pvc_path: the workspace; checkpoints go to pvc_path/checkpoints/<fingerprint of the run>.
         training: the training parameters by name.
         output_report: gets report.json.
+        validation_path: file or folder of rows to hold out, or empty.
         own_process: this process does nothing else, so that torch can be left out of it.
 
     Raises:
@@ -85,6 +101,8 @@ def preprocess_dataset(
     use_workspace(workspace)
     # Before a model is pulled: a wrong path is told at once.
     files = dataset_files(Path(dataset_path))
+    validation_files = _validation_files(validation_path, checked)
+    check_first_row(Path(dataset_path), checked.data.get("columns"), osft.get("use_processed_dataset", False))
     given_model = osft["model_path"]
     osft["model_path"] = fetch_base_model(given_model, workspace)
     model = check_base_model(osft["model_path"])
@@ -103,6 +121,9 @@ def preprocess_dataset(
         "dataset": [file_digest(file) for file in files],
         "base_model": model,
         "processed": is_processed,
+        "columns": checked.data.get("columns"),
+        "held_out": [file_digest(file) for file in validation_files],
+        **_choice_of_rows(checked),
         **{key: osft.get(key) for key in ("max_seq_len", "max_tokens_per_gpu", "unmask_messages")},
     }
     run = fingerprint([data_made_from, {**osft, "model_path": None}, checked.env])
@@ -111,21 +132,34 @@ def preprocess_dataset(
         "training_data_output_dir", data_output_dir or str(checkpoint_dir / "_internal_data_processing")
     )
     _check_places(folder, Path(dataset_path), files)
+    if validation_path:
+        _check_places(folder, Path(validation_path), validation_files)
     data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE))
+    held_out_path = folder / VALIDATION_FILE
 
     tokenizer = cache(lambda: load_tokenizer(osft["model_path"]))
     manifest = read_manifest(manifest_path, data_made_from)
-    if manifest and data_path.is_file():
+    if manifest and data_path.is_file() and held_out_path.is_file() == bool(manifest["report"]["validation"]):
         report = manifest["report"]
         log(f"The data in {folder} was made from the same rows, model and parameters: used again")
         _check_dropped(Path(dataset_path), report, checked)
     else:
-        # Without its manifest nothing trusts the data, also when this process dies between the files.
-        manifest_path.unlink(missing_ok=True)
-        report_path.unlink(missing_ok=True)
-        with replacing_file(data_path) as unfinished:
-            report = _write_samples(Path(dataset_path), files, unfinished, checked, tokenizer(), own_process)
-        write_manifest(manifest_path, data_made_from, report=report)
+        trained_on, held_out = _sources(Path(dataset_path), validation_path, checked)
+        with ExitStack() as complete:
+            unfinished = complete.enter_context(replacing_file(data_path))
+            report = _write_samples(trained_on, files, unfinished, checked, tokenizer(), own_process)
+            report["validation"] = None
+            if held_out:
+                log("The held-out rows:")
+                unfinished = complete.enter_context(replacing_file(held_out_path))
+                report["validation"] = _write_samples(
+                    held_out, validation_files or files, unfinished, checked, tokenizer(), own_process
+                )
+            # Should this process die before the manifest is whole, nothing trusts the data, and a rerun replaces it.
+            write_json(manifest_path, {"written_by": _WRITER})
+            report_path.unlink(missing_ok=True)
+            held_out_path.unlink(missing_ok=True)
+        write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
     report = _publish_report(
         report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
     )
@@ -139,29 +173,71 @@ def preprocess_dataset(
         "use_processed_dataset": True,
         "ckpt_output_dir": str(checkpoint_dir),
     }
+    held_out_data = {"validation_path": str(held_out_path)} if report["validation"] else {}
     config = TrainingConfig(
         run,
         osft,
         checked.trainjob,
-        checked.data,
+        checked.data | held_out_data,
         checked.env,
         {
             "base_model": given_model if is_oci_model(given_model) else osft["model_path"],
             "dataset": dataset_path,
+            "validation_dataset": validation_path,
+            "validation_samples": report["validation"]["samples"] if report["validation"] else 0,
             **{name: report[name] for name in COUNTS},
         },
     )
     return Preprocessed(str(data_path), report["samples"], config.to_json())
 
 
+def _validation_files(validation_path: str, checked: CheckedParameters) -> list[Path]:
+    if not validation_path:
+        return []
+    share = checked.data["validation_split"]
+    if share:
+        raise InputError(
+            f"training_validation_split={share:g} and validation_uri are both given (its rows are in "
+            f"{validation_path}); give one of them"
+        )
+    files = dataset_files(Path(validation_path))
+    is_processed = checked.osft.get("use_processed_dataset", False)
+    check_first_row(Path(validation_path), checked.data.get("columns"), is_processed)
+    return files
+
+
+def _choice_of_rows(checked: CheckedParameters) -> dict[str, Any]:
+    """What decides which of the rows are trained on; nothing where all are."""
+    subset, share = checked.data["subset"], checked.data["validation_split"]
+    if not subset and not share:
+        return {}
+    return {"subset": subset, "validation_split": share, "seed": checked.osft.get("seed", _SEED)}
+
+
+def _sources(dataset: Path, validation_path: str, checked: CheckedParameters) -> tuple[RowSource, RowSource | None]:
+    """The rows to train on, and those to hold out, if there are some."""
+    columns = checked.data.get("columns")
+    trained_on = RowSource(dataset, columns)
+    held_out = None
+    if choice := _choice_of_rows(checked):
+        log("Choosing the rows")
+        trained_on, held_out = train_and_held_out(
+            trained_on, choice["subset"], choice["validation_split"], choice["seed"]
+        )
+    if validation_path:
+        held_out = without_rows_of(RowSource(Path(validation_path), columns), trained_on)
+    return trained_on, held_out
+
+
 def _check_places(folder: Path, dataset: Path, files: list[Path]) -> None:
-    """Sees that the output does not overwrite the dataset and does not become part of it."""
-    ours = {(folder / name).resolve() for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE)}
+    """Sees that the output does not overwrite the dataset, nor anybody's files, and does not become part of it."""
+    ours = {(folder / name).resolve() for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, MANIFEST_FILE)}
     if ours & {file.resolve() for file in files}:
         raise InputError(
-            f"training_data_output_dir={folder}: its {DATA_FILE}, {REPORT_FILE} or {MANIFEST_FILE} is "
-            "the dataset itself, which would be overwritten; give another folder"
+            f"training_data_output_dir={folder}: its {DATA_FILE}, {VALIDATION_FILE}, {REPORT_FILE} or {MANIFEST_FILE} "
+            "is the dataset itself, which would be overwritten; give another folder"
         )
+    _check_ours(folder)
     if folder.resolve().is_relative_to(dataset.resolve()):
         raise InputError(
             f"training_data_output_dir={folder}: lies in the dataset folder {dataset}, so that "
@@ -169,17 +245,31 @@ def _check_places(folder: Path, dataset: Path, files: list[Path]) -> None:
         )
 
 
+def _check_ours(folder: Path) -> None:
+    """Sees that what would be replaced was written here: only our own manifest says so."""
+    if (folder / "config.json").is_file():
+        raise InputError(f"training_data_output_dir={folder}: is a model folder; give a folder for the data alone")
+    there = [
+        name for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, MANIFEST_FILE) if os.path.lexists(folder / name)
+    ]
+    if there and _read_json(folder / MANIFEST_FILE).get("written_by") != _WRITER:
+        raise InputError(
+            f"training_data_output_dir={folder}: holds {', '.join(there)}, which preprocess did not write and would "
+            "overwrite; give another folder, or remove them"
+        )
+
+
 def _write_samples(
-    dataset: Path, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any, own_process: bool
+    source: RowSource, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any, own_process: bool
 ) -> dict[str, Any]:
     """Writes the samples that training keeps and returns the report."""
     osft = checked.osft
     report, problems = DataReport(osft["max_seq_len"]), Problems()
-    gatherers = {"problems": problems, "warnings": report.warnings}
-    progress = Progress(rows_in(files))
+    gatherers = {"problems": problems, "warnings": report.warnings, "left_out": report.left_out}
+    progress = Progress(rows_in(files) if source.count is None else source.count)
     work = _row_worker(checked, tokenizer)
     with target.open("w", encoding="ascii", buffering=1 << 20) as file:
-        for piece in tokenized_pieces(read_rows(dataset), work, own_process):
+        for piece in tokenized_pieces(source.rows(), work, own_process):
             for name, said in piece.remarks.items():
                 for one in said:
                     gatherers[name].add(*one)
@@ -200,11 +290,13 @@ def _write_samples(
                     file.write(line)
     problems.raise_if_any()
     if not report.rows:
-        raise InputError(f"dataset {dataset} has no rows")
+        raise InputError(f"dataset {source.path} has no rows")
     if not report.samples:
-        raise InputError(f"dataset {dataset}: no row is left to train on; dropped were {report.dropped_in_words()}")
+        dropped = report.dropped_in_words()
+        lost = "; ".join([*([f"dropped were {dropped}"] if dropped else []), *report.left_out.lines()])
+        raise InputError(f"dataset {source.path}: no row is left to train on; {lost}")
     told = report.to_dict()
-    _check_dropped(dataset, told, checked)
+    _check_dropped(source.path, told, checked)
     return told
 
 
@@ -213,23 +305,25 @@ def _row_worker(checked: CheckedParameters, tokenizer: Any) -> Callable[[list[Ro
     osft = checked.osft
     # Ids may have holes, so that the last is beyond their number.
     vocabulary = max(tokenizer.get_vocab().values()) + 1
+    longest_token = max(map(len, tokenizer.get_vocab()))
     writer = LineWriter(vocabulary)
-    remarks = {"problems": Remarks(), "warnings": Remarks()}
-    problems, warnings = remarks.values()
+    remarks = {"problems": Remarks(), "warnings": Remarks(), "left_out": Remarks()}
+    problems, warnings, left_out = remarks.values()
     chat = None if osft.get("use_processed_dataset") else ChatTokenizer(tokenizer, warnings)
     row_format = RowFormat()
 
     def tokenize(rows: list[Row]) -> TokenizedPiece:
+        lines: list[Line] = []
         samples: Iterator[tuple[str, Sample | ProcessedRow]]
         if chat is None:
             samples = processed_rows(rows, vocabulary, problems, warnings)
         else:
-            found = conversations(rows, osft.get("unmask_messages", False), problems, warnings, row_format)
-            samples = chat.samples(found, problems)
-        lines = [
-            Line(place, len(sample.input_ids), sample.num_loss_counted_tokens, writer.line(sample))
-            for place, sample in samples
-        ]
+            unmask, eos_token = osft.get("unmask_messages", False), tokenizer.eos_token
+            found = conversations(rows, unmask, problems, warnings, left_out, eos_token, row_format)
+            samples = chat.samples(_without_far_too_long(found, longest_token, osft["max_seq_len"], lines), problems)
+        for place, sample in samples:
+            text = writer.line(sample)
+            lines.append(Line(place, len(sample.input_ids), sample.num_loss_counted_tokens, text))
         said = {name: one.said for name, one in remarks.items() if one.said}
         for one in remarks.values():
             one.said = []
@@ -238,8 +332,20 @@ def _row_worker(checked: CheckedParameters, tokenizer: Any) -> Callable[[list[Ro
     return tokenize
 
 
+def _without_far_too_long(
+    conversations: Iterable[Conversation], longest_token: int, max_seq_len: int, lines: list[Line]
+) -> Iterator[Conversation]:
+    """Tells only the length of the rows that have too many tokens whatever they are: millions of them take a gigabyte to be counted."""
+    for conversation in conversations:
+        at_least = sum(len(message.get("content") or "") for message in conversation.messages) // longest_token
+        if at_least < max_seq_len:
+            yield conversation
+        else:
+            lines.append(Line(conversation.place, at_least, 0, ""))
+
+
 def _check_dropped(dataset: Path, report: Mapping[str, Any], checked: CheckedParameters) -> None:
-    dropped, limit = report["rows"] - report["samples"], checked.data["max_dropped_share"]
+    dropped, limit = report["too_long"] + report["too_short"], checked.data["max_dropped_share"]
     if dropped > limit * report["rows"]:
         raise InputError(
             f"dataset {dataset}: {dropped:,} of {report['rows']:,} rows are dropped "
@@ -256,7 +362,7 @@ def _publish_report(
     The manifest holds no sample: whether one is shown is no matter of what the data was made from.
     """
     path = folder / REPORT_FILE
-    earlier = _read_report(path)
+    earlier = _read_json(path)
     report = {"made_from": made_from, **report}
     if tokenizer:
         sample = earlier.get("sample") if earlier.get("made_from") == made_from else None
@@ -269,10 +375,10 @@ def _publish_report(
     return report
 
 
-def _read_report(path: Path) -> dict[str, Any]:
-    """An earlier report, or an empty one where there is none that can be read."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """An earlier report or manifest, or an empty one where there is none that can be read."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return report if isinstance(report, dict) else {}
+    return content if isinstance(content, dict) else {}

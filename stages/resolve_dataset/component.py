@@ -15,7 +15,9 @@ def resolve_dataset(
     dataset_split: str = "train",
     # Not Optional[...]: the backend describes an input artifact without its type, and KFP then calls the annotation.
     dataset: dsl.Input[dsl.Dataset] = None,
-) -> NamedTuple("Outputs", [("dataset_path", str), ("num_rows", int)]):
+    validation_uri: str = "",
+    validation_uri_split: str = "validation",
+) -> NamedTuple("Outputs", [("dataset_path", str), ("num_rows", int), ("validation_path", str)]):
     """Brings the dataset into the workspace and counts its rows.
 
     Args:
@@ -24,13 +26,17 @@ def resolve_dataset(
             org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. Files: .jsonl, .json, .parquet,
             .csv, .arrow, each also .gz or .zst; a folder of such, or one of save_to_disk. Empty with an upstream
             dataset.
-        dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
+        dataset_split: Split of a Hugging Face dataset, of a DatasetDict that was saved to disk, or of a folder whose
+            files are named train, validation, test.
         dataset: Upstream dataset artifact, instead of dataset_uri.
+        validation_uri: Rows to hold out from the training, as dataset_uri takes it. Empty for none.
+        validation_uri_split: Split of validation_uri.
 
     Returns:
         dataset_path: File or folder of the rows.
         num_rows: How many there are.
+        validation_path: File or folder of the held-out rows, empty without validation_uri.
     """
     from kfp_osft.stages.resolve_dataset.source import resolve
 
-    return resolve(dataset_uri, dataset_split, pvc_path, dataset)
+    return resolve(dataset_uri, dataset_split, pvc_path, dataset, validation_uri, validation_uri_split)

@@ -1,20 +1,27 @@
 """Datasets of the Hugging Face Hub."""
 
+import json
 import os
 import re
 import shutil
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.rows.formats import batch_rows
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _CACHE_PREFIX = "kfp-osft-"
 _SECONDS_OF_A_DAY = 24 * 60 * 60
+_ROWS_AT_ONCE = 1024
+#: A change of how the rows are written makes earlier files stale.
+_WRITTEN = 2
 
 
 def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
@@ -54,8 +61,9 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
         raise InputError(f"{uri}: is no Hugging Face dataset id: {_first_lines(error)}") from None
     # What the HTTP client raises where there is no Hub, which is another client in other versions.
     except Exception as error:
-        raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {_first_lines(error)}") from None
-    made_from = {"hub": name, "commit": commit, "config": config, "split": split}
+        cause = network_cause(error) if is_lasting(error) else _first_lines(error)
+        raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {cause}") from None
+    made_from = {"hub": name, "commit": commit, "config": config, "split": split, "written": _WRITTEN}
     source = {
         "uri": f"hf://{name}@{commit}" + (f"/{config}" if config else ""),
         "split": split,
@@ -77,9 +85,9 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
         # datasets raises what its parts raise: OSError, ValueError, RuntimeError, and errors of its own.
         except Exception as error:
             hint = " (HF_TOKEN is missing, or may not read it)" if "gated" in str(error) else ""
-            raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: {_first_lines(error)}{hint}") from None
+            raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: {_reason(error)}{hint}") from None
         with replacing_folder(folder) as unfinished:
-            rows.to_json(unfinished / "data.jsonl", force_ascii=False)
+            _write_rows(rows, unfinished / "data.jsonl")
             write_manifest(unfinished / ".manifest.json", made_from, source=source)
     return folder / "data.jsonl"
 
@@ -111,7 +119,52 @@ def _remove_abandoned(folder: Path) -> None:
             shutil.rmtree(cache, ignore_errors=True)
 
 
-def _first_lines(error: Exception) -> str:
+def _write_rows(rows: Any, path: Path) -> None:
+    """Writes a dataset's rows as JSON Lines, without columns of bytes (images, audio): only text is trained on."""
+    table = rows.with_format("arrow")
+    binary = [field.name for field in table.features.arrow_schema if _holds_bytes(field.type)]
+    if binary:
+        log(f"Columns left out, as they are not text: {', '.join(binary)}")
+        table = table.remove_columns(binary)
+    with path.open("w", encoding="utf-8") as file:
+        for piece in table.iter(_ROWS_AT_ONCE):
+            for batch in piece.to_batches():
+                for row in batch_rows(batch):
+                    # Times and decimal numbers have no form in JSON but text.
+                    file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=str) + "\n")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    if getattr(kind, "storage_type", None) is not None:
+        return _holds_bytes(kind.storage_type)
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return True
+    return types.is_nested(kind) and any(_holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _reason(error: Exception) -> str:
+    """What load_dataset found wrong: its own words are general, the cause's are not."""
+    cause = error.__cause__
+    if cause is None:
+        return _first_lines(error)
+    # datasets.table.CastError
+    found, first = (set(getattr(cause, f"{name}_column_names", ())) for name in ("table", "requested"))
+    if found == first:
+        return f"{_first_lines(error)}: {_first_lines(cause)}"
+    differences = [
+        f"{words} {', '.join(map(repr, sorted(names)))}"
+        for words, names in (("lacks", first - found), ("also has", found - first))
+        if names
+    ]
+    return (
+        f"its files have different columns: one of them {' and '.join(differences)}, unlike the first; name the files "
+        "that belong together as a configuration in the dataset's README.md, or give a folder or URL of them"
+    )
+
+
+def _first_lines(error: BaseException) -> str:
     """Two of them: the second tells what there is ("Please pick one among the available configs: ...")."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

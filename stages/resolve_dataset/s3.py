@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest
-from kfp_osft.shared.network.errors import network_cause
+from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
@@ -29,7 +30,7 @@ from kfp_osft.stages.resolve_dataset.download import (
 _MIB = 1 << 20
 # Parts of 16 MiB, ten at a time: what one connection to S3 carries is a fraction of a pod's network.
 _PART_SIZE, _PARTS_AT_ONCE = 16 * _MIB, 10
-_BEFORE_GET = "before-parameter-build.s3.GetObject"
+_BEFORE_GET, _BEFORE_RETRY = "before-parameter-build.s3.GetObject", "needs-retry.s3"
 _ENDPOINTS = ("AWS_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REGIONS = ("AWS_DEFAULT_REGION", "AWS_REGION")
 _MOST_CHANGES = 3
@@ -94,7 +95,24 @@ def _place(uri: str) -> _Place:
     endpoint = next(filter(None, map(_environment, _ENDPOINTS)), "")
     if endpoint and "://" not in endpoint:
         endpoint = f"https://{endpoint}"
+    _check_endpoint(endpoint, bucket, said)
     return _Place(bucket, key.lstrip("/"), endpoint or None, said)
+
+
+def _check_endpoint(endpoint: str, bucket: str, said: str) -> None:
+    """Raises InputError where the endpoint names the bucket, as consoles of stores show it: the bucket's name would
+    then be taken for the first part of each key."""
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
+    except ValueError:
+        # boto3 says it.
+        return
+    if host.startswith(f"{bucket}.") or bucket in PurePosixPath(parts.path).parts:
+        raise InputError(
+            f"{said}: {_set_of(_ENDPOINTS)}={redacted(endpoint)} holds the bucket {bucket}, which belongs into "
+            f"dataset_uri alone; set {_set_of(_ENDPOINTS)}={parts.scheme}://{host.removeprefix(f'{bucket}.')}{port}"
+        )
 
 
 def _environment(name: str) -> str:
@@ -136,12 +154,20 @@ def _client(place: _Place) -> Any:
         s3={"addressing_style": "path"} if is_other_store else None,
     )
     try:
-        return boto3.Session().client("s3", config=config, **{name: value for name, value in given.items() if value})
+        client = boto3.Session().client("s3", config=config, **{name: value for name, value in given.items() if value})
+        client.meta.events.register_first(_BEFORE_RETRY, _give_up_what_lasts)
+        return client
     except ValueError:
         raise InputError(
             f"{place.said}: {_set_of(_ENDPOINTS)}={redacted(place.endpoint)} is not the URL of a store; "
             "allowed: http(s)://host[:port]"
         ) from None
+
+
+def _give_up_what_lasts(caught_exception: Exception | None = None, **_: Any) -> None:
+    """Ends botocore's retries, which take half a minute, where another try is of no use."""
+    if caught_exception is not None and is_lasting(caught_exception):
+        raise caught_exception
 
 
 def _objects(client: Any, place: _Place) -> list[_Object]:

@@ -12,12 +12,13 @@ from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
-from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over, saved_splits
+from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over
 from kfp_osft.shared.rows.formats import has_data_extension
 from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_room, telling_a_full_disk
 from kfp_osft.stages.resolve_dataset.http import fetch_from_http
 from kfp_osft.stages.resolve_dataset.hub import fetch_from_hub
 from kfp_osft.stages.resolve_dataset.s3 import fetch_from_s3
+from kfp_osft.stages.resolve_dataset.splits import split_of
 
 _SUPPORTED = (
     "a path, pvc://path (below pvc_path), s3://bucket/key or a prefix, https:// or http:// of one file, "
@@ -26,15 +27,16 @@ _SUPPORTED = (
 #: What today's dataset component writes into its artifact's metadata, in the order in which it is looked at.
 _METADATA_KEYS = ("pvc_path", "pvc_dir", "artifact_path")
 #: A change of how rows are read makes earlier counts stale.
-_READER = 1
+_READER = 2
 _MOST_NAMES_SHOWN = 5
 
 
 class ResolvedDataset(NamedTuple):
-    """Where the dataset lies now, and how many rows it has."""
+    """Where the dataset lies now, how many rows it has, and where the held-out rows lie (empty where there are none)."""
 
     dataset_path: str
     num_rows: int
+    validation_path: str = ""
 
 
 class DatasetArtifact(Protocol):
@@ -45,8 +47,15 @@ class DatasetArtifact(Protocol):
     metadata: Mapping[str, Any]
 
 
-def resolve(dataset_uri: str, dataset_split: str, pvc_path: str, dataset: DatasetArtifact | None) -> ResolvedDataset:
-    """Brings the dataset into the workspace and counts its rows.
+def resolve(
+    dataset_uri: str,
+    dataset_split: str,
+    pvc_path: str,
+    dataset: DatasetArtifact | None,
+    validation_uri: str = "",
+    validation_uri_split: str = "validation",
+) -> ResolvedDataset:
+    """Brings the dataset, and held-out rows where they are given, into the workspace and counts the rows.
 
     A path is used where it lies. What comes from elsewhere (a Hugging Face dataset, S3, a URL, an artifact outside
     the workspace) is copied to pvc_path/datasets, once for the same revision, ETags or content. The source is asked
@@ -55,14 +64,17 @@ def resolve(dataset_uri: str, dataset_split: str, pvc_path: str, dataset: Datase
     Args:
         dataset_uri: a path, pvc://path, s3://bucket/key or a prefix, an http(s) URL of one file, org/name or
             hf://org/name[@revision][/config]; or empty.
-        dataset_split: split of a Hugging Face dataset, or of a folder that DatasetDict.save_to_disk wrote.
+        dataset_split: split of a Hugging Face dataset, of a folder that DatasetDict.save_to_disk wrote, or of one whose
+            files are named by their split.
         pvc_path: the workspace.
         dataset: an upstream artifact, or None. Its path is used; where nothing lies there, its metadata's pvc_path,
             pvc_dir or artifact_path, which may be any dataset_uri.
+        validation_uri: rows to hold out, as dataset_uri takes it; or empty.
+        validation_uri_split: split of validation_uri.
 
     Raises:
-        InputError: none of the two or both, an unknown scheme, nothing there, no access, no room, no rows, rows that
-            cannot be read.
+        InputError: none of the two or both, held-out rows that are those to train on, an unknown scheme, nothing
+            there, no access, no room, no rows, rows that cannot be read.
     """
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
@@ -78,15 +90,35 @@ def resolve(dataset_uri: str, dataset_split: str, pvc_path: str, dataset: Datase
         else:
             raise InputError(f"no dataset: give dataset_uri ({_SUPPORTED}), or an upstream dataset artifact")
         rows = _counted_rows(path, workspace)
-    log(f"Dataset: {rows:,} rows in {path}")
-    return ResolvedDataset(str(path), rows)
+        log(f"Dataset: {rows:,} rows in {path}")
+        held_out = _held_out(validation_uri.strip(), validation_uri_split, path, workspace)
+    return ResolvedDataset(str(path), rows, str(held_out or ""))
+
+
+def _held_out(uri: str, split: str, dataset: Path, workspace: Path) -> Path | None:
+    """Brings the held-out rows into the workspace, if there are some."""
+    if not uri:
+        return None
+    try:
+        path = _from_uri(uri, split, workspace, all_without_splits=True)
+        rows = _counted_rows(path, workspace)
+    except InputError as error:
+        # They come as any dataset does; only the parameters are other ones.
+        message = (
+            str(error).replace("dataset_uri=", "validation_uri=").replace("dataset_split=", "validation_uri_split=")
+        )
+        raise InputError(message) from None
+    if path == dataset:
+        raise InputError(f"validation_uri={redacted(uri)}, validation_uri_split={split}: names the rows to train on")
+    log(f"Held-out rows: {rows:,} in {path}")
+    return path
 
 
 def _from_artifact(artifact: DatasetArtifact, split: str, workspace: Path) -> Path:
     path = Path(artifact.path) if artifact.path else None
     # An empty file is what KFP leaves for an artifact whose data went elsewhere.
     if path and ((path.is_dir() and any(path.iterdir())) or (path.is_file() and path.stat().st_size)):
-        return _split_of(_into_workspace(path, artifact.uri, workspace), split)
+        return split_of(_into_workspace(path, artifact.uri, workspace), split, workspace)
     if location := location_in(artifact.metadata):
         key, value = location
         log(f"The dataset artifact has no data of its own; its metadata says {key}={redacted(value)}")
@@ -129,7 +161,7 @@ def _into_workspace(path: Path, uri: str, workspace: Path) -> Path:
     return folder / path.name
 
 
-def _from_uri(uri: str, split: str, workspace: Path) -> Path:
+def _from_uri(uri: str, split: str, workspace: Path, all_without_splits: bool = False) -> Path:
     scheme, separator, rest = uri.partition("://")
     if not separator:
         scheme, rest = "", uri
@@ -139,6 +171,8 @@ def _from_uri(uri: str, split: str, workspace: Path) -> Path:
     elif scheme in ("http", "https"):
         path = fetch_from_http(uri, workspace)
     elif scheme == "pvc":
+        if ".." in Path(rest).parts:
+            raise InputError(f"dataset_uri={uri}: leads out of pvc_path={workspace}; allowed: pvc://path below it")
         path = _existing(workspace / rest.lstrip("/"), uri)
     elif scheme == "file" or uri.startswith(("/", "./", "../", "~")):
         path = _existing(Path(os.path.expanduser(rest)), uri)
@@ -152,25 +186,13 @@ def _from_uri(uri: str, split: str, workspace: Path) -> Path:
         if not relative and not has_data_extension(uri):
             return fetch_from_hub(uri, split, workspace)
         path = _existing(relative or Path(uri), uri)
-    return _split_of(path, split)
+    return split_of(path, split, workspace, all_without_splits)
 
 
 def _existing(path: Path, uri: str) -> Path:
     if not path.exists():
         raise InputError(f"dataset_uri={uri}: there is nothing at {path}")
     return path.absolute()
-
-
-def _split_of(path: Path, split: str) -> Path:
-    """The split's own folder, where `path` is a DatasetDict that `datasets` saved."""
-    splits = saved_splits(path)
-    if not splits:
-        if split not in ("", "train"):
-            log(f"Warning: dataset_split={split} is not used: {path} has no splits, all its rows are taken")
-        return path
-    if split not in splits:
-        raise InputError(f"dataset_split={split} is not in {path}; allowed: {', '.join(splits)}")
-    return path / split
 
 
 def _counted_rows(path: Path, workspace: Path) -> int:
@@ -180,7 +202,7 @@ def _counted_rows(path: Path, workspace: Path) -> int:
     if others:
         more = len(others) - _MOST_NAMES_SHOWN
         log(
-            f"Passed over in {path}, as they are no data by their extension: {', '.join(others[:_MOST_NAMES_SHOWN])}"
+            f"Passed over in {path}, as they hold no rows by their names: {', '.join(others[:_MOST_NAMES_SHOWN])}"
             + (f" and {more} more" if more > 0 else "")
         )
     made_from = [_READER, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]

@@ -31,7 +31,8 @@ needs_cases = pytest.mark.skipif(
     not CASES.is_dir(), reason="what the real driver handed over is not beside the project"
 )
 
-_USER = 1000770000
+#: As OpenShift gives it to a project; it has no entry in /etc/passwd.
+RANDOM_USER = 1000770000
 _OUTPUTS = "/tmp/kfp/outputs"
 _EXECUTOR = "python3 -m kfp.dsl.executor_main"
 _RUN_EXECUTOR = (
@@ -141,9 +142,9 @@ class BackendPod:
         if os.geteuid() != 0 or not shutil.which("setpriv"):
             return []
         for place in (self._folder, *self._folder.rglob("*")):
-            os.chown(place, _USER, 0, follow_symlinks=False)
+            os.chown(place, RANDOM_USER, 0, follow_symlinks=False)
         only_reading = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"]
-        return ["setpriv", f"--reuid={_USER}", "--regid=0", "--clear-groups", *only_reading]
+        return ["setpriv", f"--reuid={RANDOM_USER}", "--regid=0", "--clear-groups", *only_reading]
 
     def _environment(self) -> dict[str, str]:
         return {

@@ -7,12 +7,14 @@ from google.protobuf import json_format
 from kfp import dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 
-from kfp_osft.stages.find_package import MOUNT_PATH
+from kfp_osft.shared.network import certificates
+from kfp_osft.stages import find_package
 
 STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
 LAUNCH = ["launch-trainjob"]
-USER_CODE = ["resolve-dataset", "preprocess", "launch-trainjob"]
-HUB = ["resolve-dataset", "preprocess", "launch-trainjob", "export-model"]
+HUB = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "export-model"]
+#: Where the stages mount their own code, and certificate authorities.
+OWN_MOUNTS = (find_package.MOUNT_PATH, certificates.MOUNT_PATH)
 PYTHON_IMAGE = "python:3.11"
 WORKSPACE = dsl.WorkspaceConfig(
     size="1Gi", kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch={"accessModes": ["ReadWriteMany"]})
@@ -37,11 +39,13 @@ class Compiled(NamedTuple):
 
     @property
     def executors(self) -> dict[str, dict]:
-        """By executor: what kfp.kubernetes set, but for the volume with the stages' own code."""
+        """By executor: what kfp.kubernetes set, but for the stages' own volumes."""
         platform = self.platform.get("platforms", {}).get("kubernetes", {})
         found = {}
         for name, config in platform.get("deploymentSpec", {}).get("executors", {}).items():
-            volumes = [volume for volume in config.get("configMapAsVolume", []) if volume["mountPath"] != MOUNT_PATH]
+            volumes = [
+                volume for volume in config.get("configMapAsVolume", []) if volume["mountPath"] not in OWN_MOUNTS
+            ]
             others = {field: value for field, value in config.items() if field != "configMapAsVolume"}
             if config := others | ({"configMapAsVolume": volumes} if volumes else {}):
                 found[name] = config

@@ -20,9 +20,27 @@ SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 NO_LOSS = -100
 # What ends an answer in these templates, as their models' tokenizers have it.
 _ENDS = (
-    "<|assistant_end|>", "<|END_OF_TURN_TOKEN|>", "<|end_of_msg|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<turn|>",
-    "<｜end▁of▁sentence｜>", "<|end_of_text|>", "<end_of_sentence>", "[e~[", "<|role_end|>", "<sep>", "<seed:eos>",
-    "<SPECIAL_12>", "<|eot|>", "<|message_sep|>", "</assistant>", "<｜hy_eos:opensource｜>", "<|end|>", "<|eos|>",
+    "<|assistant_end|>",
+    "<|END_OF_TURN_TOKEN|>",
+    "<|end_of_msg|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<turn|>",
+    "<｜end▁of▁sentence｜>",
+    "<|end_of_text|>",
+    "<end_of_sentence>",
+    "[e~[",
+    "<|role_end|>",
+    "<sep>",
+    "<seed:eos>",
+    "<SPECIAL_12>",
+    "<|eot|>",
+    "<|message_sep|>",
+    "</assistant>",
+    "<｜hy_eos:opensource｜>",
+    "<|end|>",
+    "<|eos|>",
 )
 _TAG = re.compile(r"<[|｜/]?[A-Za-z_▁:|｜ -]+[|｜]?>|\[/?[A-Z_]+\]|</?s>")
 
@@ -70,7 +88,12 @@ def _call(number: int, **more: Any) -> dict[str, Any]:
 
 
 def _tool(number: int) -> dict[str, Any]:
-    return {"role": "tool", "name": "weather", "tool_call_id": f"call0000{number}", "content": f"Result re{number}ax ro{number}od"}
+    return {
+        "role": "tool",
+        "name": "weather",
+        "tool_call_id": f"call0000{number}",
+        "content": f"Result re{number}ax ro{number}od",
+    }
 
 
 _SYSTEM = {"role": "system", "content": "Rules sy0ax always so0od"}
@@ -104,39 +127,66 @@ KINDS: dict[str, Row] = {
     "late system": Row([_user(1), _answer(1), _SYSTEM, _user(2), _answer(2)], [1, 4]),
     "unmask": Row([_user(1), _answer(1), _user(2), _answer(2)], [0, 1, 2, 3], unmask=True),
     "prompt, completion": Row([_user(1), _answer(1), _user(2), _answer(2)], [3]),
-    "call, null": Row([_user(1), {"role": "assistant", "content": None, "tool_calls": [_call(1)]}, _tool(1), _answer(2)], [1, 3], TOOLS),
-    'call, ""': Row([_user(1), {"role": "assistant", "content": "", "tool_calls": [_call(1)]}, _tool(1), _answer(2)], [1, 3], TOOLS),
+    "call, null": Row(
+        [_user(1), {"role": "assistant", "content": None, "tool_calls": [_call(1)]}, _tool(1), _answer(2)],
+        [1, 3],
+        TOOLS,
+    ),
+    'call, ""': Row(
+        [_user(1), {"role": "assistant", "content": "", "tool_calls": [_call(1)]}, _tool(1), _answer(2)], [1, 3], TOOLS
+    ),
     "call, text": Row([_user(1), _answer(1, tool_calls=[_call(1)]), _tool(1), _answer(2)], [1, 3], TOOLS),
     "call at the end": Row([_user(1), {"role": "assistant", "content": None, "tool_calls": [_call(1)]}], [1], TOOLS),
     "parallel calls": Row(
-        [_user(1), {"role": "assistant", "content": None, "tool_calls": [_call(1), _call(2)]}, _tool(1), _tool(2), _answer(2)],
-        [1, 4], TOOLS,
+        [
+            _user(1),
+            {"role": "assistant", "content": None, "tool_calls": [_call(1), _call(2)]},
+            _tool(1),
+            _tool(2),
+            _answer(2),
+        ],
+        [1, 4],
+        TOOLS,
     ),
     "calls in turn": Row(
         [
-            _user(1), {"role": "assistant", "content": None, "tool_calls": [_call(1)]}, _tool(1),
-            {"role": "assistant", "content": None, "tool_calls": [_call(2)]}, _tool(2), _answer(2), _user(3), _answer(3),
+            _user(1),
+            {"role": "assistant", "content": None, "tool_calls": [_call(1)]},
+            _tool(1),
+            {"role": "assistant", "content": None, "tool_calls": [_call(2)]},
+            _tool(2),
+            _answer(2),
+            _user(3),
+            _answer(3),
         ],
-        [1, 3, 5, 7], TOOLS,
+        [1, 3, 5, 7],
+        TOOLS,
     ),
     "reasoning": Row([_user(1), _answer(1, reasoning_content=_thought(1))], [1]),
     "reasoning (reasoning)": Row([_user(1), _answer(1, reasoning=_thought(1))], [1]),
     "reasoning (thinking)": Row([_user(1), _answer(1, thinking=_thought(1))], [1]),
     "earlier reasoning": Row(
-        [_user(1), _answer(1, reasoning_content=_thought(1)), _user(2), _answer(2, reasoning_content=_thought(2))], [1, 3]
+        [_user(1), _answer(1, reasoning_content=_thought(1)), _user(2), _answer(2, reasoning_content=_thought(2))],
+        [1, 3],
     ),
     "reasoning, calls": Row(
         [
-            _user(1), _answer(1, reasoning_content=_thought(1)), _user(2),
+            _user(1),
+            _answer(1, reasoning_content=_thought(1)),
+            _user(2),
             {"role": "assistant", "content": None, "reasoning_content": _thought(2), "tool_calls": [_call(2)]},
-            _tool(2), _answer(3, reasoning_content=_thought(3)),
+            _tool(2),
+            _answer(3, reasoning_content=_thought(3)),
         ],
-        [1, 3, 5], TOOLS,
+        [1, 3, 5],
+        TOOLS,
     ),
     "<think> in content": Row(
         [
-            _user(1), {"role": "assistant", "content": f"<think>\n{_thought(1)}\n</think>\n\nAnswer an1ax indeed en1od"},
-            _user(2), {"role": "assistant", "content": f"<think>\n{_thought(2)}\n</think>\n\nAnswer an2ax indeed en2od"},
+            _user(1),
+            {"role": "assistant", "content": f"<think>\n{_thought(1)}\n</think>\n\nAnswer an1ax indeed en1od"},
+            _user(2),
+            {"role": "assistant", "content": f"<think>\n{_thought(2)}\n</think>\n\nAnswer an2ax indeed en2od"},
         ],
         [1, 3],
     ),
@@ -151,7 +201,9 @@ def core_tokenizer(special_tokens: tuple[str, ...]) -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=700, show_progress=False, special_tokens=list(special_tokens),
+        vocab_size=700,
+        show_progress=False,
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     core.train_from_iterator(["Question please Answer indeed Town end Result Thought then Rules always"] * 9, trainer)
@@ -238,7 +290,11 @@ def judge(tokenizer: Any, row: Row, input_ids: list[int], labels: list[int], tur
             allowed |= {"-x", "x"} | ({"x-x"} if index in row.learnt else set())
         if runs not in allowed:
             wrong.append(f"of {gap!r} behind messages[{index}] something in the middle is learnt")
-        if prompt and prompt in gap and any(has_loss[end + gap.rindex(prompt) : end + gap.rindex(prompt) + len(prompt)]):
+        if (
+            prompt
+            and prompt in gap
+            and any(has_loss[end + gap.rindex(prompt) : end + gap.rindex(prompt) + len(prompt)])
+        ):
             wrong.append(f"a generation prompt is learnt: {gap!r}")
         for role in re.finditer(r"(?<![/\w])(user|human|SYSTEM|USER|system)(?!\w)|SYSTEM_TOKEN|USER_TOKEN", gap):
             if any(has_loss[end + role.start() : end + role.end()]):

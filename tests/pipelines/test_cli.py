@@ -75,7 +75,7 @@ def started(monkeypatch):
     """Takes the place of the local run; returns the calls with their arguments."""
     calls = []
 
-    def run_locally(output_dir, dataset, dataset_split, training, quiet):
+    def run_locally(output_dir, dataset, dataset_split, training, quiet, validation_uri, validation_uri_split):
         calls.append(
             {
                 "output_dir": output_dir,
@@ -83,6 +83,8 @@ def started(monkeypatch):
                 "dataset_split": dataset_split,
                 "training": training,
                 "quiet": quiet,
+                "validation_uri": validation_uri,
+                "validation_uri_split": validation_uri_split,
             }
         )
         raise TrainingError("stopped")
@@ -94,8 +96,8 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest}"),
-        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest}"),
+        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image}"),
+        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image}"),
         (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
         (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
@@ -130,7 +132,7 @@ def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments
 
 def test_an_unknown_command_is_refused_in_one_line_that_names_the_commands(refused):
     line = refused("train")
-    assert line.startswith("kfp-osft: argument {demo,run,check,compile,manifest}: invalid choice: 'train'")
+    assert line.startswith("kfp-osft: argument {demo,run,check,compile,manifest,image}: invalid choice: 'train'")
     assert all(command in line for command in ("demo", "run", "check", "compile"))
 
 
@@ -215,6 +217,8 @@ def test_without_options_nothing_is_passed_and_the_pipelines_defaults_hold(start
             "dataset_split": "train",
             "training": {},
             "quiet": False,
+            "validation_uri": "",
+            "validation_uri_split": "validation",
         }
     ]
 
@@ -226,6 +230,24 @@ def test_the_dataset_options_reach_the_run(started, tmp_path):
         "validation",
         tmp_path,
     )
+
+
+def test_the_options_of_rows_reach_the_run(started):
+    cli.main(
+        [
+            *RUN,
+            *("--dataset-columns", "user=question,assistant=answer"),
+            *("--dataset-subset", "100"),
+            *("--validation-split", "0.1"),
+            *("--validation-uri", "org/rows", "--validation-uri-split", "test"),
+        ]
+    )
+    assert started[0]["training"] == {
+        "dataset_columns": "user=question,assistant=answer",
+        "dataset_subset": 100,
+        "training_validation_split": 0.1,
+    }
+    assert (started[0]["validation_uri"], started[0]["validation_uri_split"]) == ("org/rows", "test")
 
 
 def test_quiet_reaches_the_run(started):

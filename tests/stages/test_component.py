@@ -7,6 +7,7 @@ import pytest
 
 from helpers.compiled_pipeline import compile_
 from kfp_osft import stages
+from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import STAGE_IMAGE, StageSettings, stage_settings
 from kfp_osft.stages.find_package import ARCHIVE, MOUNT_PATH
 from kfp_osft.stages.package import config_map_name, package_archive, package_digest
@@ -69,13 +70,34 @@ def test_a_stage_in_a_pipeline_mounts_the_code_whether_it_is_there_or_not():
             "configMapNameParameter": {"runtimeValue": {"constant": config_map_name()}},
             "mountPath": MOUNT_PATH,
             "optional": True,
-        }
+        },
+        {
+            "configMapName": "odh-trusted-ca-bundle",
+            "configMapNameParameter": {"runtimeValue": {"constant": "odh-trusted-ca-bundle"}},
+            "mountPath": "/etc/pki/tls/custom-certs",
+            "optional": True,
+        },
     ]
+
+
+def test_no_other_config_map_is_mounted_where_the_settings_name_none():
+    def callers():
+        with stage_settings(StageSettings(certificates="")):
+            stages.collect_metrics(checkpoint_dir="/data/checkpoints")
+
+    platform = compile_(callers).platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounts = platform["exec-collect-metrics"]["configMapAsVolume"]
+    assert [mount["configMapName"] for mount in mounts] == [config_map_name()]
+
+
+def test_an_image_with_a_blank_is_refused():
+    with pytest.raises(InputError, match="^the image 'my image:1' is not a container image's name"):
+        StageSettings(image="my image:1")
 
 
 def test_with_a_package_pip_installs_it_and_nothing_is_mounted():
     def callers():
-        with stage_settings(StageSettings(package="kfp-osft==0.1.0")):
+        with stage_settings(StageSettings(package="kfp-osft==0.1.0", certificates="")):
             stages.render_loss_chart(metrics_path="/data/metrics.jsonl")
 
     compiled = compile_(callers)

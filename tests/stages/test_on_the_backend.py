@@ -1,6 +1,7 @@
-"""Each stage as KFP's backend runs it, with what the real driver handed over (cases of OpenShift AI 3.5's KFP 2.16.1)."""
+"""Each stage as KFP's backend runs it, with what the real driver of OpenShift AI 3.5 (KFP 2.16.1) handed over."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from fakes.s3 import S3Server
-from helpers.backend_pod import BackendPod, Ran, needs_cases
+from helpers.backend_pod import RANDOM_USER, BackendPod, Ran, needs_cases
 from helpers.trained_folder import make_trained_folder
 from kfp_osft import stages
 
@@ -65,6 +66,7 @@ def test_rows_come_by_uri_from_s3(pod: BackendPod, chat_rows: Path, s3: S3Server
     assert ran.parameters["num_rows"] == 32
     copy = Path(ran.parameters["dataset_path"])
     assert copy.is_relative_to(pod.workspace) and copy.read_bytes() == chat_rows.read_bytes()
+    assert copy.stat().st_uid == (RANDOM_USER if os.geteuid() == 0 else os.geteuid())
 
 
 def test_a_dataset_arrives_from_an_upstream_task(pod: BackendPod, chat_rows: Path):

@@ -88,7 +88,7 @@ def test_the_training_of_another_user_follows_and_the_stages_after_it(
                 "dataset_path": str(workspace / "rows.jsonl"),
                 "training_base_model": str(tiny_model),
                 "training_max_seq_len": 256,
-                "training_effective_batch_size": 32,
+                "training_effective_batch_size": 8,
                 "training_max_tokens_per_gpu": 1024,
             },
         )

@@ -10,6 +10,8 @@ from kfp_osft.stages.launch_trainjob.kubernetes.state import node_container
 GONE = "gone"
 _OUT_OF_HOST_MEMORY = ("OOMKilled",)
 _OUT_OF_GPU_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "HIP out of memory")
+# NCCL's words, PyTorch's, and the kernel's for a page of a full memory file system (SIGBUS).
+_OUT_OF_SHARED_MEMORY = ("/dev/shm", "shared memory segment", "unable to write to file </torch_", "Bus error")
 _SIGKILL_EXIT_CODE = 137
 _LINES_SHOWN = 20
 
@@ -133,6 +135,11 @@ def _advice(failure: PodFailure, lines: Sequence[str], trainjob: Mapping[str, An
             f"The GPU's memory is too small: lower training_max_tokens_per_gpu ({osft['max_tokens_per_gpu']} now) "
             f"or training_unfreeze_rank_ratio ({osft.get('unfreeze_rank_ratio')} now), or use more GPUs "
             f"(training_resource_gpu_per_worker, {trainjob['gpu_per_worker']} now)"
+        )
+    if any(sign in text for sign in _OUT_OF_SHARED_MEMORY):
+        return (
+            "/dev/shm is too small: raise training_resource_shared_memory_per_worker "
+            f"({trainjob.get('shared_memory_per_worker')} now)"
         )
     if failure.reason in _OUT_OF_HOST_MEMORY or failure.exit_code == _SIGKILL_EXIT_CODE:
         return (

@@ -12,7 +12,8 @@ from typing import Any
 
 from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
-from kfp_osft.shared.parameters.environment import is_runtimes_own, is_secret
+from kfp_osft.shared.parameters.environment import holds_secret, is_runtimes_own
+from kfp_osft.shared.parameters.kubernetes_syntax import quantity_value
 from kfp_osft.shared.processes.pod import cache_folders
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.config import TrainingConfig
@@ -26,6 +27,7 @@ _DEFAULTS = {parameter.name: parameter.default for parameter in ALL_PARAMETERS}
 _LAUNCHERS_OWN = ("KUBERNETES_", "KFP_", "OSFT_", "PIP_")
 # Of no use to the training: its script stands alone, and the authorities lie in the workspace.
 _LAUNCHERS_MOUNTS = (find_package.MOUNT_PATH, certificates.MOUNT_PATH)
+_SHARED_MEMORY = "/dev/shm"
 #: Secrets that the training may need and that the launcher hands on where it only has the value.
 HANDED_ON_SECRETS = ("HF_TOKEN",)
 
@@ -84,6 +86,12 @@ def training_pods(
     _check_volumes(config, pvc_path, volumes, mounts)
     resources, accelerators, warnings = _resources(config.trainjob, _of(task_config, "resources") or {})
     processes = config.trainjob["procs_per_worker"]
+    processes = max(1, accelerators) if processes == "auto" else processes
+    memory = resources["limits"].get("memory") or resources["requests"].get("memory")
+    size = _shared_memory(config.trainjob["shared_memory_per_worker"], memory, processes)
+    if size and not any(mount["mountPath"] == _SHARED_MEMORY for mount in mounts):
+        volumes.append({"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
+        mounts.append({"name": "kfp-osft-shm", "mountPath": _SHARED_MEMORY})
     env, secret_env = _env(config, pvc_path, _of(task_config, "env") or [], environment, accelerators)
     return TrainingPods(
         env,
@@ -91,7 +99,7 @@ def training_pods(
         volumes,
         mounts,
         **resources,
-        processes=max(1, accelerators) if processes == "auto" else processes,
+        processes=processes,
         accelerators=accelerators,
         node_selector=dict(_of(task_config, "node_selector") or {}),
         tolerations=list(_of(task_config, "tolerations") or []),
@@ -184,6 +192,15 @@ def _resources(trainjob: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[di
     return kept, accelerators, warnings
 
 
+def _shared_memory(given: str, memory: str | None, processes: int) -> str | None:
+    """Size of a /dev/shm of its own, None for none. It counts as memory of the pod."""
+    if given != "auto":
+        return given if quantity_value(given) else None
+    if processes == 1 or not memory:
+        return None
+    return f"{int(quantity_value(memory) / 2) >> 20}Mi"
+
+
 def _env(
     config: TrainingConfig,
     pvc_path: str,
@@ -204,7 +221,7 @@ def _env(
             )
         if "valueFrom" in variable:
             env[name] = {"valueFrom": variable["valueFrom"]}
-        elif is_secret(name) and variable.get("value"):
+        elif variable.get("value") and holds_secret(name, variable["value"]):
             secret_env[name] = variable["value"]
         else:
             env[name] = {"value": variable.get("value") or ""}

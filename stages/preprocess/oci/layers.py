@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,6 +57,8 @@ def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: s
             elif file_name:
                 target = _inside(tree, file_name, place)
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if target.is_symlink():
+                    target.unlink()
                 (shutil.copyfile if is_needed_later else os.replace)(blob, target)
             else:
                 raise InputError(
@@ -90,8 +93,10 @@ def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, tell: Callab
             is_model = not is_image or target.relative_to(tree).parts[0] == MODELS
             if not (is_model or member.isfile() or member.isdir()):
                 continue
+            if member.issym():
+                _check_target(tree, target, member.linkname, f"{place}: {member.name}")
             try:
-                member = tarfile.data_filter(member, str(tree))
+                member = tarfile.data_filter(member.replace(name=str(target.relative_to(tree)), deep=False), str(tree))
             except tarfile.FilterError as error:
                 raise InputError(f"{place}: {member.name} is refused: {error}") from None
             if target.is_symlink() or (target.exists() and not (target.is_dir() and member.isdir())):
@@ -120,12 +125,47 @@ def _progress() -> Callable[[int], None]:
 
 
 def _inside(tree: Path, name: str, place: str) -> Path:
+    """Where a member of that name goes: below the tree, by real folders only.
+
+    Each folder on the way is looked at without following it: realpath gives up on a path longer than the kernel takes
+    and calls the rest of it real (CVE-2025-4517).
+    """
     path = PurePosixPath(name)
-    # A link to the inside is led outside where a link is made in its way later.
-    folder = tree.joinpath(*path.parts[:-1])
-    if path.is_absolute() or ".." in path.parts or "\0" in name or not folder.resolve().is_relative_to(tree.resolve()):
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
         raise InputError(f"{place}: {name} is refused: it points outside")
+    through = _first_link(tree, path.parts[:-1])
+    if through:
+        raise InputError(f"{place}: {name} is refused: it leads through the link {through}")
     return tree / path
+
+
+def _first_link(folder: Path, parts: Sequence[str]) -> str | None:
+    """The first of these names, one below the other, that is a link; what is not there is none."""
+    for part in parts:
+        folder = folder / part
+        try:
+            mode = folder.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if stat.S_ISLNK(mode):
+            return part
+    return None
+
+
+def _check_target(tree: Path, link: Path, target: str, said: str) -> None:
+    """Sees that a symbolic link stays inside, whatever is made in its way later.
+
+    So ".." is allowed in front only, where it goes up from real folders: after a name it would go up from wherever a
+    link of that name leads.
+    """
+    parts = PurePosixPath(target).parts
+    upwards = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
+    folders = link.parent.relative_to(tree).parts
+    if PurePosixPath(target).is_absolute() or "\0" in target or upwards > len(folders) or ".." in parts[upwards:]:
+        raise InputError(f"{said} is refused: it is a link to {target}, which may point outside")
+    through = _first_link(tree.joinpath(*folders[: len(folders) - upwards]), parts[upwards:-1])
+    if through:
+        raise InputError(f"{said} is refused: it is a link to {target}, which leads through the link {through}")
 
 
 def _link(source: Path, target: Path, place: str) -> None:

@@ -168,7 +168,9 @@ def _is_weights(name: str) -> bool:
 
 def _move_model(found: Path, tree: Path, target: Path, base_model: str) -> None:
     """Moves the files that transformers loads; a link becomes the file that it leads to."""
-    sources = {file.relative_to(found): file.resolve() for file in sorted(found.rglob("*")) if file.is_file()}
+    sources = {
+        file.relative_to(found): file.resolve(strict=True) for file in sorted(found.rglob("*")) if file.is_file()
+    }
     moved: dict[Path, Path] = {}
     left_out = []
     for name, source in sources.items():

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from kfp_osft.shared.network.certificates import REMEDY
 from kfp_osft.shared.processes.process_tree import start_watchdog
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -42,6 +43,11 @@ _REFERENCE = re.compile(
     r"/(?P<repository>[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*)"
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,
+)
+# skopeo's own, its storage's, and those of every client; the others, secrets among them, are nothing to it.
+_NEEDED_VARIABLES = re.compile(
+    r"PATH|HOME|USER|TMPDIR|XDG_.*|REGISTR(Y|IES)_.*|DOCKER_.*|CONTAINERS_.*|SSL_CERT_(FILE|DIR)|"
+    r"(HTTPS?|NO|ALL)_PROXY|(https?|no|all)_proxy|LANG|LC_.*"
 )
 _LOOPBACK = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.IGNORECASE)
 _DOCKER_HUB = {"docker.io", "index.docker.io", "registry-1.docker.io"}
@@ -299,7 +305,7 @@ class Registry:
                 "image that has it, or install it on your computer (apt, dnf and brew have a package "
                 "skopeo)"
             )
-        environment = {key: value for key, value in os.environ.items() if key != SECRET_VARIABLE}
+        environment = {key: value for key, value in os.environ.items() if _NEEDED_VARIABLES.fullmatch(key)}
         options = {"stdin": subprocess.DEVNULL, "env": environment}
         if self._auths is None:
             yield [skopeo, *arguments], options
@@ -382,7 +388,7 @@ _MEANINGS: Sequence[tuple[str, bool, str | None]] = (
         False,
         "there is no such repository, tag or digest",
     ),
-    (r"x509|certificate", False, "the registry's TLS certificate cannot be verified"),
+    (r"x509|certificate", False, f"the registry's TLS certificate cannot be verified; {REMEDY}"),
     (r"server gave HTTP response", False, "the registry speaks plain HTTP, which is for localhost only"),
     (r"no space left|disk quota", False, "the workspace is full"),
     (

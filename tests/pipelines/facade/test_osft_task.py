@@ -7,7 +7,6 @@ from helpers.compiled_pipeline import (
     HUB,
     LAUNCH,
     STAGES,
-    USER_CODE,
     Compiled,
     compile_,
     make_dataset,
@@ -17,6 +16,8 @@ from helpers.compiled_pipeline import (
 from kfp_osft import stages
 from kfp_osft.pipelines import train_model
 from kfp_osft.pipelines.facade.osft_task import OsftTask
+from kfp_osft.shared.network import certificates
+from kfp_osft.shared.reporting.errors import InputError
 
 
 def operated(operate, parameters=None) -> Compiled:
@@ -123,11 +124,17 @@ ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": ["resolve-dataset"],
     "AWS_SECRET_ACCESS_KEY": ["resolve-dataset"],
     "S3_ENDPOINT": ["resolve-dataset"],
-    "WANDB_API_KEY": USER_CODE,
-    "SOMETHING_ELSE": USER_CODE,
+    "AWS_CA_BUNDLE": STAGES,
+    "SSL_CERT_FILE": STAGES,
+    "OSFT_CA_BUNDLE": STAGES,
+    "PIP_INDEX_URL": STAGES,
+    "HTTPS_PROXY": STAGES,
+    "no_proxy": STAGES,
+    "WANDB_API_KEY": STAGES,
+    "SOMETHING_ELSE": STAGES,
     # No prefix of a name above.
-    "MY_KUBERNETES_X": USER_CODE,
-    "hf_token": USER_CODE,
+    "MY_KUBERNETES_X": STAGES,
+    "hf_token": STAGES,
 }
 
 
@@ -159,7 +166,7 @@ def test_a_variable_from_a_secret_or_a_config_map_reaches_the_stages_that_need_i
 @pytest.mark.parametrize("name", ["HF_HOME", "POD_IP"])
 def test_a_variable_from_a_pods_field_reaches_the_stages_that_need_it(name):
     compiled = operated(lambda task: kubernetes.use_field_path_as_env(task, name, "status.podIP"))
-    expected = HUB if name == "HF_HOME" else USER_CODE
+    expected = HUB if name == "HF_HOME" else STAGES
     assert compiled.stages_with("fieldPathAsEnv") == expected
     assert compiled.kubernetes("preprocess") == {"fieldPathAsEnv": [{"name": name, "fieldPath": "status.podIP"}]}
 
@@ -178,6 +185,7 @@ def test_a_secret_with_variables_for_different_stages_is_split():
         "resolve-dataset": [("all-in-one", ["HF_TOKEN"])],
         "preprocess": [("all-in-one", ["HF_TOKEN", "OCI_PULL_SECRET_MODEL_DOWNLOAD"])],
         "launch-trainjob": [("all-in-one", ["HF_TOKEN", "KUBERNETES_SERVER_URL"])],
+        "collect-metrics": [("all-in-one", ["HF_TOKEN"])],
         "export-model": [("all-in-one", ["HF_TOKEN"])],
     }
 
@@ -203,7 +211,7 @@ def test_what_todays_pipelines_do_to_the_task_compiles_and_lands_where_it_is_nee
         "resolve-dataset": ["hf-token"],
         "preprocess": ["hf-token", "oci-pull-secret-model-download"],
         "launch-trainjob": ["hf-token", "kubernetes-credentials"],
-        "collect-metrics": [],
+        "collect-metrics": ["hf-token"],
         "render-loss-chart": [],
         "export-model": ["hf-token"],
     }
@@ -224,18 +232,17 @@ PLATFORM = {
     "use_secret_as_volume": (lambda f, task: f(task, "certificates", "/certs"), "secretAsVolume", STAGES),
     "use_config_map_as_volume": (lambda f, task: f(task, "settings", "/etc/x"), "configMapAsVolume", STAGES),
     "mount_pvc": (lambda f, task: f(task, "data", "/data"), "pvcMount", STAGES),
-    "empty_dir_mount": (lambda f, task: f(task, "scratch", "/scratch"), "emptyDirMounts", STAGES),
-    "add_ephemeral_volume": (
-        lambda f, task: f(task, "tmp", "/tmp", ["ReadWriteOnce"], "1Gi"),
-        "genericEphemeralVolume",
-        STAGES,
-    ),
     "add_toleration": (lambda f, task: f(task, **TOLERATION), "tolerations", LAUNCH),
     "add_toleration_json": (lambda f, task: f(task, [TOLERATION]), "tolerations", LAUNCH),
     "add_node_selector": (lambda f, task: f(task, "gpu", "a100"), "nodeSelector", LAUNCH),
     "add_node_selector_json": (lambda f, task: f(task, {"gpu": "a100"}), "nodeSelector", LAUNCH),
     "add_node_affinity": (lambda f, task: f(task, match_expressions=[TERM]), "nodeAffinity", LAUNCH),
     "add_node_affinity_json": (lambda f, task: f(task, AFFINITY), "nodeAffinity", LAUNCH),
+}
+# What it can do that the training pods would not see.
+REFUSED = {
+    "empty_dir_mount": lambda f, task: f(task, "scratch", "/scratch"),
+    "add_ephemeral_volume": lambda f, task: f(task, "tmp", "/tmp", ["ReadWriteOnce"], "1Gi"),
 }
 # An older KFP has fewer.
 PLATFORM = {name: row for name, row in PLATFORM.items() if name in kubernetes.__all__}
@@ -257,7 +264,42 @@ def test_the_tables_hold_all_that_kfp_kubernetes_does_to_tasks():
     environment = {"use_secret_as_env", "use_config_map_as_env", "use_field_path_as_env"}
     # Components, not operations on a task.
     components = {"CreatePVC", "DeletePVC"}
-    assert set(kubernetes.__all__) - components <= set(PLATFORM) | environment
+    assert set(kubernetes.__all__) - components <= set(PLATFORM) | set(REFUSED) | environment
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name in kubernetes.__all__])
+def test_a_volume_that_kfp_does_not_hand_to_the_training_pods_is_refused(name):
+    with pytest.raises(InputError, match=rf"^kfp.kubernetes.{name} on train_model's task: KFP does not hand such"):
+        operated(lambda task: REFUSED[name](getattr(kubernetes, name), task))
+
+
+@pytest.mark.parametrize(
+    "operate",
+    [
+        lambda task: task.set_env_variable("PET_NNODES", "2"),
+        lambda task: kubernetes.use_secret_as_env(task, "mine", {"key": "MASTER_ADDR"}),
+        lambda task: kubernetes.use_config_map_as_env(task, "mine", {"key": "RANK"}),
+        lambda task: kubernetes.use_field_path_as_env(task, "WORLD_SIZE", "status.podIP"),
+    ],
+    ids=["value", "secret", "config map", "field"],
+)
+def test_a_variable_that_the_training_runtime_sets_is_refused_when_compiling(operate):
+    with pytest.raises(InputError, match=r"^the environment variable [A-Z_]+ is set by the training runtime"):
+        operated(operate)
+
+
+@pytest.mark.parametrize("image", ["my image:1", "", "registry.example/Upper", "https://registry/image"])
+def test_what_is_not_an_image_is_refused_when_compiling(image):
+    with pytest.raises(InputError, match=f"^the image '{image}' is not a container image's name"):
+        operated(lambda task: task.set_container_image(image))
+
+
+@pytest.mark.parametrize("path", ["/certs", certificates.MOUNT_PATH])
+def test_the_config_map_of_authorities_is_mounted_once_where_the_caller_says(path):
+    compiled = operated(lambda task: kubernetes.use_config_map_as_volume(task, certificates.CONFIG_MAP, path))
+    for executor in compiled.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        mounts = [item for item in executor["configMapAsVolume"] if item["configMapName"] == certificates.CONFIG_MAP]
+        assert [mount["mountPath"] for mount in mounts] == [path]
 
 
 def on_the_launcher_alone(operate, parameters=None) -> dict:
@@ -319,11 +361,11 @@ def test_operations_of_kfp_kubernetes_add_up():
 
     compiled = operated(operate)
     assert compiled.kubernetes("launch-trainjob") == on_the_launcher_alone(operate)
-    assert compiled.kubernetes("collect-metrics") == {
+    assert compiled.kubernetes("render-loss-chart") == {
         "podMetadata": {"labels": {"team": "nlp", "stage": "tune"}, "annotations": {"note": "x"}},
         "pvcMount": compiled.kubernetes("launch-trainjob")["pvcMount"],
     }
-    mounts = compiled.kubernetes("collect-metrics")["pvcMount"]
+    mounts = compiled.kubernetes("render-loss-chart")["pvcMount"]
     assert [mount["mountPath"] for mount in mounts] == ["/one", "/two"]
 
 

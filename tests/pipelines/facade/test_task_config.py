@@ -160,6 +160,115 @@ def test_what_kfp_cannot_express_is_refused_by_name(given, message):
         _compiled(dsl.TaskConfig(**given))
 
 
+SECRET_ENV = {"secretKeyRef": {"name": "s", "key": "k"}}
+
+
+def on_a_claim(**source):
+    return {
+        "volumes": [{"name": "data", "persistentVolumeClaim": source}],
+        "volume_mounts": [{"name": "data", "mountPath": "/data"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            on_a_claim(claimName="c", readOnly=True),
+            r"volumes\[data\].persistentVolumeClaim: KFP cannot express readOnly; it takes claimName",
+        ),
+        (on_a_claim(), r"volumes\[data\].persistentVolumeClaim.claimName is missing; allowed: a string"),
+        (on_a_claim(claimName=5), r"volumes\[data\].persistentVolumeClaim.claimName=5 is not allowed"),
+        (
+            {"volumes": [{"persistentVolumeClaim": {"claimName": "c"}}]},
+            r"volumes\[0\].name is missing; allowed: a string",
+        ),
+        ({"volumes": [None]}, r"volumes\[0\] is missing; allowed: an object"),
+        ({"volumes": {"name": "a"}}, r"volumes=\{'name': 'a'\} is not allowed; allowed: a list of objects"),
+        (
+            {**PVC_MOUNT, "volume_mounts": [{"name": "data"}]},
+            r"volume_mounts\[data\].mountPath is missing; allowed: a string",
+        ),
+        ({"volumes": [{"name": "data"}], "volume_mounts": [{"name": "data", "mountPath": "/d"}]}, "one source"),
+        ({"env": [{"value": "1"}]}, r"env\[0\].name is missing; allowed: a string"),
+        ({"env": [{"name": "A", "value": 1}]}, r"env\[A\].value=1 is not allowed; allowed: a string"),
+        ({"env": [{"name": "A", "value": None}]}, r"env\[A\].value is missing; allowed: a string"),
+        ({"env": [{"name": "A-B", "value": "1"}]}, r"env\[A-B\] is not an environment variable's name"),
+        ({"env": [{"name": "PET_NNODES", "value": "2"}]}, r"env\[PET_NNODES\] is set by the training runtime"),
+        ({"env": [{"name": "MASTER_ADDR", "valueFrom": SECRET_ENV}]}, r"env\[MASTER_ADDR\] is set by the training"),
+        ({"env": [{"name": "A", "value": "1", "valueFrom": SECRET_ENV}]}, r"env\[A\] has both value and valueFrom"),
+        (
+            {"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s"}}}]},
+            r"env\[A\].valueFrom.secretKeyRef.key is missing",
+        ),
+        ({"env": ["A=1"]}, r"env\[0\]='A=1' is not allowed; allowed: an object"),
+        ({"node_selector": {"gpu": 1}}, r"node_selector\[gpu\]=1 is not allowed; allowed: a string"),
+        ({"node_selector": {"gpu": None}}, r"node_selector\[gpu\] is missing"),
+        ({"tolerations": [{"key": 1}]}, r"tolerations\[0\].key=1 is not allowed"),
+        ({"tolerations": [{"tolerationSeconds": "5"}]}, r"tolerations\[0\].tolerationSeconds='5' is not allowed"),
+        (
+            {"resources": {"limits": {"ephemeral-storage": "10Gi"}}},
+            "resources.limits: KFP cannot express ephemeral-storage; it takes cpu, memory and one kind of accelerator",
+        ),
+        (
+            {"resources": {"requests": {"ephemeral-storage": "10Gi"}}},
+            "resources.requests: KFP cannot express ephemeral-storage",
+        ),
+        ({"resources": {"limits": {"hugepages-2Mi": "1Gi"}}}, "KFP cannot express hugepages-2Mi"),
+        ({"resources": {"limits": {"nvidia.com/gpu": "0.5"}}}, "resources of nvidia.com/gpu: limit 0.5"),
+        (
+            {"resources": {"limits": {"nvidia.com/gpu": 2}, "requests": {"nvidia.com/gpu": 1}}},
+            "resources of nvidia.com/gpu: limit 2, request 1; allowed: the same integer",
+        ),
+        ({"resources": {"limits": {"memory": "32GB"}}}, "resources.limits.memory='32GB' is not allowed; allowed: a"),
+        ({"resources": {"limits": {"memory": None}}}, "resources.limits.memory is missing; allowed: a Kubernetes"),
+        ({"resources": {"limits": "all"}}, "resources.limits='all' is not allowed; allowed: an object"),
+        ({"affinity": {"nodeAffinity": "gpu"}}, "affinity.nodeAffinity='gpu' is not allowed; allowed: an object"),
+    ],
+)
+def test_what_is_malformed_is_refused_by_its_place(given, message):
+    with pytest.raises(InputError, match=f"^kubernetes_config: .*{message}"):
+        _compiled(dsl.TaskConfig(**given))
+
+
+def test_another_object_in_its_place_is_refused():
+    with pytest.raises(InputError, match=r"^kubernetes_config is a dict; allowed: a dsl.TaskConfig"):
+        _compiled({"env": []})
+
+
+def test_numbers_are_taken_for_quantities():
+    given = {"limits": {"cpu": 8, "memory": "32Gi", "nvidia.com/gpu": 1}}
+    as_strings = {"limits": {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "1"}}
+    assert _compiled(dsl.TaskConfig(resources=given)) == _compiled(dsl.TaskConfig(resources=as_strings))
+
+
+def test_objects_of_the_kubernetes_client_are_taken():
+    client = pytest.importorskip("kubernetes.client")
+    objects = dsl.TaskConfig(
+        env=[
+            client.V1EnvVar(
+                "TOKEN",
+                value_from=client.V1EnvVarSource(secret_key_ref=client.V1SecretKeySelector(name="s", key="k")),
+            )
+        ],
+        tolerations=[client.V1Toleration(key="gpu", operator="Exists")],
+        volumes=[
+            client.V1Volume(
+                name="data", persistent_volume_claim=client.V1PersistentVolumeClaimVolumeSource(claim_name="my-pvc")
+            )
+        ],
+        volume_mounts=[client.V1VolumeMount(name="data", mount_path="/data", sub_path="a")],
+        resources=client.V1ResourceRequirements(limits={"cpu": "8"}),
+    )
+    as_json = dsl.TaskConfig(
+        env=[{"name": "TOKEN", "valueFrom": SECRET_ENV}],
+        tolerations=[{"key": "gpu", "operator": "Exists"}],
+        **PVC_MOUNT,
+        resources={"limits": {"cpu": "8"}},
+    )
+    assert _compiled(objects) == _compiled(as_json)
+
+
 def test_a_pipeline_with_one_is_what_an_upload_takes(tmp_path):
     @dsl.pipeline(name="callers")
     def callers():

@@ -67,8 +67,14 @@ SIGNATURE = [
     ("training_time_limit_minutes", int, 0),
     ("training_max_dropped_share", float, 0.2),
     ("training_show_sample", bool, True),
+    ("training_resource_shared_memory_per_worker", str, "auto"),
+    ("dataset_columns", str, ""),
+    ("dataset_subset", int, 0),
+    ("training_validation_split", float, 0.0),
     ("dataset_uri", str, ""),
     ("dataset_split", str, "train"),
+    ("validation_uri", str, ""),
+    ("validation_uri_split", str, "validation"),
 ]
 TRAINING_ARGUMENTS = {parameter.name: parameter.type for parameter in ALL_PARAMETERS}
 # The outputs of make_values, by type.
@@ -154,7 +160,7 @@ def test_a_constant_of_another_type_is_refused_when_the_pipeline_is_compiled(nam
     def callers():
         train_model(pvc_path="/pvc", **{name: value})
 
-    with pytest.raises(Exception, match=f"Incompatible argument passed to the input '{name}'"):
+    with pytest.raises(InputError, match=f"^{name}={value!r} is not of type"):
         compile_(callers)
 
 
@@ -163,7 +169,8 @@ def test_a_constant_of_another_type_is_refused_when_the_pipeline_is_compiled(nam
 
 def test_it_adds_the_stages_of_osft_pipeline_with_the_same_arguments_and_order():
     # The same parameters as osft_pipeline has, passed on under their own names.
-    arguments = {"dataset_uri": str, "pvc_path": str, "dataset_split": str, **TRAINING_ARGUMENTS}
+    own = ("dataset_uri", "pvc_path", "dataset_split", "validation_uri", "validation_uri_split")
+    arguments = {**dict.fromkeys(own, str), **TRAINING_ARGUMENTS}
 
     def callers(*values):
         train_model(**dict(zip(arguments, values, strict=True)))
@@ -185,7 +192,7 @@ def test_what_is_left_out_or_none_is_not_passed_and_takes_the_stages_default():
         train_model(pvc_path="/pvc", training_seed=None, training_learning_rate=None, training_num_epochs=2)
 
     given = compile_(callers).tasks["preprocess"]["inputs"]["parameters"]
-    assert set(given) == {"pvc_path", "dataset_path", "training_num_epochs"}
+    assert set(given) == {"pvc_path", "dataset_path", "validation_path", "training_num_epochs"}
     assert given["training_num_epochs"] == {"runtimeValue": {"constant": 2}}
 
 

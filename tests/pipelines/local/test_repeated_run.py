@@ -58,14 +58,15 @@ def _parameters(base_model: Path) -> dict:
 def test_a_model_tells_the_run_that_made_it(model: Path, base_model: Path, rows: Path, capsys, name: str):
     run = repeated_run(model / name, None, None, {})
 
-    assert run == (str(rows), "train", _parameters(base_model))
+    assert run == (str(rows), "train", _parameters(base_model), "", "validation")
     assert "Warning" not in capsys.readouterr().out
 
 
 def test_what_is_given_beside_it_takes_the_place_of_what_it_says(model: Path, base_model: Path):
     run = repeated_run(model, "org/other", "test", {"training_num_epochs": 5, "training_seed": 1})
 
-    assert run == ("org/other", "test", {**_parameters(base_model), "training_num_epochs": 5, "training_seed": 1})
+    parameters = {**_parameters(base_model), "training_num_epochs": 5, "training_seed": 1}
+    assert run == ("org/other", "test", parameters, "", "validation")
 
 
 def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tmp_path: Path, monkeypatch):
@@ -79,7 +80,8 @@ def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tm
 
     cli.main(["run", "--from", str(model / "osft_run.json"), "--output-dir", str(tmp_path / "out"), "--seed", "3"])
 
-    assert calls == [(tmp_path / "out", str(rows), "train", {**_parameters(base_model), "training_seed": 3}, False)]
+    parameters = {**_parameters(base_model), "training_seed": 3}
+    assert calls == [(tmp_path / "out", str(rows), "train", parameters, False, "", "validation")]
 
 
 def test_rows_that_have_changed_are_told(model: Path, rows: Path, capsys):
@@ -120,6 +122,20 @@ def test_a_dataset_that_is_gone_wants_another(model: Path, rows: Path):
     with pytest.raises(InputError, match=f"the run's dataset {rows} is not on this computer; give --dataset"):
         repeated_run(model, None, None, {})
     assert repeated_run(model, "other.jsonl", None, {}).dataset == "other.jsonl"
+
+
+def test_the_rows_that_were_held_out_are_held_out_again(model: Path, rows: Path, tmp_path: Path):
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text(rows.read_text())
+    _edit(model / "osft_run.json", lambda run: run.update(validation={"name": held_out.name, "path": str(held_out)}))
+
+    assert repeated_run(model, None, None, {})[3:] == (str(held_out), "validation")
+    assert repeated_run(model, None, None, {}, "org/other", "test")[3:] == ("org/other", "test")
+    held_out.unlink()
+    with pytest.raises(InputError, match="validation dataset .* is not on this computer; give --validation-uri"):
+        repeated_run(model, None, None, {})
+    _edit(model / "osft_run.json", lambda run: run["validation"].update(uri="hf://org/rows", split="test"))
+    assert repeated_run(model, None, None, {})[3:] == ("hf://org/rows", "test")
 
 
 @pytest.mark.parametrize("uri", [f"hf://org/rows@{'0' * 40}/english", "s3://bucket/rows.jsonl"])

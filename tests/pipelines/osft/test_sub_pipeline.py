@@ -40,6 +40,7 @@ SECRETS = {
         "hf-token": {"HF_TOKEN"},
         "kubernetes-credentials": {"KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"},
     },
+    "collect-metrics": {"hf-token": {"HF_TOKEN"}},
     "export-model": {"hf-token": {"HF_TOKEN"}},
 }
 
@@ -89,8 +90,15 @@ def test_the_six_stages_depend_on_one_another_in_their_order(specification):
 
 
 def test_the_form_asks_for_the_workspace_the_dataset_and_the_training_parameters(inputs):
-    own = {"pvc_path": "/kfp-workspace", "dataset_split": "train", "check_matrices": 0}
+    own = {
+        "pvc_path": "/kfp-workspace",
+        "dataset_split": "train",
+        "check_matrices": 0,
+        "validation_uri": "",
+        "validation_uri_split": "validation",
+    }
     assert {name: inputs[name]["defaultValue"] for name in own} == own
+    assert inputs["dataset_uri"].keys() == {"parameterType", "description"}, "required"
     assert set(inputs) == {"dataset_uri", *own, *(parameter.name for parameter in ALL_PARAMETERS)}
     assert "artifacts" not in inputs
 
@@ -132,9 +140,20 @@ def test_the_defaults_train_like_the_contracts():
 
 def test_preprocess_gets_every_parameter_under_its_own_name(specification):
     given = dict(specification["root"]["dag"]["tasks"]["preprocess"]["inputs"]["parameters"])
-    del given["dataset_path"]
+    for of_resolve_dataset in ("dataset_path", "validation_path"):
+        del given[of_resolve_dataset]
     names = ["pvc_path", *(parameter.name for parameter in ALL_PARAMETERS)]
     assert given == {name: {"componentInputParameter": name} for name in names}
+
+
+def test_launch_trainjob_gets_what_names_a_run_with_and_without_a_name(specification):
+    given = specification["root"]["dag"]["tasks"]["launch-trainjob"]["inputs"]["parameters"]
+    # A recurring run has no display name; its Workflow's is the pipeline's with a short id.
+    assert {name: given[name]["runtimeValue"]["constant"] for name in ("run_name", "workflow_name", "run_id")} == {
+        "run_name": "{{$.pipeline_job_name}}",
+        "workflow_name": "{{$.pipeline_job_resource_name}}",
+        "run_id": "{{$.pipeline_job_uuid}}",
+    }
 
 
 def test_the_outputs_are_the_contracts(specification):
@@ -161,16 +180,16 @@ def test_the_outputs_come_from_the_stages_that_make_them(specification):
     }
 
 
-def test_all_stages_mount_the_code(platform):
+def test_all_stages_mount_the_code_and_the_clusters_certificate_authorities(platform):
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert len(executors) == 6
     for config in executors.values():
-        (volume,) = config["configMapAsVolume"]
-        assert (volume["configMapName"], volume["mountPath"], volume["optional"]) == (
-            config_map_name(),
-            "/opt/kfp-osft",
-            True,
-        )
+        assert [
+            (item["configMapName"], item["mountPath"], item["optional"]) for item in config["configMapAsVolume"]
+        ] == [
+            (config_map_name(), "/opt/kfp-osft", True),
+            ("odh-trusted-ca-bundle", "/etc/pki/tls/custom-certs", True),
+        ]
 
 
 def test_secrets_go_only_to_the_stages_that_need_them(platform):

@@ -92,6 +92,13 @@ ARRIVALS = {
     "training_time_limit_minutes": (90, ("trainjob", "time_limit_minutes", 90)),
     "training_max_dropped_share": (0.5, ("data", "max_dropped_share", 0.5)),
     "training_show_sample": (False, ("data", "show_sample", False)),
+    "training_resource_shared_memory_per_worker": ("2Gi", ("trainjob", "shared_memory_per_worker", "2Gi")),
+    "dataset_columns": (
+        "user=question,assistant=answer",
+        ("data", "columns", {"user": "question", "assistant": "answer"}),
+    ),
+    "dataset_subset": (500, ("data", "subset", 500)),
+    "training_validation_split": (0.1, ("data", "validation_split", 0.1)),
 }
 
 DEFAULTS = {
@@ -116,8 +123,9 @@ DEFAULTS = {
         "runtime": "training-hub",
         "start_deadline_minutes": 30,
         "time_limit_minutes": 0,
+        "shared_memory_per_worker": "auto",
     },
-    "data": {"max_dropped_share": 0.2, "show_sample": True},
+    "data": {"max_dropped_share": 0.2, "show_sample": True, "subset": 0, "validation_split": 0.0},
     "env": {},
 }
 
@@ -305,6 +313,10 @@ def test_a_value_of_another_type_is_an_error_that_names_parameter_value_and_type
         ("training_start_deadline_minutes", 0),
         ("training_time_limit_minutes", -1),
         ("training_max_dropped_share", 1.5),
+        ("training_resource_shared_memory_per_worker", "half"),
+        ("dataset_subset", -1),
+        ("training_validation_split", 1.0),
+        ("training_validation_split", -0.1),
     ],
 )
 def test_a_value_that_is_not_allowed_is_an_error_that_says_what_is(name, value):

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.question_rows import jsonl, put
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows.files import count_rows, dataset_files, passed_over, read_rows
+from kfp_osft.shared.rows.files import count_rows, dataset_files, passed_over, read_rows, saved_splits
 from kfp_osft.shared.rows.formats import ALLOWED_FILES
 
 
@@ -33,7 +33,7 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_names(tmp_path: Path):
     put(tmp_path / "below" / "part-0.json", b'[{"question": "a"}]')
 
     assert [place for place, _ in read_rows(tmp_path)] == [
-        "part-0.json, row 1",
+        "below/part-0.json, row 1",
         "part-1.jsonl, row 1",
         "part-1.jsonl, row 2",
         "part-2.csv, row 1",
@@ -113,6 +113,25 @@ def test_a_saved_dataset_whose_description_is_broken_is_told(tmp_path: Path, con
     assert error_of(count_rows, path) == (
         f"dataset file {path}/state.json cannot be read as what `datasets` writes: no '_data_files'"
     )
+
+
+@pytest.mark.parametrize("name", ["../secret.jsonl", "/etc/passwd", "a/b.arrow", "..", "", 5, None])
+def test_a_saved_datasets_description_cannot_lead_outside_its_folder(tmp_path: Path, name: object):
+    put(tmp_path / "secret.jsonl", jsonl("secret"))
+    path = saved(tmp_path / "rows", "a")
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+
+    assert error_of(count_rows, path) == (
+        f"dataset file {path}/state.json names {name!r}; allowed: the names of what lies beside it, as `datasets` "
+        "writes them"
+    )
+
+
+@pytest.mark.parametrize("splits", [["../other"], ["train", "/etc"], "train", {"train": 1}])
+def test_the_splits_of_a_saved_dataset_are_names_of_folders_in_it(tmp_path: Path, splits: object):
+    put(tmp_path / "dataset_dict.json", json.dumps({"splits": splits}).encode())
+    with pytest.raises(InputError, match=r"^dataset file .*dataset_dict.json (names|cannot be read)"):
+        saved_splits(tmp_path)
 
 
 def test_saved_splits_are_not_mixed(tmp_path: Path):

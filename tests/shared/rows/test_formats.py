@@ -1,10 +1,12 @@
 import csv
+import decimal
 import gzip
 import io
 import json
 import random
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -130,6 +132,105 @@ def test_a_csv_cell_may_hold_a_conversation_of_any_length(tmp_path: Path):
     assert [values for _, values in read_rows(path)] == [{"messages": messages}]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_table_of_a_spreadsheet_may_have_semicolons_or_tabs(tmp_path: Path, delimiter: str):
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerows([["prompt", "completion"], ["Who, and why?", "a\nb"]])
+    path = put(tmp_path / "rows.csv", text.getvalue().encode())
+
+    assert [values for _, values in read_rows(path)] == [{"prompt": "Who, and why?", "completion": "a\nb"}]
+
+
+CALLS = [
+    {
+        "messages": [
+            {"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"city": "Wien"}}]}
+        ]
+    },
+    {
+        "messages": [
+            {"role": "assistant", "content": "I", "tool_calls": [{"name": "g", "arguments": {"days": [1, None]}}]}
+        ]
+    },
+    {"messages": [{"role": "user", "content": "Who?"}]},
+]
+
+
+@pytest.mark.parametrize("form", [as_parquet, as_arrow])
+def test_the_nulls_with_which_a_table_fills_its_objects_are_no_values(tmp_path: Path, form):
+    path = put(tmp_path / ("rows.parquet" if form is as_parquet else "rows.arrow"), form(CALLS))
+
+    without_nulls = json.loads(json.dumps(CALLS))
+    del without_nulls[0]["messages"][0]["content"]
+    assert [values for _, values in read_rows(path)] == without_nulls
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_objects_that_datasets_keeps_as_json_are_read_as_objects(tmp_path: Path, kind: str):
+    rows = [
+        {"messages": [{"role": "assistant", "tool_calls": [{"arguments": {"city": "Wien", "unit": None}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"arguments": {"city": 3}}]}]},
+    ]
+    dataset = datasets.Dataset.from_list(rows, on_mixed_types="use_json")
+    path = tmp_path / "rows.parquet"
+    if kind == "parquet":
+        dataset.to_parquet(path)
+    else:
+        path = tmp_path / "saved"
+        dataset.save_to_disk(path)
+
+    assert [values for _, values in read_rows(path)] == rows
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_columns_of_any_type_beside_the_conversation_do_no_harm(tmp_path: Path, form: str):
+    table = pyarrow.table(
+        {
+            "prompt": ["Who?", None],
+            "decimal": [decimal.Decimal("1.50"), None],
+            "bytes": [b"\xff", None],
+            "image": [{"bytes": b"\xff", "path": None}, None],
+            "day": pyarrow.array([1, None], pyarrow.date32()),
+            "duration": pyarrow.array([1, None], pyarrow.duration("s")),
+            "zone": pyarrow.array([1, None], pyarrow.timestamp("us", "Europe/Vienna")),
+            "nanoseconds": pyarrow.array([1, None], pyarrow.timestamp("ns")),
+            "year 33658": pyarrow.array([10**12, None], pyarrow.timestamp("s")),
+            "map": pyarrow.array([[("a", 1)], None], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+            "category": pyarrow.array(["a", None]).dictionary_encode(),
+            "big": pyarrow.array(["a", None], pyarrow.large_string()),
+            "nothing": pyarrow.nulls(2),
+        }
+    )
+    path = tmp_path / f"rows.{form}"
+    if form == "parquet":
+        parquet.write_table(table, path)
+    else:
+        with pyarrow.ipc.new_stream(path, table.schema) as writer:
+            writer.write_table(table)
+
+    first, second = (values for _, values in read_rows(path))
+
+    assert first["prompt"] == "Who?" and first["category"] == "a" and first["map"] == {"a": 1}
+    assert "year 33658" in first and set(second.values()) == {None}
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_a_batch_of_large_rows_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str):
+    monkeypatch.setattr(dataset_formats, "_BYTES_AT_ONCE", 1 << 20)
+    rows = [{"prompt": str(number) * (1 << 18)} for number in range(8)]
+    path = tmp_path / f"rows.{form}"
+    path.write_bytes(as_parquet(rows) if form == "parquet" else as_arrow(rows, rows_at_once=8))
+    sizes = []
+    rows_of_batch = dataset_formats._rows_of_batch
+    monkeypatch.setattr(
+        dataset_formats, "_rows_of_batch", lambda batch: sizes.append(batch.num_rows) or rows_of_batch(batch)
+    )
+
+    assert [values for _, values in read_rows(path)] == rows
+    assert sizes == [3, 3, 2]
+
+
 def test_a_parquet_file_is_read_through_all_its_row_groups(tmp_path: Path):
     rows = [row(number) for number in range(2500)]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=700)
@@ -218,7 +319,7 @@ def test_any_cut_of_a_compressed_or_binary_file_is_seen(tmp_path: Path, name: st
         ("rows.json", b"[{}, x]", "rows.json, after row 1: is not JSON: Expecting value"),
         ("rows.json", b"[{}],", "rows.json, after row 1: is not JSON: there is more after the closing ']'"),
         ("rows.json", b'[{"a": "\xff"}]', "rows.json, after row 0: is not UTF-8"),
-        ("rows.json", b"[" * 100_000, "rows.json: holds JSON that is nested too deeply"),
+        ("rows.json", b"[" * 100_000, "rows.json, after row 0: holds JSON that is nested too deeply"),
         (
             "rows.json",
             json.dumps(row(0), indent=1).encode(),

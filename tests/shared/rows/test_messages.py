@@ -34,18 +34,34 @@ def test_the_pretraining_role_is_unrolled_into_the_turns_inside_it():
     assert without_pretraining_role([{"role": "pretraining", "content": "no turn"}]) == []
 
 
-def test_the_first_problems_and_their_count_are_told_at_once():
+def lines_of(*told: str) -> list[str]:
     problems = Problems()
     problems.raise_if_any()
-    for number in range(12):
-        problems.add(f"row {number} is bad")
-
+    for problem in told:
+        problems.add(problem)
     with pytest.raises(InputError) as error:
         problems.raise_if_any()
-    assert str(error.value).splitlines() == [
-        *[f"row {number} is bad" for number in range(10)],
-        "and 2 more rows like these",
+    return str(error.value).splitlines()
+
+
+def test_problems_that_repeat_are_one_line_with_their_count_and_first_places():
+    assert lines_of("row 1: is bad", "row 2: is worse", "row 3: is bad") == [
+        "row 1: is bad (2 such rows: row 1; row 3)",
+        "row 2: is worse",
     ]
+
+
+def test_problems_that_differ_in_numbers_are_of_one_kind():
+    assert lines_of("row 1: messages[1] has 9 tokens", "row 2: messages[13] has 1,000 tokens") == [
+        "row 1: messages[1] has 9 tokens (2 such rows: row 1; row 2)",
+    ]
+
+
+def test_of_many_kinds_of_problems_the_first_ten_are_told_and_the_count_of_the_others():
+    lines = lines_of(*(f"row {number}: is bad in the way {'x' * number}" for number in range(1, 14)))
+
+    assert len(lines) == 11 and lines[9] == f"row 10: is bad in the way {'x' * 10}"
+    assert lines[10] == "and 3 rows with other problems"
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,19 @@ def test_a_hub_dataset_is_named_by_its_id_and_commit(tmp_path: Path, checkpoint_
     assert {key: dataset[key] for key in source} == source
 
 
+def test_the_rows_that_were_held_out_are_told_with_where_they_came_from(tmp_path: Path, checkpoint_dir: Path):
+    rows = tmp_path / "datasets" / "rows-1"
+    rows.mkdir(parents=True)
+    (rows / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": {"uri": "s3://bucket/dev.jsonl"}}))
+    file = str(rows / "dev.jsonl")
+    _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(validation_dataset=file))
+
+    _export(tmp_path, checkpoint_dir)
+
+    published = json.loads((tmp_path / "final_model/osft_run.json").read_text())
+    assert published["validation"] == {"name": "dev.jsonl", "path": file, "uri": "s3://bucket/dev.jsonl"}
+
+
 def test_a_folder_of_another_trainer_run_is_exported_with_what_is_known(tmp_path: Path, checkpoint_dir: Path):
     for name in ("osft_run.json", "training_metrics_0.jsonl", "library_versions.json"):
         (checkpoint_dir / name).unlink()

@@ -33,6 +33,9 @@ GIVEN = {
     "training_lr_scheduler_kwargs": "min_lr=1e-06,num_cycles=0.5,flag=true,name=x",
     "training_save_final_checkpoint": True,
     "training_runtime": "mine",
+    "dataset_columns": "user=my\\, question,assistant=answer",
+    "dataset_subset": 100,
+    "training_validation_split": 0.1,
 }
 
 
@@ -74,6 +77,7 @@ def test_every_parameter_that_reaches_the_training_is_tried_here():
         "training_time_limit_minutes",
         "training_max_dropped_share",
         "training_show_sample",
+        "training_resource_shared_memory_per_worker",
     }
     assert {each.name for each in ALL_PARAMETERS} == GIVEN.keys() | nowhere | of_the_stages | of_no_effect_on_the_model
 

@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import pytest
 from conftest import TINY_TRAINING
 from fakes.kubernetes import Cluster, Job
 from kfp_osft.stages import launch_trainjob
+from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import trainjob_name
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 from pytest_kfp_local import KfpLocal
 
@@ -125,3 +127,17 @@ def test_on_a_cluster_the_stage_creates_the_trainjob_with_the_tasks_volumes(
     assert result.outputs["trainjob_name"].startswith("my-run-")
     assert "a line of the training" in result.log
     assert cluster.token not in result.log
+
+
+@pytest.mark.parametrize(
+    ("run_name", "begins"), [("My run", "my-run-"), ("", "osft-pipeline-l69pf-")], ids=["named", "recurring"]
+)
+def test_a_trainjob_is_named_by_its_run_or_by_the_workflow(monkeypatch: pytest.MonkeyPatch, run_name: str, begins: str):
+    names = []
+    # The package's attribute of that name is the component.
+    module = importlib.import_module("kfp_osft.stages.launch_trainjob.launch")
+    monkeypatch.setattr(module, "launch", lambda config, pvc, task, *run: names.append(trainjob_name(*run, {})))
+
+    launch_trainjob.python_func("{}", "/kfp-workspace", run_name, "osft-pipeline-l69pf", "57577441", "launch-trainjob")
+
+    assert names[0].startswith(begins)

@@ -98,11 +98,17 @@ def samples_of(data: Path) -> list[tuple]:
     return [(sample["labels"], sample["input_ids"], sample["len"]) for sample in samples]
 
 
+#: training_hub learns to say nothing, and encodes arguments twice that are JSON already.
+PREPARED_OTHERWISE = ("empty answer", "blank answer", "tool call without content")
+
+
 @pytest.mark.parametrize("unmask", ["some rows", "the parameter", "nobody"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_ids_and_labels_are_those_of_training_hub(model, theirs, ours, tmp_path: Path, name: str, unmask: str):
     rows = []
     for kind, messages in rows_for(name).items():
+        if kind in PREPARED_OTHERWISE:
+            continue
         rows.append({"messages": messages, "kind": kind})
         if unmask == "some rows":
             rows[-1]["unmask"] = False

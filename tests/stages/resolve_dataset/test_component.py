@@ -11,7 +11,7 @@ from pytest_kfp_local import KfpLocal
 def test_a_file_is_used_where_it_lies_and_its_rows_are_counted(kfp_local: KfpLocal, chat_rows: Path):
     result = kfp_local.run(resolve_dataset, pvc_path=str(kfp_local.workspace), dataset_uri=str(chat_rows))
 
-    assert result.outputs == {"dataset_path": str(chat_rows), "num_rows": 32}
+    assert result.outputs == {"dataset_path": str(chat_rows), "num_rows": 32, "validation_path": ""}
 
 
 def test_an_upstream_artifact_is_brought_into_the_workspace(kfp_local: KfpLocal, chat_rows: Path):

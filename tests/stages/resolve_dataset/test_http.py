@@ -360,7 +360,8 @@ def test_a_certificate_that_is_not_trusted_is_told_and_one_that_is_opens(
     with HttpFileServer({"/rows.jsonl": File(jsonl("a"))}, certificate=str(certificate)) as site:
         url = f"{site.url}/rows.jsonl"
         assert error_of(url, pvc) == SAID.format(url=url) + (
-            "cannot be reached: TLS failed: unable to get local issuer certificate"
+            "cannot be reached: TLS failed: its certificate is not trusted (unable to get local issuer certificate); "
+            "set OSFT_CA_BUNDLE to the PEM file of the authority that signed it"
         )
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(trusted))
         assert questions(fetched(url, pvc)) == ["a"]

@@ -1,5 +1,6 @@
 """The Hugging Face Hub of the tests, through the real datasets and huggingface_hub."""
 
+import decimal
 import itertools
 import json
 import os
@@ -10,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from fakes.hub import HubServer
 from helpers.killed_resolve import resolve_in_a_process
@@ -29,7 +32,7 @@ with os.fdopen(int(sys.argv[1]), "w") as answers:
         if token:
             os.environ["HF_TOKEN"] = token
         try:
-            answer = list(resolve(uri, split, pvc, None))
+            answer = list(resolve(uri, split, pvc, None))[:2]
         except Exception as error:
             answer = f"{type(error).__name__}: {error}"
         print(json.dumps(answer), file=answers, flush=True)
@@ -136,6 +139,75 @@ def test_a_hub_dataset_is_brought_into_the_workspace(
     assert rows == 2 and Path(path).is_relative_to(pvc / "datasets")
     assert Path(path).read_bytes() == jsonl("a", "b").replace(b'": ', b'":').replace(b", ", b",")
     assert {file.name for file in files_in(pvc)} == {"data.jsonl", ".manifest.json"}
+
+
+def test_what_tables_fill_in_and_what_is_not_text_does_not_come_along(
+    worker: Worker, hub: HubServer, pvc: Path, name: str
+):
+    messages = [
+        [{"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"city": "Wien"}}]}],
+        [{"role": "assistant", "content": "I", "tool_calls": [{"name": "g", "arguments": {"unit": "C"}}]}],
+    ]
+    table = pyarrow.table(
+        {
+            "messages": messages,
+            "image": [{"bytes": b"\xff", "path": "a.png"}] * 2,
+            "raw": [b"\xff"] * 2,
+            "at": pyarrow.array([0, 1], pyarrow.timestamp("us")),
+            "price": [decimal.Decimal("1.50")] * 2,
+        }
+    )
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink)
+    hub.commit(name, {"train.parquet": sink.getvalue().to_pybytes()})
+
+    path, count = worker(name, pvc)
+
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    del messages[0][0]["content"]
+    assert count == 2 and rows == [
+        {"messages": each, "at": f"1970-01-01 00:00:00{fraction}", "price": "1.50"}
+        for each, fraction in zip(messages, ("", ".000001"), strict=True)
+    ]
+    assert "Columns left out, as they are not text: image, raw" in worker.output
+
+
+def test_objects_that_differ_from_row_to_row_stay_what_they_are(worker: Worker, hub: HubServer, pvc: Path, name: str):
+    rows = [
+        {"messages": [{"role": "assistant", "tool_calls": [{"arguments": {"city": "Wien", "unit": None}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"arguments": {"city": 3}}]}]},
+    ]
+    hub.commit(name, {"train.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()})
+
+    path, _ = worker(name, pvc)
+
+    assert [json.loads(line) for line in Path(path).read_text().splitlines()] == rows
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"train-0.jsonl": b'{"question": "a", "answer": "b"}\n', "train-1.jsonl": b'{"prompt": "a"}\n'},
+            "its files have different columns: one of them also has 'prompt', unlike the first; name the files",
+        ),
+        (
+            {"train-0.csv": b"question,answer\na,b\n", "train-1.csv": b"question\na\n"},
+            "Schema at index 1 was different",
+        ),
+        (
+            {"train-0.jsonl": b'{"question": "a"}\n', "train-1.jsonl": b'{"question": ["a"]}\n'},
+            "Couldn't cast array of type list<item: string> to string",
+        ),
+    ],
+    ids=["columns", "csv", "types"],
+)
+def test_files_that_do_not_fit_together_are_told_with_the_difference(
+    worker: Worker, hub: HubServer, pvc: Path, name: str, files: dict, message: str
+):
+    hub.commit(name, files)
+
+    assert message in worker(name, pvc) and not files_in(pvc)
 
 
 def test_the_split_that_is_asked_for_is_taken(worker: Worker, hub: HubServer, pvc: Path, name: str):

@@ -2,6 +2,7 @@ import gzip
 import itertools
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -345,8 +346,49 @@ def test_an_endpoint_without_a_scheme_is_asked_over_tls_whose_errors_are_told(
 
         assert error_of("s3://bucket/rows.jsonl", pvc) == (
             f"dataset_uri=s3://bucket/rows.jsonl: the S3 store {server.url} cannot be reached: TLS failed: "
-            "unable to get local issuer certificate"
+            "its certificate is not trusted (unable to get local issuer certificate); set OSFT_CA_BUNDLE to the PEM "
+            "file of the authority that signed it"
         )
+
+
+def test_a_certificate_that_is_not_trusted_ends_it_at_once(pvc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    certificate = tmp_path / "server.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "20")
+    with HttpFileServer(certificate=str(certificate)) as server:
+        monkeypatch.setenv("AWS_S3_ENDPOINT", server.url)
+        began = time.monotonic()
+        assert "its certificate is not trusted" in error_of("s3://bucket/rows.jsonl", pvc)
+    assert time.monotonic() - began < 5
+
+
+def test_an_endpoint_without_a_scheme_on_a_store_in_plain_http_says_so(
+    store: S3Server, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_S3_ENDPOINT", store.endpoint.removeprefix("http://"))
+
+    assert error_of("s3://bucket/rows.jsonl", pvc) == (
+        f"dataset_uri=s3://bucket/rows.jsonl: the S3 store {store.endpoint.replace('http', 'https')} cannot be "
+        "reached: TLS failed: it answers in plain HTTP; write http:// before its host"
+    )
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "right"),
+    [
+        ("https://store.example:9000/rows", "https://store.example:9000"),
+        ("store.example/rows/", "https://store.example"),
+        ("https://rows.s3.eu-west-1.amazonaws.com", "https://s3.eu-west-1.amazonaws.com"),
+    ],
+)
+def test_an_endpoint_that_holds_the_bucket_says_how_to_write_it(
+    pvc: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str, right: str
+):
+    monkeypatch.setenv("AWS_S3_ENDPOINT", endpoint)
+
+    assert error_of("s3://rows/a.jsonl", pvc).endswith(
+        f"holds the bucket rows, which belongs into dataset_uri alone; set AWS_S3_ENDPOINT={right}"
+    )
 
 
 def test_objects_that_do_not_fit_on_the_disk_are_refused_before_they_are_fetched(

@@ -65,7 +65,7 @@ def test_a_relative_path_becomes_an_absolute_one(pvc: Path, tmp_path: Path, monk
     put(tmp_path / "here" / "rows" / "part.jsonl", jsonl("a"))
     monkeypatch.chdir(tmp_path / "here")
 
-    path, rows = resolve(uri, "train", str(pvc), None)
+    path, rows, _ = resolve(uri, "train", str(pvc), None)
 
     assert Path(path).is_absolute() and Path(path).samefile(tmp_path / "here" / uri)
     assert rows == 1
@@ -81,6 +81,10 @@ def test_a_relative_path_becomes_an_absolute_one(pvc: Path, tmp_path: Path, monk
             "dataset artifact",
         ),
         ("/no/rows.jsonl", "dataset_uri=/no/rows.jsonl: there is nothing at /no/rows.jsonl"),
+        (
+            "pvc://../../etc/rows.jsonl",
+            "dataset_uri=pvc://../../etc/rows.jsonl: leads out of pvc_path={pvc}; allowed: pvc://path below it",
+        ),
         ("pvc://no/rows.jsonl", "dataset_uri=pvc://no/rows.jsonl: there is nothing at {pvc}/no/rows.jsonl"),
         ("~nobody-of-this-name/rows.jsonl", "dataset_uri=~nobody-of-this-name/rows.jsonl: there is nothing at "),
         ("no/rows.jsonl", "dataset_uri=no/rows.jsonl: there is nothing at no/rows.jsonl"),
@@ -139,7 +143,7 @@ def test_files_that_are_passed_over_are_told(pvc: Path, capsys: pytest.CaptureFi
 
     resolve("pvc://data", "train", str(pvc), None)
     assert (
-        f"Passed over in {pvc}/data, as they are no data by their extension: below/notes.txt, rows.jsonl.bz2\n"
+        f"Passed over in {pvc}/data, as they hold no rows by their names: below/notes.txt, rows.jsonl.bz2\n"
         in capsys.readouterr().out
     )
 
@@ -162,7 +166,7 @@ def test_of_saved_splits_the_one_that_is_asked_for_is_taken(
     else:
         uri, dataset = "", artifact(saved_splits(tmp_path / "store" / "set"))
 
-    path, count = resolve(uri, split, str(pvc), dataset)
+    path, count, _ = resolve(uri, split, str(pvc), dataset)
 
     assert Path(path).is_relative_to(pvc) and Path(path).name == split and count == rows
     assert [values for _, values in read_rows(Path(path))] == [{"split": split}] * rows
@@ -185,6 +189,104 @@ def test_a_split_that_says_nothing_is_told(pvc: Path, capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize(
+    ("split", "files"),
+    [
+        ("train", ["train-0.jsonl", "train-1.jsonl"]),
+        ("", ["train-0.jsonl", "train-1.jsonl"]),
+        ("test", ["below/test.jsonl"]),
+        ("validation", ["dev.jsonl"]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["path", "artifact"])
+def test_of_a_folder_with_files_of_several_splits_one_is_taken(
+    pvc: Path, tmp_path: Path, kind: str, split: str, files: list[str], capsys: pytest.CaptureFixture
+):
+    names = ["train-0.jsonl", "train-1.jsonl", "below/test.jsonl", "dev.jsonl", "rows.jsonl"]
+    folder = (pvc if kind == "path" else tmp_path / "store") / "set"
+    for name in names:
+        put(folder / name, jsonl(name))
+    put(folder / "README.md", b"x")
+    put(folder / "dataset_infos.json", b"{}")
+
+    uri, dataset = (str(folder), None) if kind == "path" else ("", artifact(folder))
+    path, count, _ = resolve(uri, split, str(pvc), dataset)
+
+    assert [row.values["messages"][0]["content"] for row in read_rows(Path(path))] == files and count == len(files)
+    assert Path(path).is_relative_to(pvc)
+    said = capsys.readouterr().out
+    assert all(name in said for name in {*names} - {*files})
+    # A second run makes nothing anew.
+    assert resolve(uri, split, str(pvc), dataset)[0] == path
+
+
+def test_a_file_of_a_split_that_changes_is_read_anew(pvc: Path):
+    for name in ("train-0.jsonl", "train-1.jsonl", "test.jsonl"):
+        put(pvc / "set" / name, jsonl(name))
+    assert resolve(str(pvc / "set"), "train", str(pvc), None).num_rows == 2
+    put(pvc / "set" / "train-1.jsonl", jsonl("a", "b"))
+
+    path, rows, _ = resolve(str(pvc / "set"), "train", str(pvc), None)
+
+    assert rows == 3
+    assert [values["messages"][0]["content"] for _, values in read_rows(Path(path))] == ["train-0.jsonl", "a", "b"]
+
+
+def test_a_split_of_files_that_is_not_there_is_told(pvc: Path):
+    for name in ("dev.jsonl", "test.jsonl"):
+        put(pvc / "set" / name, jsonl("a"))
+
+    assert error_of(str(pvc / "set"), pvc) == (
+        f"dataset_split=train is not in {pvc}/set by the names of its files; allowed: validation, test"
+    )
+
+
+# Held-out rows
+
+
+@pytest.mark.parametrize(
+    ("uri", "split", "taken"),
+    [
+        ("pvc://held-out.jsonl", "validation", "held-out.jsonl"),
+        ("pvc://held-out.jsonl", "", "held-out.jsonl"),
+        ("pvc://set", "validation", "dev.jsonl"),
+        ("pvc://set", "test", "test.jsonl"),
+    ],
+)
+def test_held_out_rows_come_as_any_dataset_does(pvc: Path, uri: str, split: str, taken: str, capsys):
+    for name in ("held-out.jsonl", "set/train.jsonl", "set/dev.jsonl", "set/test.jsonl"):
+        put(pvc / name, jsonl(Path(name).name))
+
+    resolved = resolve("pvc://set", "train", str(pvc), None, uri, split)
+
+    assert questions(resolved.dataset_path) == ["train.jsonl"] and questions(resolved.validation_path) == [taken]
+    assert "Warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("uri", "split", "message"),
+    [
+        ("pvc://no.jsonl", "validation", "validation_uri=pvc://no.jsonl: there is nothing at {pvc}/no.jsonl"),
+        ("ftp://x", "validation", "validation_uri=ftp://x: unknown scheme 'ftp://'"),
+        (
+            "pvc://set",
+            "validation",
+            "validation_uri_split=validation is not in {pvc}/set by the names of its files; allowed: train, test",
+        ),
+        ("pvc://set", "train", "validation_uri=pvc://set, validation_uri_split=train: names the rows to train on"),
+        ("pvc://broken.jsonl", "validation", "broken.jsonl, line 1: is not JSON"),
+    ],
+)
+def test_held_out_rows_that_cannot_be_had_are_told(pvc: Path, uri: str, split: str, message: str):
+    put(pvc / "broken.jsonl", b"{")
+    for name in ("train", "test"):
+        put(pvc / "set" / f"{name}.jsonl", jsonl(name))
+
+    with pytest.raises(InputError) as caught:
+        resolve("pvc://set", "train", str(pvc), None, uri, split)
+    assert str(caught.value).startswith(message.format(pvc=pvc))
+
+
 # Artifacts
 
 
@@ -205,7 +307,7 @@ def test_an_artifact_outside_is_copied_into_the_workspace(pvc: Path, tmp_path: P
         put(rows / ".cache" / "three.jsonl", jsonl("c"))
         put(rows / "README.md", b"x")
 
-    path, count = resolve("", "train", str(pvc), artifact(rows))
+    path, count, _ = resolve("", "train", str(pvc), artifact(rows))
     shutil.rmtree(tmp_path / "store")
 
     assert count == 2 and Path(path).is_relative_to(pvc / "datasets") and Path(path).name == "dataset"

@@ -4,7 +4,9 @@ import json
 import pytest
 
 from helpers.training_configs import task_config, training_config, with_osft, workspace_task_config
+from kfp_osft.shared.network import certificates
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages import find_package
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import training_pods, unexpanded
 
 HF_REFERENCE = {"secretKeyRef": {"name": "hf-token", "key": "HF_TOKEN", "optional": True}}
@@ -200,3 +202,67 @@ def test_a_model_on_a_volume_of_its_own_is_seen():
         volume_mounts=[{"name": "models", "mountPath": "/models", "readOnly": True}],
     )
     assert pods_of(training_config(training_base_model="/models/mine"), task).claims() == ["run-workspace", "models"]
+
+
+def shared_memory(pods):
+    """The size of the memory-backed /dev/shm; None where there is none."""
+    (name,) = [mount["name"] for mount in pods.volume_mounts if mount["mountPath"] == "/dev/shm"] or [None]
+    found = [volume["emptyDir"] for volume in pods.volumes if volume["name"] == name]
+    assert all(volume["medium"] == "Memory" for volume in found)
+    return found[0]["sizeLimit"] if found else None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "size"),
+    [
+        ({}, None),
+        ({"training_resource_gpu_per_worker": 2}, "16384Mi"),
+        ({"training_resource_gpu_per_worker": 2, "training_resource_memory_per_worker": "1e9"}, "476Mi"),
+        ({"training_resource_gpu_per_worker": 0, "training_resource_num_procs_per_worker": "2"}, "16384Mi"),
+        ({"training_resource_shared_memory_per_worker": "2Gi"}, "2Gi"),
+        ({"training_resource_gpu_per_worker": 8, "training_resource_shared_memory_per_worker": "0"}, None),
+    ],
+)
+def test_several_processes_get_shared_memory_of_half_the_pods_memory_unless_a_size_is_given(parameters, size):
+    assert shared_memory(pods_of(training_config(**parameters))) == size
+
+
+def test_shared_memory_is_half_of_what_the_task_limits_memory_to():
+    task = workspace_task_config(resources={"limits": {"memory": "100Gi"}})
+    pods = pods_of(training_config(training_resource_gpu_per_worker=2), task)
+    assert shared_memory(pods) == "51200Mi"
+
+
+def test_a_volume_of_the_users_own_at_dev_shm_stays():
+    task = workspace_task_config(
+        volumes=[{"name": "mine", "persistentVolumeClaim": {"claimName": "c"}}],
+        volume_mounts=[{"name": "mine", "mountPath": "/dev/shm"}],
+    )
+    pods = pods_of(training_config(training_resource_gpu_per_worker=2), task)
+    assert [mount["name"] for mount in pods.volume_mounts] == ["kfp-workspace", "mine"]
+
+
+def test_the_stages_own_volumes_and_pips_settings_stay_with_the_launcher():
+    task = workspace_task_config(
+        env=[{"name": "PIP_INDEX_URL", "value": "https://user:password@index"}],
+        volumes=[{"name": "code", "configMap": {"name": "code"}}, {"name": "ca", "configMap": {"name": "ca"}}],
+        volume_mounts=[
+            {"name": "code", "mountPath": find_package.MOUNT_PATH},
+            {"name": "ca", "mountPath": certificates.MOUNT_PATH},
+        ],
+    )
+    pods = pods_of(task=task)
+    assert [volume["name"] for volume in pods.volumes] == ["kfp-workspace"]
+    assert "PIP_INDEX_URL" not in env_of(pods)
+
+
+def test_certificate_authorities_come_by_the_workspace_in_the_place_of_the_launchers_files():
+    bundle = "/kfp-workspace/.cache/certificates/ca-bundle.crt"
+    pods = pods_of(
+        task=workspace_task_config(env=[{"name": "REQUESTS_CA_BUNDLE", "value": "/certs/ca.crt"}]),
+        environment={"OSFT_CA_BUNDLE": bundle},
+    )
+    assert {name: env_of(pods)[name] for name in certificates.CLIENT_VARIABLES} == dict.fromkeys(
+        certificates.CLIENT_VARIABLES, bundle
+    )
+    assert not set(certificates.CLIENT_VARIABLES) & set(env_of(pods_of()))

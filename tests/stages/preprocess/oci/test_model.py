@@ -336,43 +336,65 @@ def test_a_member_that_points_outside_is_refused_by_name(
 
 @needs_registry
 @pytest.mark.parametrize(
-    ("name", "target", "through", "message"),
+    ("links", "message"),
     [
+        # As long as there is no x, x/../.. is models, and all is inside; with x, it is base_models.
         (
-            "models/a/link.json",
-            "x/../../kept.json",
-            "models/more",
-            "link.json is refused: it is a link that points outside",
+            {"models/a/link": "x/../..", "models/a/x": "../.."},
+            "layer 2 of 3: models/a/link is refused: it is a link to x/../.., which may point outside",
         ),
         (
-            "models/a/link",
-            "x/../..",
-            "models/a/link/.wh.kept.json",
-            "layer 3 of 3: models/a/link/.wh.kept.json is refused: it points outside",
+            {"models/a/x": "../..", "models/a/link": "x/evil"},
+            "layer 2 of 3: models/a/link is refused: it is a link to x/evil, which leads through the link x",
         ),
         (
-            "models/a/link",
-            "x/../..",
-            "models/a/link/evil",
-            "layer 3 of 3: models/a/link/evil is refused: it points outside",
+            {"models/a/link": "../../.."},
+            "layer 2 of 3: models/a/link is refused: it is a link to ../../.., which may point outside",
+        ),
+        # Inside, and nothing is written through it all the same.
+        (
+            {"models/a/link": "../more"},
+            "layer 3 of 3: models/a/link/evil is refused: it leads through the link link",
         ),
     ],
 )
-def test_a_link_that_a_later_link_leads_outside_is_not_followed(
-    push: Callable, layout: Layout, workspace: Path, name: str, target: str, through: str, message: str
+def test_a_link_that_others_could_lead_outside_is_refused_and_nothing_is_written_through_one(
+    push: Callable, layout: Layout, workspace: Path, links: dict[str, str], message: str
 ):
-    kept = workspace / "base_models" / "kept.json"
-    kept.parent.mkdir()
-    kept.write_text("kept")
-    # As long as there is no x, x/../.. is models, and all is inside; with x, it is base_models.
     reference = push(
         layout.tar(below("models/a")),
-        layout.tar({"1": link(name, target), "2": link("models/a/x", "../..")}),
-        layout.tar({through: b"x"}),
+        layout.tar({str(number): link(name, links[name]) for number, name in enumerate(links)}),
+        layout.tar({"models/a/link/evil": b"x"}),
     )
 
     assert error_of(pull_model, reference, workspace) == f"training_base_model={reference}: {message}"
-    assert kept.read_text() == "kept" and not list(workspace.rglob("evil"))
+    assert not list(workspace.rglob("evil"))
+
+
+@needs_registry
+def test_a_path_longer_than_the_kernel_takes_leads_nowhere(push: Callable, layout: Layout, workspace: Path):
+    """16 folders with names of 247 characters and a short link to each: there realpath gives up (CVE-2025-4517)."""
+    long_name, steps = "d" * 247, "abcdefghijklmnop"
+    members, folder = {}, "models"
+    for step in steps:
+        directory = tarfile.TarInfo(f"{folder}/{long_name}")
+        directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+        members |= {f"{step} folder": directory, step: link(f"{folder}/{step}", long_name)}
+        folder = f"{folder}/{long_name}"
+    deep = "models/" + "/".join(steps) + "/" + "l" * 254
+    members["deep"] = link(deep, "../" * len(steps))
+    outside = "/".join([deep.removeprefix("models/"), *[".."] * 3, "outside"])
+    members["escape"] = link("models/escape", outside)
+    members["hard"] = link("models/hard", "models/escape", tarfile.LNKTYPE)
+    hard = tarfile.TarInfo("models/hard")
+    members["write"] = hard
+    (workspace / "outside").write_text("kept")
+    reference = push(layout.tar(members), layout.tar(below("models")))
+
+    message = error_of(pull_model, reference, workspace)
+
+    assert f"{deep} is refused: it leads through the link a" in message
+    assert (workspace / "outside").read_text() == "kept" and is_clean(workspace)
 
 
 @needs_registry
@@ -859,7 +881,8 @@ def test_a_registrys_certificate_is_verified(
         reference = registry.push(layout, layout.image([layout.tar(below("models"))]), "org/model")
         reference = reference.replace("127.0.0.1", "0.0.0.0")
         assert error_of(pull_model, reference, workspace).startswith(
-            f"training_base_model={reference}: the registry's TLS certificate cannot be verified (skopeo: "
+            f"training_base_model={reference}: the registry's TLS certificate cannot be verified; set "
+            "OSFT_CA_BUNDLE to the PEM file of the authority that signed it (skopeo: "
         )
 
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

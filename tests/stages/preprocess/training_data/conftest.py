@@ -25,12 +25,14 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(pvc: Path, tiny_model: Path) -> Callable[..., Preprocessed]:
-    """Preprocesses a dataset for the tiny model; parameters without their prefix training_."""
+    """Preprocesses a dataset for the tiny model; parameters without a prefix are those of training_."""
 
     def preprocess(dataset: Path, **parameters: object) -> Preprocessed:
         parameters = {"base_model": str(tiny_model), "max_seq_len": 256, **parameters}
         return preprocess_dataset(
-            str(dataset), str(pvc), {f"training_{name}": value for name, value in parameters.items()}
+            str(dataset),
+            str(pvc),
+            {name if name.startswith("dataset_") else f"training_{name}": value for name, value in parameters.items()},
         )
 
     return preprocess

@@ -40,7 +40,7 @@ from kfp_osft.stages.preprocess.training_data import SCHEDULERS_OF_ARGUMENTS, pr
 def test_a_bad_parameter_is_told_before_the_rows_are_read(
     error_of, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: dict, message: str
 ):
-    monkeypatch.setattr(training_data, "read_rows", None)
+    monkeypatch.setattr(training_data, "_write_samples", None)
     parameters = {
         name: value.replace("{tmp}", str(tmp_path)) if isinstance(value, str) else value
         for name, value in parameters.items()
@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_told(
     assert str(error.value).startswith(f"{parameter}={folder} cannot be written: ")
 
 
-@pytest.mark.parametrize("name", ["data.jsonl", "report.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["data.jsonl", "validation.jsonl", "report.json"])
 def test_an_output_folder_where_the_dataset_would_be_overwritten_is_refused(run, dataset, name: str):
     rows = dataset([QUESTION, ANSWER], name=name)
     before = rows.read_bytes()
@@ -84,10 +84,47 @@ def test_an_output_folder_where_the_dataset_would_be_overwritten_is_refused(run,
         run(rows, data_output_dir=str(rows.parent))
 
     assert str(error.value) == (
-        f"training_data_output_dir={rows.parent}: its data.jsonl, report.json or manifest.json is the dataset "
-        "itself, which would be overwritten; give another folder"
+        f"training_data_output_dir={rows.parent}: its data.jsonl, validation.jsonl, report.json or manifest.json is "
+        "the dataset itself, which would be overwritten; give another folder"
     )
     assert rows.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "report.json", "manifest.json"])
+@pytest.mark.parametrize("content", ["mine", '{"fingerprint": "of another program"}'])
+def test_an_output_folder_with_somebodys_files_is_refused_and_they_stay(
+    run, chat_rows: Path, tmp_path: Path, name: str, content: str
+):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / name).write_text(content)
+
+    with pytest.raises(InputError) as error:
+        run(chat_rows, data_output_dir=str(folder))
+
+    assert str(error.value) == (
+        f"training_data_output_dir={folder}: holds {name}, which preprocess did not write and would overwrite; give "
+        "another folder, or remove them"
+    )
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {name: content}
+
+
+def test_a_model_folder_is_not_an_output_folder(run, chat_rows: Path, model: Path):
+    before = sorted(model.iterdir())
+    with pytest.raises(InputError, match=f"^training_data_output_dir={model}: is a model folder"):
+        run(chat_rows, data_output_dir=str(model))
+    assert sorted(model.iterdir()) == before
+
+
+def test_a_dataset_that_is_refused_leaves_what_an_earlier_one_gave(run, chat_rows: Path, dataset, tmp_path: Path):
+    folder = tmp_path / "tokens"
+    run(chat_rows, data_output_dir=str(folder))
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+
+    with pytest.raises(InputError):
+        run(dataset([QUESTION]), data_output_dir=str(folder))
+
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize("below", ["", "tokens"])

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -32,8 +33,8 @@ from kfp_osft.shared.reporting.errors import InputError
             "rows.jsonl, row 2: messages[1]: 'content' is null, expected a string",
         ),
         (
-            [[QUESTION, {"role": "assistant", "content": ["x"]}]],
-            "rows.jsonl, row 1: messages[1]: 'content' is a list, expected a string",
+            [[QUESTION, {"role": "assistant", "content": [3]}]],
+            "rows.jsonl, row 1: messages[1]: 'content'[0] is a number; only text is trained on",
         ),
         (
             [[QUESTION, ANSWER], [QUESTION]],
@@ -85,16 +86,17 @@ def test_bad_rows_are_told_together_wherever_they_are(error_of, dataset):
 
     lines = error_of(dataset(*rows)).splitlines()
 
-    assert {line.split(":")[0] for line in lines} == {
-        f"rows.jsonl, row {index + 1}" for index in (3, 600, 700, 701, 1400)
-    }
+    assert [line.split(":")[0] for line in lines] == ["rows.jsonl, row 4", "rows.jsonl, row 701"]
+    assert lines[0].endswith("(3 such rows: rows.jsonl, row 4; rows.jsonl, row 601; rows.jsonl, row 1401)")
+    assert lines[1].endswith("(2 such rows: rows.jsonl, row 701; rows.jsonl, row 702)")
 
 
-def test_the_first_ten_of_many_bad_rows_are_told_with_their_count(error_of, dataset):
-    lines = error_of(dataset(*[[QUESTION]] * 30)).splitlines()
-
-    assert lines[0].startswith("rows.jsonl, row 1: ") and lines[9].startswith("rows.jsonl, row 10: ")
-    assert lines[10:] == ["and 20 more rows like these"]
+def test_many_rows_with_the_same_fault_are_one_line_with_the_first_ten_and_their_count(error_of, dataset):
+    assert error_of(dataset(*[[QUESTION]] * 30)) == (
+        "rows.jsonl, row 1: has no assistant turn to learn from; its roles are user (30 such rows: "
+        + "; ".join(f"rows.jsonl, row {row}" for row in range(1, 11))
+        + "; and 20 more)"
+    )
 
 
 def test_a_row_longer_than_a_gpu_takes_is_told(error_of, run, dataset):
@@ -140,14 +142,26 @@ def test_a_rerun_that_allows_fewer_dropped_rows_fails_and_keeps_the_data(run, da
     assert run(rows, max_dropped_share=0.5) == first
 
 
-def test_a_row_without_a_token_to_learn_from_is_told(error_of, dataset, model: Path):
-    file = model / "chat_template.jinja"
-    file.write_text(file.read_text().replace("<|im_end|>", "<|endoftext|>"))
-    nothing = [{"role": "user", "content": QUESTION["content"] * 5}, ANSWER | {"content": ""}]
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": QUESTION["content"], "completion": ANSWER["content"], "label": False},
+        {"prompt": QUESTION["content"], "completion": " "},
+    ],
+)
+def test_a_dataset_of_which_nothing_is_to_be_learnt_is_told(error_of, dataset, row: dict):
+    path = dataset(row, row)
 
-    assert error_of(dataset([QUESTION, ANSWER], nothing), base_model=str(model)) == (
-        "rows.jsonl, row 2: has no token to learn from"
-    )
+    assert error_of(path).startswith(f"dataset {path}: no row is left to train on; 2 rows: ")
+
+
+def test_rows_that_say_that_they_are_not_to_be_learnt_do_not_count_as_dropped(run, dataset):
+    row = {"prompt": QUESTION["content"], "completion": ANSWER["content"]}
+
+    result = run(dataset(row | {"label": True}, *[row | {"label": False}] * 3), max_dropped_share=0.0)
+
+    report = json.loads((Path(result.data_path).parent / "report.json").read_text())
+    assert (result.num_samples, report["rows"], report["left_out"]) == (1, 4, 3)
 
 
 def test_a_model_without_a_chat_template_is_told(error_of, chat_rows: Path, model: Path):
@@ -168,6 +182,7 @@ def test_a_conversation_that_the_template_refuses_is_told_with_its_row(error_of,
 
     assert error_of(
         dataset([QUESTION, ANSWER], [system, QUESTION, ANSWER], [system, QUESTION, ANSWER]), base_model=str(model)
-    ).splitlines() == [
-        f"rows.jsonl, row {row}: the model's chat template does not take this conversation: no system" for row in (2, 3)
-    ]
+    ) == (
+        "rows.jsonl, row 2: the model's chat template does not take this conversation: no system (2 such rows: "
+        "rows.jsonl, row 2; rows.jsonl, row 3)"
+    )

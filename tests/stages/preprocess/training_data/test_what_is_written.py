@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from helpers.preprocessed import ANSWER, QUESTION, answer_of, samples_of, tokens_of
+from kfp_osft.shared.rows.chat_tokens import ChatTokenizer
 from kfp_osft.shared.training.config import TrainingConfig
+from kfp_osft.stages.preprocess.base_model import load_tokenizer
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
 
@@ -21,8 +23,6 @@ def test_a_sample_has_the_fields_that_mini_trainer_reads(run, chat_rows: Path):
 
 
 def test_samples_stand_in_the_order_of_the_rows_of_all_files(run, dataset, tiny_model: Path):
-    from kfp_osft.stages.preprocess.base_model import load_tokenizer
-
     # More than are encoded at once, in two files.
     for file in range(2):
         dataset(
@@ -58,6 +58,8 @@ def test_the_counts_are_told_handed_on_and_written_beside_the_data(run, dataset,
     assert list(about) == [
         "base_model",
         "dataset",
+        "validation_dataset",
+        "validation_samples",
         "rows",
         "samples",
         "too_long",
@@ -99,6 +101,24 @@ def test_the_counts_are_told_handed_on_and_written_beside_the_data(run, dataset,
     ]
 
 
+def test_a_row_of_megabytes_is_dropped_before_it_is_tokenized(run, dataset, monkeypatch: pytest.MonkeyPatch):
+    huge = [QUESTION, ANSWER | {"content": "x" * 1_000_000}]
+    seen = []
+    samples = ChatTokenizer.samples
+    monkeypatch.setattr(
+        ChatTokenizer,
+        "samples",
+        lambda self, conversations, problems: samples(
+            self, (seen.append(one) or one for one in conversations), problems
+        ),
+    )
+
+    result = run(dataset([QUESTION, ANSWER], huge, [QUESTION, ANSWER]), max_dropped_share=0.5)
+
+    assert [conversation.place for conversation in seen] == ["rows.jsonl, row 1", "rows.jsonl, row 3"]
+    assert (result.num_samples, json.loads(result.training_config)["about"]["too_long"]) == (2, 1)
+
+
 def test_the_first_sample_is_shown_with_its_loss_marked(run, dataset, capsys: pytest.CaptureFixture[str]):
     result = run(dataset([QUESTION, answer_of(1)], [QUESTION, ANSWER], [QUESTION, answer_of(9)]), max_dropped_share=0.5)
 
@@ -127,18 +147,22 @@ def test_no_text_of_a_row_is_shown_where_that_is_switched_off(
 def test_warnings_about_rows_are_told_with_their_places(run, dataset, capsys: pytest.CaptureFixture[str]):
     rows = dataset(
         [QUESTION, ANSWER],
-        {"messages": [QUESTION, ANSWER], "tools": [{"name": "f"}]},
+        [QUESTION, ANSWER | {"content": " "}, QUESTION, ANSWER],
+        [QUESTION, ANSWER | {"content": ANSWER["content"] + "<|im_end|>"}],
         [QUESTION, ANSWER | {"weight": 0}],
     )
 
     result = run(rows)
 
     warnings = [
-        "1 row: 'tools' is not put into the text, training_hub gives it to no template (rows.jsonl, row 2)",
-        "1 row: a message's 'weight' of 0 is not heeded, its text is learnt as any other (rows.jsonl, row 3)",
+        "1 row: an answer is empty or blank; it is not learnt (rows.jsonl, row 2)",
+        "1 row: an answer ends in an end-of-turn token of its own, which is taken off (rows.jsonl, row 3)",
     ]
-    assert json.loads((Path(result.data_path).parent / "report.json").read_text())["warnings"] == warnings
+    report = json.loads((Path(result.data_path).parent / "report.json").read_text())
+    left_out = "1 row: none of its turns is to be learnt (train, weight), or they say nothing (rows.jsonl, row 4)"
+    assert report["warnings"] == warnings and report["left_out_in_words"] == [left_out]
     told = capsys.readouterr().out.splitlines()
+    assert f"Left out: {left_out}" in told
     assert [line for line in told if line.startswith("Warning: ")] == [f"Warning: {line}" for line in warnings]
 
 
@@ -203,6 +227,7 @@ def test_the_config_holds_the_typed_arguments_of_the_training(run, chat_rows: Pa
         "runtime": "training-hub",
         "start_deadline_minutes": 30,
         "time_limit_minutes": 0,
+        "shared_memory_per_worker": "auto",
     }
     assert TrainingConfig.from_json(result.training_config).to_json() == result.training_config
 

@@ -30,7 +30,7 @@ from kfp_osft.stages.preprocess.base_model import (
     fetch_base_model,
     load_tokenizer,
 )
-from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, tell_report
+from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training, tell_report
 from kfp_osft.stages.preprocess.oci.model import is_oci_model
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
 from kfp_osft.stages.preprocess.row_source import (
@@ -50,7 +50,7 @@ VALIDATION_FILE = "validation.jsonl"
 #: Learning rate schedulers that do not run without arguments of theirs.
 SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 #: A change of what is written here makes earlier results stale.
-_FORMAT = 3
+_FORMAT = 4
 _SEED = next(each.when_left_out for each in ALL_PARAMETERS if each.name == "training_seed")
 
 
@@ -160,6 +160,7 @@ def preprocess_dataset(
             report_path.unlink(missing_ok=True)
             held_out_path.unlink(missing_ok=True)
         write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
+    report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
     report = _publish_report(
         report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
     )

@@ -39,6 +39,7 @@ def test_a_long_sample_is_cut_in_the_log_alone(capsys: pytest.CaptureFixture[str
     report = DataReport(40)
     report.keep(20, 5)
     told = report.to_dict() | {"sample": "x" * 5000}
+    told["training"] = planned_training(told, {"effective_batch_size": 1, "num_epochs": 1}, 1)
 
     tell_report(told)
 

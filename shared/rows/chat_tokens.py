@@ -1,18 +1,18 @@
 """Conversations to token ids and loss labels: what the learnt turns say, with the ends of these turns.
 
-The ids are those of the plainly rendered conversation. Where the learnt turns stand in its text is turns.py's work; here
-these places become tokens.
+The ids are those of the plainly rendered conversation. Where the learnt turns stand in its text is turns.py's work;
+here these places become tokens.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.chat.chat_template import ChatTemplate, has_reserved
+from kfp_osft.shared.chat.encoding import PartEncoder
+from kfp_osft.shared.chat.turns import Found, TurnFinder
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows.chat_template import ChatTemplate, has_reserved
-from kfp_osft.shared.rows.encoding import PartEncoder
 from kfp_osft.shared.rows.messages import REASONING_FIELDS, Conversation, Problems, Warnings
-from kfp_osft.shared.rows.turns import Found, TurnFinder
 
 #: Label of a token without loss (torch.nn.CrossEntropyLoss's ignore_index).
 NO_LOSS = -100

@@ -112,8 +112,8 @@ COUNTS = ("rows", "samples", "too_long", "too_short", "tokens", "loss_tokens", "
 def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers: int) -> dict[str, Any]:
     """What the training will do with the samples: steps, tokens, and warnings about both.
 
-    mini-trainer takes effective_batch_size samples a step, over all workers together, and what is left at an epoch's end
-    as one more step.
+    mini-trainer takes effective_batch_size samples a step, over all workers together, and what is left at an epoch's
+    end as one more step.
 
     Args:
         report: of the samples.

@@ -34,7 +34,8 @@ def in_order(pieces: Iterable[Piece], work: Callable[[Piece], Result], processes
 
     Args:
         pieces: read a few ahead of the results, in a thread of this process.
-        work: done in copies (forks) of this process, so that it may hold what cannot be pickled; pieces and results can.
+        work: done in copies (forks) of this process, so that it may hold what cannot be pickled; pieces and results
+            can.
         processes: how many; with 1 this process does the work itself.
 
     Raises:

@@ -336,7 +336,10 @@ def _row_worker(checked: CheckedParameters, tokenizer: Any) -> Callable[[list[Ro
 def _without_far_too_long(
     conversations: Iterable[Conversation], longest_token: int, max_seq_len: int, lines: list[Line]
 ) -> Iterator[Conversation]:
-    """Tells only the length of the rows that have too many tokens whatever they are: millions of them take a gigabyte to be counted."""
+    """Tells only the length of the rows that have too many tokens whatever they are.
+
+    Millions of them take a gigabyte to be counted.
+    """
     for conversation in conversations:
         at_least = sum(len(message.get("content") or "") for message in conversation.messages) // longest_token
         if at_least < max_seq_len:

@@ -2,7 +2,8 @@
 
 Run it: python tests/bench/bench_preprocess.py [rows ...]
 training_hub runs with several process counts at the first number of rows and with the best of them at the second;
-preprocess runs at all, and at the first with several process counts too. Rates are over the whole process, from its start with its imports to its end; on a machine with
+preprocess runs at all, and at the first with several process counts too. Rates are over the whole process, from its
+start with its imports to its end; on a machine with
 other work, look at the CPU time beside them. Needs Linux.
 """
 
@@ -155,7 +156,8 @@ def main() -> None:
 
     model = Path(example_model(cache_dir()))
     print(
-        f"{'':<28}{'rows':>9}{'rows/s':>9}{'CPU us/row':>12}{'cores used':>12}{'peak memory, GB':>17}{'written/source':>16}",
+        f"{'':<28}{'rows':>9}{'rows/s':>9}{'CPU us/row':>12}{'cores used':>12}"
+        f"{'peak memory, GB':>17}{'written/source':>16}",
         flush=True,
     )
     to_try = arguments.processes

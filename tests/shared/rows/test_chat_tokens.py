@@ -275,8 +275,8 @@ NO_END = "{% for message in messages %}{{ message.role + ': ' + message.content 
             NO_END,
             ROWS["one turn"],
             [
-                "1 row: the chat template ends an answer with '<|endoftext|>', and the tokenizer's eos_token is '<|im_end|>', so "
-                "that generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
+                "1 row: the chat template ends an answer with '<|endoftext|>', and the tokenizer's eos_token is "
+                "'<|im_end|>', so that generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
                 "turn (row 4)"
             ],
         ),
@@ -284,8 +284,8 @@ NO_END = "{% for message in messages %}{{ message.role + ': ' + message.content 
             NO_END.replace(" + '<|endoftext|>'", ""),
             ROWS["one turn"],
             [
-                "1 row: the chat template ends an answer with nothing of its own, and the tokenizer's eos_token is '<|im_end|>', so "
-                "that generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
+                "1 row: the chat template ends an answer with nothing of its own, and the tokenizer's eos_token is "
+                "'<|im_end|>', so that generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
                 "turn (row 4)"
             ],
         ),

@@ -4,14 +4,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.chat.turns import Found, Layout
+from kfp_osft.shared.chat.word_cache import WordCache
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows.turns import Found, Layout
-from kfp_osft.shared.rows.word_cache import WordCache
 
 # Native tokenizers split a text at these before anything else, so that parts of it can be encoded by themselves.
 _LOCAL_PRE_TOKENIZERS = ("ByteLevel", "Split", "Digits", "Whitespace", "BertPreTokenizer", "Punctuation")
-# Of the edge of what a row says, so many of the template's characters, and so many of its own, tell whether the tokenizer
-# splits there; behind a line break or a tag one is enough.
+# Of the edge of what a row says, so many of the template's characters, and so many of its own, tell whether the
+# tokenizer splits there; behind a line break or a tag one is enough.
 _BESIDE_EDGE, _NEAR_EDGE = 12, 2
 _MOST_EDGES, _MOST_TEMPLATES = 1 << 16, 4096
 
@@ -26,10 +26,10 @@ class Encoded(NamedTuple):
 class PartEncoder:
     """Encodes texts as the tokenizer does, without special tokens of its own, and finds the tokens of their parts.
 
-    A token that is partly in a part belongs to it. Finding them by the offsets that the tokenizer reports takes a third
-    more time than encoding; where a tokenizer splits texts by rules that look at near characters only, what the rows say
-    is encoded by itself, and what the template writes once. That the ids are those of the whole text is seen for the
-    first row with an edge of a kind, and for each row that has one not seen yet.
+    A token that is partly in a part belongs to it. Finding them by the offsets that the tokenizer reports takes a
+    third more time than encoding; where a tokenizer splits texts by rules that look at near characters only, what the
+    rows say is encoded by itself, and what the template writes once. That the ids are those of the whole text is seen
+    for the first row with an edge of a kind.
 
     Args:
         tokenizer: of transformers.

@@ -16,8 +16,9 @@ _OF_A_CATEGORY = 2
 class WordCache:
     """Encodes texts by what their words became before.
 
-    A tokenizer's pattern splits a text before it merges anything. Where it always splits before a single space, whatever
-    is around that, the ids of a text are those of its words. Whether it does is tried with characters of all categories.
+    A tokenizer's pattern splits a text before it merges anything. Where it always splits before a single space,
+    whatever is around that, the ids of a text are those of its words. Whether it does is tried with characters of all
+    categories.
 
     Args:
         backend: a tokenizers.Tokenizer.
@@ -28,8 +29,8 @@ class WordCache:
         self._first: dict[str, list[int]] = {}
         self._later: dict[str, list[int]] = {}
         added = [token.content for token in backend.get_added_tokens_decoder().values()]
-        # Added tokens are found before the text is split, and may take blanks along: texts that may hold one are encoded
-        # whole, and so are those with several blanks, for which some tokenizers have tokens.
+        # Added tokens are found before the text is split, and may take blanks along: texts that may hold one are
+        # encoded whole, and so are those with several blanks, for which some tokenizers have tokens.
         self._begins = sorted({content[:1] for content in added if content.strip()})
         self.works = _splits_before_spaces(backend)
 

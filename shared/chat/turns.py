@@ -1,8 +1,8 @@
 """Where in a rendered conversation the learnt turns stand, for any chat template.
 
-A template may strip a message, look into it, split it, drop a part by its place. So the conversation is rendered plainly,
-and where its turns stand is found on a copy in which each text is one character, its stand-in: that rendering, with the
-texts put back, must be the plain one. What is found depends on the shape of a row alone (roles, which fields there are,
+A template may strip a message, look into it, split it, drop a part by its place. So the conversation is rendered
+plainly, and where its turns stand is found on a copy in which each text is one character, its stand-in: that rendering,
+with the texts put back, must be the plain one. What is found depends on the shape of a row alone (roles, its fields,
 blanks and tags in the texts), so it is found once a shape; each row is checked against it.
 """
 
@@ -11,36 +11,22 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows.chat_template import (
+from kfp_osft.shared.chat.chat_template import (
     FIRST_RESERVED,
     ChatTemplate,
     MarkedText,
-    has_reserved,
     written_forms,
 )
+from kfp_osft.shared.chat.shapes import Shape, shape_of
+from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.messages import REASONING_FIELDS
 
 # A tag, a blank, a word or another character: where two headers part, they do so between these.
 _PIECES = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]|\s|\w+|.", re.DOTALL)
 _MOST_SHAPES = 4096
-_TEXTS, _CALLS = ("content", *REASONING_FIELDS), "tool_calls"
+_CALLS = "tool_calls"
 # What no row has and no template looks for: the text of the answers that stand in for others.
 _OTHER_ANSWER = chr(FIRST_RESERVED)
-
-
-class Shape(NamedTuple):
-    """A conversation with stand-ins for its texts.
-
-    Attributes:
-        messages: the conversation; each stand-in is one character.
-        texts: what the stand-ins stand for, in order.
-        owners: the index of the message and the field of each stand-in.
-    """
-
-    messages: list[dict[str, Any]]
-    texts: list[str]
-    owners: list[tuple[int, str]]
 
 
 class Layout(NamedTuple):
@@ -143,12 +129,10 @@ class TurnFinder:
         literals, order = pieces[::2], [ord(character) - FIRST_RESERVED - 1 for character in pieces[1::2]]
 
         def position(offset: int) -> tuple[int, int]:
-            count = 0
-            for literal in literals:
+            for count, literal in enumerate(literals):
                 if offset <= len(literal):
                     return count, offset
                 offset -= len(literal) + 1
-                count += 1
             raise AssertionError("an offset beyond the text")
 
         return Layout(literals, order, [(position(begin), position(end)) for begin, end in spans], remarks)
@@ -186,8 +170,10 @@ class TurnFinder:
             yield "the chat template leaves out a turn's reasoning, so it is not learnt"
         for message in shape.messages:
             content = message.get("content")
-            if isinstance(content, str) and content.strip() not in ("", content) and not any(
-                form in marked.text for form in written_forms(content)
+            if (
+                isinstance(content, str)
+                and content.strip() not in ("", content)
+                and not any(form in marked.text for form in written_forms(content))
             ):
                 if content.strip() in marked.text:
                     yield "the chat template strips blanks around a message"
@@ -304,9 +290,9 @@ class _Turn:
         if eos and eos not in text[said:end]:
             pieces = _PIECES.findall(text[said:end].strip())
             remarks.append(
-                f"the chat template ends an answer with {repr(pieces[-1]) if pieces else 'nothing of its own'}, and the "
-                f"tokenizer's eos_token is {eos!r}, so that generation may not stop there; set eos_token in the model's "
-                "tokenizer_config.json to the end of a turn"
+                f"the chat template ends an answer with {repr(pieces[-1]) if pieces else 'nothing of its own'}, and "
+                f"the tokenizer's eos_token is {eos!r}, so that generation may not stop there; set eos_token in the "
+                "model's tokenizer_config.json to the end of a turn"
             )
         return end
 
@@ -344,7 +330,8 @@ class _Turn:
         for messages in ([*before, answer, *self._shape.messages[self._index + 1 :]], [*before, answer]):
             try:
                 marked = self._finder._template.render_marked(messages, self._tools)
-            except Exception:  # noqa: S112 - templates refuse orders of roles in any way they like
+            except Exception:
+                # Templates refuse orders of roles in any way they like.
                 continue
             for begin, end in self._turns(marked, {_OTHER_ANSWER}):
                 turn = marked.text[begin:end]
@@ -366,75 +353,6 @@ class _Turn:
         header = re.split("|".join(self._own) or "(?!)", turn)[0]
         place = header.find(first[0]) if first else -1
         return place + _common(turn[place:], prompt) if place >= 0 else None
-
-
-def shape_of(messages: list[dict[str, Any]], looked_for: re.Pattern[str], with_calls: bool = True) -> Shape:
-    """Puts stand-ins for the texts of messages; blanks at their ends and what the template looks for stay.
-
-    Args:
-        with_calls: also for the names and arguments of tool calls.
-    """
-    texts: list[str] = []
-    owners: list[tuple[int, str]] = []
-
-    def stand_in(text: str, owner: tuple[int, str]) -> str:
-        if text and looked_for.search(text) is None and text.strip() == text:
-            texts.append(text)
-            owners.append(owner)
-            return chr(FIRST_RESERVED + len(texts))
-        pieces, begin = [], 0
-        for match in looked_for.finditer(text):
-            pieces += [text[begin : match.start()], match[0]]
-            begin = match.end()
-        pieces.append(text[begin:])
-        for place in range(0, len(pieces), 2):
-            said = pieces[place].strip()
-            if said:
-                texts.append(said)
-                owners.append(owner)
-                before, _, behind = pieces[place].partition(said)
-                pieces[place] = before + chr(FIRST_RESERVED + len(texts)) + behind
-        return "".join(pieces)
-
-    def each_text(value: Any, owner: tuple[int, str]) -> Any:
-        if isinstance(value, str):
-            return stand_in(value, owner)
-        if isinstance(value, dict):
-            return {key: each_text(part, owner) for key, part in value.items()}
-        if isinstance(value, list):
-            return [each_text(part, owner) for part in value]
-        return value
-
-    def called(call: Any, owner: tuple[int, str]) -> Any:
-        if not isinstance(call, dict):
-            return call
-        changed = {key: value for key, value in call.items()}
-        if isinstance(call.get("function"), dict):
-            changed["function"] = called(call["function"], owner)
-            return changed
-        for key in ("name", "arguments"):
-            if key in call:
-                changed[key] = each_text(call[key], owner)
-        return changed
-
-    shape = []
-    for index, message in enumerate(messages):
-        if len(message) == 2 and isinstance(content := message.get("content"), str):
-            shape.append({"role": message.get("role"), "content": stand_in(content, (index, "content"))})
-            continue
-        changed = dict(message)
-        same: dict[str, str] = {}
-        for field in _TEXTS:
-            text = message.get(field)
-            if isinstance(text, str):
-                # Reasoning stands under two names at once.
-                if field not in REASONING_FIELDS or text not in same:
-                    same[text] = stand_in(text, (index, field))
-                changed[field] = same[text]
-        if with_calls and isinstance(message.get(_CALLS), list):
-            changed[_CALLS] = [called(call, (index, _CALLS)) for call in message[_CALLS]]
-        shape.append(changed)
-    return Shape(shape, texts, owners)
 
 
 def _key(shape: Shape, learnt: list[bool], tools: Any, with_calls: bool) -> Any:

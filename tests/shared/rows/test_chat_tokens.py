@@ -276,7 +276,8 @@ NO_END = "{% for message in messages %}{{ message.role + ': ' + message.content 
             ROWS["one turn"],
             [
                 "1 row: the chat template ends an answer with '<|endoftext|>', and the tokenizer's eos_token is "
-                "'<|im_end|>', so that generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
+                "'<|im_end|>', so that "
+                "generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
                 "turn (row 4)"
             ],
         ),
@@ -285,7 +286,8 @@ NO_END = "{% for message in messages %}{{ message.role + ': ' + message.content 
             ROWS["one turn"],
             [
                 "1 row: the chat template ends an answer with nothing of its own, and the tokenizer's eos_token is "
-                "'<|im_end|>', so that generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
+                "'<|im_end|>', so that "
+                "generation may not stop there; set eos_token in the model's tokenizer_config.json to the end of a "
                 "turn (row 4)"
             ],
         ),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kfp_osft import __version__
 from kfp_osft.shared.parameters.declarations import EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
 from kfp_osft.shared.parameters.kubernetes_syntax import is_name, is_positive_quantity
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{demo,run,check,compile,manifest,image}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{demo,run,check,compile,manifest,image,runtime}"
+    )
 
     demo = commands.add_parser(
         "demo",
@@ -216,6 +220,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     image.add_argument("--from", default="", dest="base", metavar="IMAGE", help="image to build upon (default: ours)")
     image.set_defaults(run=_image)
+    runtime = commands.add_parser(
+        "runtime",
+        help="print a training runtime that ends a training which a retry cannot mend",
+        description="Prints a ClusterTrainingRuntime or TrainingRuntime, made from one that is there, for an "
+        "administrator to apply: it replaces pods that are evicted or preempted, and ends at the first error that "
+        "would come again.",
+    )
+    runtime.add_argument(
+        "source",
+        metavar="RUNTIME",
+        help="a file with the runtime that is there, - for standard input, or its name on the kubeconfig's cluster",
+    )
+    runtime.add_argument("--name", default="", help="of the new runtime (default: the other's with -osft)")
+    runtime.add_argument(
+        "--namespace", default="", help="of a TrainingRuntime on the cluster (default: a ClusterTrainingRuntime)"
+    )
+    runtime.set_defaults(run=_runtime)
     return parser
 
 
@@ -283,7 +304,8 @@ def _run(options: argparse.Namespace) -> None:
     training = {name: value for name, value in given.items() if value is not None}
     base_model = training.get("training_base_model")
     if base_model and Path(base_model).expanduser().exists():
-        training["training_base_model"] = str(Path(base_model).expanduser().resolve())
+        # A link stays one: final_model means the last run's model.
+        training["training_base_model"] = str(Path(base_model).expanduser().absolute())
     dataset, split = options.dataset, options.dataset_split
     held_out, held_out_split = options.validation_uri, options.validation_uri_split
     if options.run_file:
@@ -324,6 +346,12 @@ def _compile(options: argparse.Namespace) -> None:
     )
     for file in compile_all(options.output_dir, settings):
         print(file)
+
+
+def _runtime(options: argparse.Namespace) -> None:
+    from kfp_osft.pipelines.osft.training_runtime import training_runtime
+
+    print(training_runtime(options.source, options.name, options.namespace), end="")
 
 
 def _manifest(options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.kubernetes_syntax import is_image
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import find_package
-from kfp_osft.stages.package import FOLDER, config_map_name, package_digest
+from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_digest
 from kfp_osft.stages.training_parameters import documented, with_training_parameters
 
 #: The image that the present OSFT component runs in: training-hub with a CPU torch, Python 3.12.
@@ -26,7 +26,7 @@ STAGE_IMAGE = "quay.io/opendatahub/odh-th06-cpu-torch291-py312:odh-3.4"
 
 _HEAD = """{source}
 
-find_package("{version}", "{digest}", "{config_map}")
+find_package("{version}", "{digest}", "{archive_digest}", "{config_map}")
 from kfp_osft.shared.reporting.stage import begin_stage
 
 begin_stage()
@@ -62,6 +62,19 @@ class StageSettings:
 
     def __post_init__(self) -> None:
         check_image(self.image)
+
+
+def make_way(config: dict[str, Any], item: Mapping[str, Any]) -> None:
+    """Takes the stages' own mount of certificate authorities out of a task's Kubernetes config where an item mounts the
+    same ConfigMap, or something else in its place: a pod mounts each once, and what the caller says holds."""
+    config["configMapAsVolume"] = [
+        other
+        for other in config.get("configMapAsVolume", [])
+        if other["mountPath"] != certificates.MOUNT_PATH
+        or (other["configMapName"] != item.get("configMapName") and item.get("mountPath") != certificates.MOUNT_PATH)
+    ]
+    if not config["configMapAsVolume"]:
+        del config["configMapAsVolume"]
 
 
 def check_image(name: str) -> None:
@@ -150,6 +163,7 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         source=inspect.getsource(find_package),
         version=kfp_osft.__version__,
         digest=package_digest(),
+        archive_digest=archive_digest(),
         config_map=config_map_name(),
     )
     tail = _TAIL.format(function=function.__name__) if hasattr(function, "__signature__") else ""

@@ -26,14 +26,14 @@ def digest_of(files):
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def find_package(version, digest, config_map):
+def find_package(version, digest, archive_digest, config_map):
     spec = importlib.util.find_spec("kfp_osft")
     installed = spec and spec.origin and pathlib.Path(spec.origin).parent
     others = ""
     # Mounted, installed, or that of the process that runs kfp.local.
     for place in (ARCHIVE, installed, os.environ.get("KFP_OSFT_FOLDER")):
         files = package_files(pathlib.Path(place)) if place else {}
-        if digest_of(files) == digest:
+        if digest_of(files) in (digest, archive_digest):
             if place != installed:
                 find_package.copy = tempfile.TemporaryDirectory(prefix="kfp_osft_")
                 for name, content in files.items():

@@ -14,10 +14,9 @@ from kfp import dsl
 from kfp.dsl import pipeline_task
 
 from kfp_osft.pipelines.osft.wiring import StageTasks
-from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.environment import is_runtimes_own
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.component import check_image
+from kfp_osft.stages.component import check_image, make_way
 
 # With check_matrices, collect_metrics reads the base model.
 _HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "export_model")
@@ -36,7 +35,6 @@ _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
 _ENV_FIELDS = {"secretAsEnv": "keyToEnv", "configMapAsEnv": "keyToEnv", "fieldPathAsEnv": None}
 # KFP has no way to hand these volumes to the training pods, and on six CPU pods nobody wants them.
 _REFUSED_VOLUMES = {"emptyDirMounts": "empty_dir_mount", "genericEphemeralVolume": "add_ephemeral_volume"}
-_CONFIG_MAPS = "configMapAsVolume"
 _TRAINING_POD_FIELDS = ("nodeSelector", "tolerations", "nodeAffinity", "podAffinity")
 
 
@@ -190,14 +188,12 @@ class _PlatformConfig(dict):
         if field in _REFUSED_VOLUMES:
             raise InputError(
                 f"kfp.kubernetes.{_REFUSED_VOLUMES[field]} on train_model's task: KFP does not hand such a volume to "
-                "the training pods; for /dev/shm set training_resource_shared_memory_per_worker, for files mount a claim"
+                "the training pods; for /dev/shm set training_resource_shared_memory_per_worker, for files mount a "
+                "claim"
             )
         if field not in _ENV_FIELDS:
             for stage in _stages_of_field(field):
-                if field == _CONFIG_MAPS:
-                    # Pods mount a ConfigMap once; what the caller says of it holds.
-                    config_maps = self._config_of(stage, platform).get(field, [])
-                    config_maps[:] = [other for other in config_maps if not _is_same_default(other, item)]
+                make_way(self._config_of(stage, platform), item)
                 self._config_of(stage, platform).setdefault(field, []).append(copy.deepcopy(item))
             return
         entries = _ENV_FIELDS[field]
@@ -213,13 +209,6 @@ class _PlatformConfig(dict):
 
     def _config_of(self, stage: str, platform: str) -> dict[str, Any]:
         return getattr(self._tasks, stage).platform_config.setdefault(platform, {})
-
-
-def _is_same_default(ours: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
-    """Whether an item is the stages' own mount of the certificate authorities, and the new one mounts the same."""
-    return ours.get("mountPath") == certificates.MOUNT_PATH and (
-        ours.get("configMapName") == item.get("configMapName") or item.get("mountPath") == certificates.MOUNT_PATH
-    )
 
 
 def _stages_of_field(field: str) -> tuple[str, ...]:

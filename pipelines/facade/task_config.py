@@ -13,6 +13,7 @@ from kfp import dsl, kubernetes
 from kfp_osft.shared.parameters.environment import is_runtimes_own
 from kfp_osft.shared.parameters.kubernetes_syntax import is_env_name, is_quantity
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.component import make_way
 
 _PARAMETER = "kubernetes_config"
 _NOT_ACCELERATORS = ("ephemeral-storage", "storage", "hugepages-")
@@ -50,7 +51,8 @@ def _set_toleration(task: dsl.PipelineTask, place: str, toleration: Mapping[str,
     seconds = toleration.get("tolerationSeconds")
     if seconds is not None and type(seconds) is not int:
         raise InputError(f"{_PARAMETER}: {place}.tolerationSeconds={seconds!r} is not allowed; allowed: an integer")
-    kubernetes.add_toleration(task, **given, **({} if seconds is None else {"toleration_seconds": seconds}))
+    arguments: dict[str, Any] = {**given, **({} if seconds is None else {"toleration_seconds": seconds})}
+    kubernetes.add_toleration(task, **arguments)
 
 
 def _set_env(task: dsl.PipelineTask, place: str, variable: Mapping[str, Any]) -> None:
@@ -103,6 +105,8 @@ def _mount(task: dsl.PipelineTask, volumes: list[tuple[str, dict]], mounts: list
         kind, source = _single(place, volume)
         source = _map(f"{place}.{kind}", source)
         path = _text(f"volume_mounts[{name}].mountPath", mount.get("mountPath"))
+        config_map = source.get("name") if kind == "configMap" else None
+        make_way(task.platform_config.setdefault("kubernetes", {}), {"configMapName": config_map, "mountPath": path})
         if kind == "persistentVolumeClaim":
             _only(f"volume_mounts[{name}]", mount, "name", "mountPath", "subPath")
             _only(f"{place}.{kind}", source, "claimName")

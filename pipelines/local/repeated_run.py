@@ -47,7 +47,8 @@ def repeated_run(
         validation_uri_split: split of these, or None for the run's.
 
     Raises:
-        InputError: the file is something else; the run's dataset, held-out rows or base model is gone and no other is given.
+        InputError: the file is something else; the run's dataset, held-out rows or base model is gone, and no other
+            is given.
     """
     path = path / RUN_FILE if path.is_dir() else path
     run = _read(path)

@@ -33,6 +33,8 @@ rules:
 - {{apiGroups: [""], resources: [persistentvolumeclaims], verbs: [get]}}
 # ... let training_runtime name a runtime of the project, and list those there are, ...
 - {{apiGroups: [trainer.kubeflow.org], resources: [trainingruntimes], verbs: [get, list]}}
+# ... say why Kueue does not admit a training, ...
+- {{apiGroups: [kueue.x-k8s.io], resources: [workloads], verbs: [list]}}
 # ... and hand on an HF_TOKEN that does not come from a Secret of the project.
 - {{apiGroups: [""], resources: [secrets], verbs: [create]}}
 ---

@@ -21,7 +21,6 @@ _CLAIM_DOC = "claim: Name of the PersistentVolumeClaim with the workspace; it is
 # KFP fills in what a run is called.
 _OF_THE_RUN: Mapping[str, Any] = {
     "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-    "workflow_name": dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
     "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
     "task_name": dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
 }

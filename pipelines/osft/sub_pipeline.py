@@ -1,6 +1,6 @@
 """osft_pipeline: the OSFT fine-tuning as one pipeline, to upload, to run locally, to nest in others."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import graph_component
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
+from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters
 from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages, check_constants
@@ -68,6 +69,11 @@ class PipelineSettings:
         return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
 
 
+def _with_version(function: Callable) -> Callable:
+    function.__doc__ = (function.__doc__ or "").replace("VERSION", __version__)
+    return function
+
+
 class OsftPipeline(graph_component.GraphComponent):
     """The pipeline as a component. Training parameters that are given to it as constants are checked at once."""
 
@@ -87,6 +93,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         display_name="OSFT fine-tuning",
         pipeline_config=dsl.PipelineConfig(workspace=settings.workspace()),
     )
+    @_with_version
     @pipeline_parameters
     def osft_pipeline(
         dataset_uri: str,
@@ -100,7 +107,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
 
         It teaches the model something new and changes its weights only in the directions that matter least to what it
-        knows.
+        knows. Compiled with kfp-osft VERSION.
 
         Args:
             dataset_uri: A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of one file,

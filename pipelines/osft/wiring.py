@@ -124,7 +124,6 @@ def add_stages(
         training_config=prepared.outputs["training_config"],
         pvc_path=pvc_path,
         run_name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
-        workflow_name=dsl.PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER,
         run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         task_name=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
     )

@@ -94,7 +94,7 @@ def estimate_so_far(pipeline: pipeline_context.Pipeline) -> WorkflowSize:
         elif task.container_spec:
             container = task.container_spec
             program = [str(part) for part in (*(container.command or []), *(container.args or []))]
-            inputs = _json([*task.component_spec.inputs, *task.inputs])
+            inputs = _json([*(task.component_spec.inputs or {}), *task.inputs])
             text = _json({"command": program, "image": container.image})
             found.append((_Task(inputs, inputs, text, _json(task.platform_config), program), iterations))
     return _size(found, "")

@@ -65,6 +65,26 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def replace_with_link(path: Path, target: Path, aside: Path) -> None:
+    """Makes `path` a symbolic link to the folder `target`, relative to its own folder, in one step.
+
+    Args:
+        aside: a free name on the same file system; a folder (not a link) that is at `path` is moved there.
+
+    Raises:
+        OSError: the file system has no symbolic links.
+    """
+    link = _beside(path, "link")
+    link.symlink_to(os.path.relpath(target, path.parent), target_is_directory=True)
+    if path.is_symlink() or not path.exists():
+        os.replace(link, path)
+    elif _exchange(link, path):
+        os.rename(link, aside)
+    else:
+        os.rename(path, aside)
+        os.rename(link, path)
+
+
 def _replace_in_two_steps(path: Path, unfinished: Path) -> None:
     previous = _beside(path, "previous")
     os.rename(path, previous)
@@ -84,6 +104,13 @@ def _exchange(one: Path, other: Path) -> bool:
     except (OSError, AttributeError):
         return False
     return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+
+
+def restore_replaced(parent: Path) -> None:
+    """Puts back each folder below `parent` that a process killed inside replacing_folder had moved away."""
+    for previous in parent.glob(".*.previous"):
+        # Of the name that _beside makes.
+        _put_back(parent / previous.name[1:].rsplit(".", 2)[0])
 
 
 def _put_back(path: Path) -> None:

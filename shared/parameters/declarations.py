@@ -27,6 +27,8 @@ from kfp_osft.shared.reporting.redaction import redacted
 #: calls int(None)).
 UNSET_INT = -1
 
+# A TrainJob takes 128 (Trainer 2.2 and later), ours among them.
+_MOST_VARIABLES = 120
 # Schedulers that mini-trainer can drive: transformers.get_scheduler's names, less those that want a metric at
 # every step (reduce_lr_on_plateau, greedy), which it does not give them.
 LR_SCHEDULERS = (
@@ -131,6 +133,8 @@ def _base_model(name: str, value: str) -> str:
 
 def _environment(name: str, value: str) -> dict[str, str]:
     pairs = parse_key_values(name, value)
+    if len(pairs) > _MOST_VARIABLES:
+        raise InputError(f"{name} has {len(pairs)} variables; allowed: {_MOST_VARIABLES} at most")
     for key in pairs:
         if not is_env_name(key):
             raise InputError(
@@ -473,6 +477,25 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "How long the training itself may take on a cluster before it is ended; 0 sets no limit.",
         "an integer of at least 0",
         "trainjob.time_limit_minutes",
+        _not_negative,
+    ),
+    Parameter(
+        "training_queue_limit_minutes",
+        int,
+        0,
+        "How long the TrainJob may wait for quota (Kueue), or be paused, before it is given up; 0 sets no limit.",
+        "an integer of at least 0",
+        "trainjob.queue_limit_minutes",
+        _not_negative,
+    ),
+    Parameter(
+        "training_unattended_limit_minutes",
+        int,
+        60,
+        "How long a training on a cluster goes on when nobody follows it any more, because the pod of its stage has "
+        "died; then it saves its state and ends. 0 sets no limit.",
+        "an integer of at least 0",
+        "trainjob.unattended_limit_minutes",
         _not_negative,
     ),
     Parameter(

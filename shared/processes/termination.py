@@ -1,6 +1,7 @@
 """SIGTERM as an exception, so that what must be cleaned up is: Kubernetes ends a pod with it."""
 
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,45 +21,46 @@ class Terminated(SystemExit):
         super().__init__(128 + signal.SIGTERM)
 
 
-class Termination:
-    """See terminable()."""
-
-    def __init__(self) -> None:
-        self._held = False
-        self._pending: BaseException | None = None
-
-    @contextmanager
-    def held_back(self) -> Iterator[None]:
-        """For what must not be left half done: SIGTERM and Ctrl-C come through when the block has ended."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-        if self._pending:
-            raise self._pending
-
-    def _come(self, number: int, frame: object) -> None:
-        # A second SIGTERM does not disturb the cleaning up after the first; a second Ctrl-C does.
-        if number == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-        if not self._held:
-            raise error
-        self._pending = error
-
-
 @contextmanager
-def terminable() -> Iterator[Termination]:
-    """While the block runs, SIGTERM raises Terminated in it, and Ctrl-C KeyboardInterrupt."""
-    termination = Termination()
+def terminable() -> Iterator[None]:
+    """While the block runs, SIGTERM raises Terminated in it, and Ctrl-C KeyboardInterrupt; also in a system call that
+    waits.
+
+    A second SIGTERM does not disturb the cleaning up after the first; a second Ctrl-C does.
+    """
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread may set handlers.
-        yield termination
+        yield
         return
-    earlier = {number: signal.signal(number, termination._come) for number in (signal.SIGTERM, signal.SIGINT)}
+    handled = threading.Event()
+
+    def terminate(number: int, frame: object) -> None:
+        handled.set()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    handlers = {signal.SIGTERM: terminate, signal.SIGINT: interrupt}
+    earlier = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    woken, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    earlier_wakes = signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_insist, args=[woken, handled, threading.get_ident()], daemon=True).start()
     try:
-        yield termination
+        yield
     finally:
+        signal.set_wakeup_fd(earlier_wakes)
+        wakes.close()
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _insist(woken: socket.socket, handled: threading.Event, main_thread: int) -> None:
+    """Repeats a SIGTERM until the main thread has handled it: one that comes just before a system call that waits would
+    be handled after it only. Ends with the socket at the other end."""
+    with woken:
+        while numbers := woken.recv(64):
+            while signal.SIGTERM in numbers and not handled.wait(0.05):
+                signal.pthread_kill(main_thread, signal.SIGTERM)

@@ -8,7 +8,8 @@ from typing import Any, TextIO
 
 from kfp_osft.shared.parameters.environment import blot_out, secret_values
 
-_SECRET = "***"
+#: Stands for what was taken out.
+SECRET = "***"
 # Also with the slips of a person who types it.
 _URI = re.compile(
     r"(?P<scheme>\s*[A-Za-z][\w+.-]*:/+)(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?", re.DOTALL
@@ -35,20 +36,20 @@ def redacted(uri: str) -> str:
     """
     parts = _URI.match(uri)
     if not parts:
-        return _USER_WITHOUT_SCHEME.sub(f"{_SECRET}@", uri, count=1)
+        return _USER_WITHOUT_SCHEME.sub(f"{SECRET}@", uri, count=1)
     if parts["scheme"].strip().startswith("hf:") and ":" not in parts["authority"]:
         return uri
     authority, path, query = parts["authority"], parts["path"], parts["query"]
     rest = uri[parts.end("scheme") :]
     if "@" in rest and "@" not in authority and not _HOST_AND_PORT.fullmatch(authority):
         # A password with a slash, a question mark or a hash in it.
-        return f"{parts['scheme']}{_SECRET}@" + redacted(f"//{rest.rpartition('@')[2]}").removeprefix("//")
+        return f"{parts['scheme']}{SECRET}@" + redacted(f"//{rest.rpartition('@')[2]}").removeprefix("//")
     if "@" in authority:
-        authority = f"{_SECRET}@{authority.rpartition('@')[2]}"
-    path = _PATH_PARAMETER.sub(rf";\1={_SECRET}", path)
+        authority = f"{SECRET}@{authority.rpartition('@')[2]}"
+    path = _PATH_PARAMETER.sub(rf";\1={SECRET}", path)
     if query is not None:
         query = "?" + "&".join(
-            f"{name}={_SECRET}" if equals else _SECRET
+            f"{name}={SECRET}" if equals else SECRET
             for name, equals, _ in (pair.partition("=") for pair in query.split("&"))
         )
     return f"{parts['scheme']}{authority}{path}{query or ''}"
@@ -58,7 +59,7 @@ def shown(text: str) -> str:
     """A text of others as it may be shown: without the secrets of this process's environment, passwords and signatures
     in URLs, and what a terminal obeys."""
     text = blot_out(_TERMINAL.sub("", text), secret_values(os.environ))
-    return _SIGNATURE.sub(rf"\1{_SECRET}", _PASSWORD.sub(f"{_SECRET}@", text))
+    return _SIGNATURE.sub(rf"\1{SECRET}", _PASSWORD.sub(f"{SECRET}@", text))
 
 
 def guard_output() -> None:

@@ -11,11 +11,15 @@ from typing import Any
 from kfp_osft.shared.reporting.errors import InputError
 
 RUN_FILE = "osft_run.json"
+#: Folder of the workspace: the model of each run, by the name of its folder of checkpoints.
+MODELS = "models"
+#: Folder of the workspace: the checkpoints of each run, by the beginning of its fingerprint.
+CHECKPOINTS = "checkpoints"
 #: What the training printed, beside it.
 TRAINING_LOG = "training.log"
 #: Of the published file, and raised when a reader of an older one would be misled.
 RUN_FORMAT = 1
-# kfp_osft.stages.launch_trainjob.train_script.VERSIONS_FILE, without that script in the stages that only read it.
+# kfp_osft.stages.launch_trainjob.train_result.VERSIONS_FILE, without that script in the stages that only read it.
 _VERSIONS_FILE = "library_versions.json"
 
 

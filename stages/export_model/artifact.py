@@ -1,18 +1,13 @@
 """The model as a KFP artifact: its files, and the metadata that says what it was made from."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from kfp_osft.shared.files.artifacts import OutputArtifact, is_uploaded
-from kfp_osft.shared.files.atomic import replacing_folder
 from kfp_osft.shared.files.run_workspace import goes_with_the_run
 from kfp_osft.stages.export_model.placing import let_others_read, place_files
-
-#: The run's own copy of what it exported, in its checkpoint folder: hard links, for KFP to upload.
-EXPORTED_MODEL = "exported_model"
 
 
 class ModelArtifact(OutputArtifact, Protocol):
@@ -21,17 +16,14 @@ class ModelArtifact(OutputArtifact, Protocol):
     metadata: dict[str, Any]
 
 
-def fill_artifact(artifact: OutputArtifact, model: Path, final_model: Path, checkpoint_dir: Path) -> None:
+def fill_artifact(artifact: OutputArtifact, model: Path) -> None:
     """Fills the artifact's folder with the model of this run.
 
     Where KFP uploads it, the folder holds links to files of the workspace: a copy of a large model would not fit on the
-    pod's own disk. final_model may be another run's by the time of the upload, so the links lead to names of the run's
-    own where the file system has hard links.
+    pod's own disk.
 
     Args:
-        model: the finished files, which become final_model.
-        final_model: the folder that they become.
-        checkpoint_dir: of the run.
+        model: the run's own folder of it. Not final_model: that may be another run's by the time of the upload.
     """
     folder = Path(artifact.path)
     shutil.rmtree(folder, ignore_errors=True)
@@ -40,25 +32,12 @@ def fill_artifact(artifact: OutputArtifact, model: Path, final_model: Path, chec
         place_files(model, folder)
         let_others_read(folder)
         return
-    own = checkpoint_dir.absolute() / EXPORTED_MODEL
-    with replacing_folder(own) as unfinished:
-        for file in sorted(model.rglob("*")):
-            name = file.relative_to(model)
-            if file.is_dir():
-                (folder / name).mkdir()
-                (unfinished / name).mkdir()
-            else:
-                kept = own if _is_linked(file, unfinished / name) else final_model.absolute()
-                (folder / name).symlink_to(kept / name)
-
-
-def _is_linked(file: Path, place: Path) -> bool:
-    """Makes a hard link; False where the file system has none."""
-    try:
-        os.link(file, place)
-    except OSError:
-        return False
-    return True
+    for file in sorted(model.rglob("*")):
+        place = folder / file.relative_to(model)
+        if file.is_dir():
+            place.mkdir()
+        else:
+            place.symlink_to(file.absolute())
 
 
 def artifact_metadata(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kfp_osft.shared.model.folder import model_folder, safetensors_header
+from kfp_osft.shared.model.folder import model_folder
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.stages.export_model.model_card import CARD
 
@@ -41,7 +41,7 @@ def base_model_folder(base_model: str, revision: str | None = None) -> Path | No
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = [*CARRIED_OVER, CARD, "config.json"]
+        wanted = [*CARRIED_OVER, CARD, "config.json", "model.safetensors.index.json"]
         return Path(snapshot_download(base_model, revision=revision, allow_patterns=wanted))
     # What the HTTP client raises where there is no Hub, which is another client in other versions.
     except Exception as error:
@@ -57,16 +57,3 @@ def carried_over(folder: Path) -> dict[str, Path]:
     """The files that CARRIED_OVER names, by their paths in the folder."""
     found = (file for pattern in CARRIED_OVER for file in folder.glob(pattern) if file.is_file())
     return {str(file.relative_to(folder)): file for file in sorted(found)}
-
-
-def tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """Shapes of all tensors by name, from the headers; {} where there are no safetensors.
-
-    Raises:
-        InputError: a file that is no safetensors file.
-    """
-    return {
-        name: tensor["shape"]
-        for file in sorted(folder.glob("*.safetensors"))
-        for name, tensor in safetensors_header(file).items()
-    }

@@ -11,7 +11,7 @@ def export_model(
     pvc_path: str,
     output_model: dsl.Output[dsl.Model],
 ) -> str:
-    """Publishes the trained model as pvc_path/final_model and as an artifact, whole or not at all.
+    """Publishes the trained model as pvc_path/models/<run> (final_model is a link to it) and as an artifact.
 
     Args:
         checkpoint_dir: What launch_trainjob returned.

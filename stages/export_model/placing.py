@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import uuid
 from pathlib import Path
 
+from kfp_osft.shared.files.atomic import replace_with_link, replacing_folder
 from kfp_osft.shared.reporting.log import log
 
 
@@ -26,6 +28,22 @@ def place_files(source: Path, target: Path) -> None:
             shutil.copyfile(file, place)
     if copied:
         log(f"{copied / 1e9:,.1f} GB of weights are copied to {target}: there are no hard links to it")
+
+
+def show_as(final_model: Path, model: Path) -> None:
+    """Makes final_model a link to the run's model; a copy, its weights hard links, where there are no links.
+
+    A folder that is there under that name, as other tools leave one, is moved beside the models: a later run may have
+    begun from it.
+    """
+    aside = model.parent / f"earlier-{uuid.uuid4().hex[:8]}"
+    try:
+        if final_model.is_dir() and not final_model.is_symlink():
+            log(f"{final_model} was a folder; it is {aside} from now on")
+        replace_with_link(final_model, model, aside)
+    except OSError:
+        with replacing_folder(final_model) as unfinished:
+            place_files(model, unfinished)
 
 
 def let_others_read(folder: Path) -> None:

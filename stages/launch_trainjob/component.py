@@ -23,7 +23,6 @@ def launch_trainjob(
     training_config: str,
     pvc_path: str,
     run_name: str = "",
-    workflow_name: str = "",
     run_id: str = "",
     task_name: str = "",
     kubernetes_config: dsl.TaskConfig = None,
@@ -37,8 +36,6 @@ def launch_trainjob(
         training_config: What preprocess returned.
         pvc_path: Workspace folder that preprocess wrote to.
         run_name: Name of the pipeline run, with which the TrainJob's name begins.
-        workflow_name: Name of the run's Workflow (the pipeline's name and a short id), for runs without a name, as
-            recurring ones are.
         run_id: Id of the pipeline run; with task_name it is in the TrainJob's name, so that a retry finds it again.
         task_name: Name of this task in the run.
         kubernetes_config: Filled in by KFP: volumes, environment, resources and placement for the training pods.
@@ -49,4 +46,4 @@ def launch_trainjob(
     """
     from kfp_osft.stages.launch_trainjob.launch import launch
 
-    return launch(training_config, pvc_path, kubernetes_config, run_name or workflow_name, run_id, task_name)
+    return launch(training_config, pvc_path, kubernetes_config, run_name, run_id, task_name)

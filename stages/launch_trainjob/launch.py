@@ -1,6 +1,7 @@
 """launch_trainjob: runs the training, as a TrainJob on a cluster or in a process of this computer."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -13,10 +14,10 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG
-from kfp_osft.stages.launch_trainjob.kubernetes.client import connect, is_configured
+from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect, is_configured
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
-from kfp_osft.stages.launch_trainjob.train_script import STATES_FOLDER, saved_states
+from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, saved_states
 
 _LOCAL = "local"
 _TWO_WAYS = (
@@ -41,7 +42,8 @@ def launch(
         training_config: what preprocess returned.
         pvc_path: the workspace that preprocess wrote to.
         task_config: KFP's TaskConfig of this task, for the pods of the TrainJob.
-        run_name, run_id: of the pipeline run, for the TrainJob's name.
+        run_name, run_id: of the pipeline run, for the TrainJob's name; a recurring run has none, and its Workflow's is
+            taken.
         task_name: of this task in the run.
 
     Raises:
@@ -68,7 +70,7 @@ def launch(
 
     started = time.monotonic()
     train = _train_locally if launcher == _LOCAL else _train_on_cluster
-    name = train(config, Task(run_name, run_id, task_name, pvc_path, task_config), checkpoint_dir)
+    name = train(config, Task(run_name or _workflow_name(), run_id, task_name, pvc_path, task_config), checkpoint_dir)
     seconds = round(time.monotonic() - started, 1)
     # Weights and the optimizer's moments: several times the model's size.
     shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
@@ -85,6 +87,15 @@ def launch(
     )
     log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
     return Launched(str(checkpoint_dir), name)
+
+
+def _workflow_name() -> str:
+    """Name of the run's Workflow, the pipeline's with a short id, by the name that Argo gave this pod; else empty.
+
+    KFP's placeholder for it (PIPELINE_JOB_RESOURCE_NAME_PLACEHOLDER) makes kfp.local fail.
+    """
+    pod = re.fullmatch(r"(.+?)-(retry-)?system-container-.+", os.environ.get("KFP_POD_NAME", ""))
+    return pod[1] if pod else ""
 
 
 def _train_locally(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:
@@ -127,6 +138,8 @@ def _clear_unfinished(checkpoint_dir: Path, resumable: bool) -> None:
     """Takes away what an interrupted attempt left: mini-trainer would append to its metrics, and nothing may take
     its checkpoints for those of this training. The data of preprocess stays, and so does, where the engine can
     resume, a state that mini-trainer saved when it was interrupted, with the metrics up to it."""
+    # Of no training but the one that will write it.
+    (checkpoint_dir / COMPLETE_FILE).unlink(missing_ok=True)
     if resumable and saved_states(str(checkpoint_dir)):
         log("The training goes on from the state that was saved when it was interrupted")
         return

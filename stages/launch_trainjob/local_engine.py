@@ -14,7 +14,8 @@ from kfp_osft.shared.parameters.environment import blot_out, secret_values
 from kfp_osft.shared.processes.process_tree import ProcessTree, start_watchdog
 from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.stages.launch_trainjob import train_script
+from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
+from kfp_osft.stages.launch_trainjob.train_text import train_text
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
 
@@ -34,7 +35,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
         TrainingError: the training failed; holds its exit code and its last lines.
     """
     environment = {**os.environ, **env}
-    environment[train_script.ARGS_VARIABLE] = base64.b64encode(json.dumps(train_args).encode()).decode()
+    environment[ARGS_VARIABLE] = base64.b64encode(json.dumps(train_args).encode()).decode()
     secrets = secret_values(environment)
     output = TrainerOutput(num_epochs=train_args["osft"].get("num_epochs") or 1)
     log_path = Path(log_path)
@@ -45,7 +46,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
         log_path.open("a", encoding="utf-8") as log_file,
     ):
         script = Path(folder) / "train_script.py"
-        script.write_text(Path(train_script.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        script.write_text(train_text(), encoding="utf-8")
         training = subprocess.Popen(
             [sys.executable, str(script)],
             env=environment,

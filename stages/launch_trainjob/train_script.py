@@ -1,11 +1,14 @@
 """The training script: one call of training_hub.osft, the same on a cluster and on a laptop.
 
 It stands alone (standard library and training-hub only), because a TrainJob ships it as text into an image
-that has training-hub but not this package. Run it as `python train_script.py` or `python -c "<its text>"`.
+that has training-hub but not this package: train_text.py puts it together with its parts. Run that text as a file or by
+`python -c`.
 
 It reads its arguments from the environment variable OSFT_TRAIN_ARGS, the base64 of a JSON object:
 
-    {"osft": {keyword arguments of training_hub.osft}, "device": "auto" | "cuda" | "cpu", "resumable": true | false}
+    {"osft": {keyword arguments of training_hub.osft}, "device": "auto" | "cuda" | "cpu", "resumable": true | false,
+     "attendance": {"file": that the launcher writes, "minutes": of a training that nobody follows},
+     "progress_port": where the Trainer asks for the progress}
 
 With a CUDA GPU it leaves mini-trainer as it is. Without one ("auto"), or with "cpu", it trains on the CPU:
 the worker that torchrun starts is then this file, which puts CPU devices in the place of CUDA's and runs
@@ -14,42 +17,61 @@ mini-trainer's own train.py. "cuda" is for jobs that paid for a GPU: they fail a
 "resumable" has mini-trainer save its whole state on SIGTERM (a pod that is evicted or preempted) and go on from it in
 the next attempt, where it can: see can_resume.
 
-Exit code 0 means a new checkpoint and a finite loss; mini-trainer alone reports success without both.
+Exit code 0 means a new checkpoint and a finite loss; mini-trainer alone reports success without both. The others are in
+train_end.py.
 """
 
 import base64
 import difflib
-import glob
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import json
 import math
 import os
-import platform
 import runpy
 import signal
 import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
+
+from kfp_osft.stages.launch_trainjob.train_attendance import Attendance
+from kfp_osft.stages.launch_trainjob.train_end import INTERRUPTED, SAY, UNATTENDED, UNMENDABLE, end
+from kfp_osft.stages.launch_trainjob.train_progress import Progress, ProgressReport
+from kfp_osft.stages.launch_trainjob.train_result import (
+    COMPLETE_FILE,
+    checkpoint_weights,
+    find_problem,
+    metrics_size,
+    open_to_group,
+    saved_states,
+    write_versions,
+)
 
 ARGS_VARIABLE = "OSFT_TRAIN_ARGS"
 DEVICES = ("auto", "cuda", "cpu")
 WORKER_FLAG = "--cpu-worker"
 LAUNCHER_PID_VARIABLE = "OSFT_LAUNCHER_PID"
-STATES_FOLDER = "full_state_checkpoints"
-VERSIONS_FILE = "library_versions.json"
-LIBRARIES = ("training-hub", "rhai-innovation-mini-trainer", "instructlab-training", "torch", "transformers")
-# Before what this script itself says, among some hundred lines of mini-trainer's.
-SAY = "kfp-osft: "
+
+
+class TrainArgs(NamedTuple):
+    """What OSFT_TRAIN_ARGS says: keyword arguments of osft, the device, whether to go on from a saved state, where the
+    launcher's sign of life is and how old it may become, where to serve the progress (0: nowhere)."""
+
+    osft: dict
+    device: str = "auto"
+    resumable: bool = False
+    attendance: dict | None = None
+    progress_port: int = 0
 
 
 def main() -> None:
-    """Trains as OSFT_TRAIN_ARGS says and checks the result; exits with 1 and a sentence if it is no good."""
+    """Trains as OSFT_TRAIN_ARGS says and checks the result; ends with a sentence if it is no good."""
     # Lines reach the reader one by one, although mini-trainer's launcher and workers write to pipes.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.stdout.reconfigure(line_buffering=True)
@@ -62,9 +84,62 @@ def main() -> None:
         # through its grace period.
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
-    osft_args, device, resumable = read_train_args(os.environ.get(ARGS_VARIABLE, ""))
-    if resumable:
-        share_with_stages()
+    try:
+        train_args = read_train_args(os.environ.get(ARGS_VARIABLE, ""))
+        if train_args.resumable:
+            share_with_stages()
+        attendance = Attendance(**(train_args.attendance or {}))
+        attendance.start()
+        osft, osft_args = prepare(train_args)
+    except (ValueError, TypeError, ImportError):
+        # Wrong arguments, or an image without the libraries.
+        traceback.print_exc()
+        sys.exit(UNMENDABLE)
+
+    checkpoint_dir, rank = osft_args["ckpt_output_dir"], node_rank(osft_args)
+    if rank == 0:
+        Path(checkpoint_dir, COMPLETE_FILE).unlink(missing_ok=True)
+        write_versions(checkpoint_dir)
+    weights_before = checkpoint_weights(checkpoint_dir)
+    metrics_before = metrics_size(checkpoint_dir)
+    states_before = saved_states(checkpoint_dir)
+    progress = ProgressReport(
+        Progress(
+            Path(checkpoint_dir) / "training_metrics_0.jsonl",
+            0 if states_before else metrics_before,
+            osft_args.get("num_epochs") or 1,
+        ),
+        train_args.progress_port,
+        is_primary=rank == 0,
+    )
+    complete = False
+    try:
+        osft(**osft_args)
+        # On every node: one that ended as if all were well would not be there for the next attempt.
+        states = saved_states(checkpoint_dir) - states_before
+        if states and not attendance.is_over:
+            end(
+                INTERRUPTED,
+                f"the training was interrupted; its state is saved in {max(states)}, and the next attempt goes on "
+                "from there",
+            )
+        problem = find_problem(osft_args, weights_before, metrics_before) if rank == 0 and not states else None
+        if problem:
+            end(UNMENDABLE, problem)
+        complete = not states
+    finally:
+        progress.end(complete)
+        if attendance.is_over and not complete:
+            end(UNATTENDED, attendance.sentence)
+    if rank == 0:
+        if train_args.resumable:
+            open_to_group(checkpoint_dir)
+        Path(checkpoint_dir, COMPLETE_FILE).write_text("{}", encoding="utf-8")
+
+
+def prepare(train_args: TrainArgs) -> tuple[Callable, dict]:
+    """training_hub.osft and its keyword arguments, once the libraries are imported, for the device there is."""
+    osft_args, device = dict(train_args.osft), train_args.device
     if device == "cpu":
         # Before torch is imported, so that no worker finds a GPU either.
         os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
@@ -77,51 +152,33 @@ def main() -> None:
         osft_args["target_patterns"] = patterns
     has_cuda = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
-        sys.exit(f"{SAY}device is 'cuda', but PyTorch finds no CUDA GPU here. Without one: 'auto' or 'cpu'.")
+        end(UNMENDABLE, "device is 'cuda', but PyTorch finds no CUDA GPU here. Without one: 'auto' or 'cpu'.")
     if not has_cuda:
         osft_args = arguments_for_cpu(osft_args)
         send_workers_to_cpu()
-
-    checkpoint_dir = osft_args["ckpt_output_dir"]
-    if resumable and can_resume(training_hub.osft, osft_args):
+    if train_args.resumable and can_resume(training_hub.osft, osft_args):
         osft_args["enable_jit_checkpoint"] = True
-    if node_rank(osft_args) == 0:
-        write_versions(checkpoint_dir)
-    weights_before = checkpoint_weights(checkpoint_dir)
-    metrics_before = metrics_size(checkpoint_dir)
-    states_before = saved_states(checkpoint_dir)
-    training_hub.osft(**osft_args)
-    # On every node: one that ended as if all were well would not be there for the next attempt.
-    if states := saved_states(checkpoint_dir) - states_before:
-        sys.exit(
-            f"{SAY}the training was interrupted; its state is saved in {max(states)}, and the next attempt goes on "
-            "from there"
-        )
-    if node_rank(osft_args) == 0:
-        problem = find_problem(osft_args, weights_before, metrics_before)
-        if problem:
-            sys.exit(SAY + problem)
+    return training_hub.osft, osft_args
 
 
-def read_train_args(encoded: str) -> tuple[dict, str, bool]:
-    """Decodes the value of OSFT_TRAIN_ARGS into the keyword arguments of osft, the device, and whether to resume.
+def read_train_args(encoded: str) -> TrainArgs:
+    """Decodes the value of OSFT_TRAIN_ARGS.
 
     Raises:
         ValueError: not base64 of a JSON object with the key "osft" (an object) and, optionally, the others.
     """
     try:
-        train_args = json.loads(base64.b64decode(encoded, validate=True))
-        osft_args, device = train_args["osft"], train_args.get("device", "auto")
-        unknown = sorted(set(train_args) - {"osft", "device", "resumable"})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f'{ARGS_VARIABLE} must be base64 of JSON {{"osft": {{...}}}}: {error!r}') from None
-    if unknown:
-        raise ValueError(f"{ARGS_VARIABLE} holds {', '.join(unknown)}; allowed: osft, device, resumable")
-    if not isinstance(osft_args, dict):
-        raise ValueError(f"osft in {ARGS_VARIABLE} is a {type(osft_args).__name__}; it must be an object")
-    if device not in DEVICES:
-        raise ValueError(f"device in {ARGS_VARIABLE} is {device!r}; allowed: {', '.join(DEVICES)}")
-    return osft_args, device, bool(train_args.get("resumable"))
+        train_args = TrainArgs(**json.loads(base64.b64decode(encoded, validate=True)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f'{ARGS_VARIABLE} must be base64 of JSON {{"osft": {{...}}}}, and may hold '
+            f"{', '.join(TrainArgs._fields)}: {error!r}"
+        ) from None
+    if not isinstance(train_args.osft, dict):
+        raise ValueError(f"osft in {ARGS_VARIABLE} is a {type(train_args.osft).__name__}; it must be an object")
+    if train_args.device not in DEVICES:
+        raise ValueError(f"device in {ARGS_VARIABLE} is {train_args.device!r}; allowed: {', '.join(DEVICES)}")
+    return train_args
 
 
 def share_with_stages() -> None:
@@ -342,68 +399,10 @@ def can_resume(osft: Callable, osft_args: dict) -> bool:
     )
 
 
-def saved_states(checkpoint_dir: str) -> set[str]:
-    """The states that mini-trainer has saved on SIGTERM, whole ones (full_state_checkpoint.py)."""
-    files = glob.glob(os.path.join(glob.escape(checkpoint_dir), STATES_FOLDER, "step_*", "training_state.pt"))
-    return {str(Path(file).parent) for file in files}
-
-
 def node_rank(osft_args: dict) -> int:
     """This node's rank, by training_hub's own order: the argument, then PET_NODE_RANK, then 0."""
     rank = osft_args.get("node_rank")
     return int(os.environ.get("PET_NODE_RANK") or 0) if rank is None else int(rank)
-
-
-def find_problem(osft_args: dict, weights_before: dict[str, int], metrics_before: int) -> str | None:
-    """What is wrong with a training that reported success, as a sentence; None if nothing is.
-
-    Args:
-        osft_args: its keyword arguments.
-        weights_before, metrics_before: checkpoint_weights() and metrics_size() from before it started: an
-            older run may have left its files in the same folder.
-    """
-    checkpoint_dir = osft_args["ckpt_output_dir"]
-    metrics_file = Path(checkpoint_dir) / "training_metrics_0.jsonl"
-    written = metrics_file.read_bytes()[metrics_before:] if metrics_file.exists() else b""
-    # A thread of mini-trainer's writes this file, and the exit may cut its last line.
-    lines = [line for line in written.split(b"\n")[:-1] if line.strip()]
-    if not lines:
-        return f"the training ended without a step: no new line in {metrics_file}. Is the data empty?"
-    last = json.loads(lines[-1])
-    if not math.isfinite(last["loss"]):
-        # A loss that is not finite puts its gradient into every weight: no later step can mend it.
-        return (
-            f"the training is lost: the loss of step {last['step']} is {last['loss']}. Usual causes: rows "
-            "without an assistant's answer, rows longer than max_tokens_per_gpu, a learning_rate too high."
-        )
-    saves = osft_args.get("save_final_checkpoint") is not False or osft_args.get("checkpoint_at_epoch")
-    if saves and checkpoint_weights(checkpoint_dir).items() <= weights_before.items():
-        return f"the training ended without a checkpoint: no new one in {Path(checkpoint_dir, 'hf_format')}"
-    return None
-
-
-def write_versions(checkpoint_dir: str) -> None:
-    """Writes the versions of the libraries that train into the checkpoint folder; the image may be anybody's."""
-    versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    os.makedirs(checkpoint_dir, exist_ok=True)
-    Path(checkpoint_dir, VERSIONS_FILE).write_text(json.dumps(versions, indent=2), encoding="utf-8")
-
-
-def checkpoint_weights(checkpoint_dir: str) -> dict[str, int]:
-    """The weight files of the complete checkpoints (those with a config.json) and their times of change."""
-    files = glob.glob(os.path.join(glob.escape(checkpoint_dir), "hf_format", "*", "*.safetensors"))
-    return {path: os.stat(path).st_mtime_ns for path in files if (Path(path).parent / "config.json").exists()}
-
-
-def metrics_size(checkpoint_dir: str) -> int:
-    """Bytes in the metrics file of node 0, to which mini-trainer appends a line a step."""
-    path = Path(checkpoint_dir) / "training_metrics_0.jsonl"
-    return path.stat().st_size if path.exists() else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.training.steps import TrainingStep
-from kfp_osft.stages.launch_trainjob.train_script import SAY
+from kfp_osft.stages.launch_trainjob.train_end import SAY
 
 
 class TrainerOutput:

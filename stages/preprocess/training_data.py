@@ -23,6 +23,7 @@ from kfp_osft.shared.rows.files import Row, dataset_files
 from kfp_osft.shared.rows.messages import Conversation, Problems
 from kfp_osft.shared.rows.row_formats import RowFormat, conversations
 from kfp_osft.shared.training.config import TrainingConfig
+from kfp_osft.shared.training.run_file import CHECKPOINTS
 from kfp_osft.stages.preprocess.base_model import (
     check_base_model,
     check_lr_scheduler,
@@ -40,6 +41,7 @@ from kfp_osft.stages.preprocess.row_source import (
     without_rows_of,
 )
 from kfp_osft.stages.preprocess.tokenizing import Line, Remarks, TokenizedPiece, tokenized_pieces
+from kfp_osft.stages.preprocess.trained_here import base_of_this_run
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
 DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
@@ -52,6 +54,8 @@ SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "w
 #: A change of what is written here makes earlier results stale.
 _FORMAT = 4
 _SEED = next(each.when_left_out for each in ALL_PARAMETERS if each.name == "training_seed")
+# Of a fingerprint, enough to name a folder.
+_NAME_LENGTH = 12
 
 
 class Preprocessed(NamedTuple):
@@ -126,8 +130,19 @@ def preprocess_dataset(
         **_choice_of_rows(checked),
         **{key: osft.get(key) for key in ("max_seq_len", "max_tokens_per_gpu", "unmask_messages")},
     }
-    run = fingerprint([data_made_from, {**osft, "model_path": None}, checked.env])
-    checkpoint_dir = workspace / "checkpoints" / run[:12]
+
+    def run_from(base: Mapping[str, Any]) -> str:
+        return fingerprint([{**data_made_from, "base_model": base}, {**osft, "model_path": None}, checked.env])
+
+    if folder_of_model is not None:
+        base = base_of_this_run(
+            folder_of_model.absolute(), workspace, lambda other: run_from(check_base_model(str(other)))[:_NAME_LENGTH]
+        )
+        if base != folder_of_model.absolute():
+            osft["model_path"] = str(base)
+            data_made_from["base_model"] = check_base_model(str(base))
+    run = run_from(data_made_from["base_model"])
+    checkpoint_dir = workspace / CHECKPOINTS / run[:_NAME_LENGTH]
     folder = writable_folder(
         "training_data_output_dir", data_output_dir or str(checkpoint_dir / "_internal_data_processing")
     )

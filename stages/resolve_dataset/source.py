@@ -32,7 +32,7 @@ _MOST_NAMES_SHOWN = 5
 
 
 class ResolvedDataset(NamedTuple):
-    """Where the dataset lies now, how many rows it has, and where the held-out rows lie (empty where there are none)."""
+    """Where the dataset lies now, how many rows it has, and where the held-out rows lie (empty without such)."""
 
     dataset_path: str
     num_rows: int

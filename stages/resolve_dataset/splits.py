@@ -1,4 +1,4 @@
-"""One split of a dataset in the workspace: of a DatasetDict that was saved to disk, or of files that are named by it."""
+"""One split of a dataset: of a DatasetDict that was saved to disk, or of files that are named by their split."""
 
 import os
 import shutil

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import kfp_osft
 from kfp_osft.pipelines import cli
 from kfp_osft.shared.parameters.declarations import TRAINING_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -96,8 +97,11 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image}"),
-        (["--verbose"], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image}"),
+        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image,runtime}"),
+        (
+            ["--verbose"],
+            "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image,runtime}",
+        ),
         (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
         (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
@@ -132,7 +136,9 @@ def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments
 
 def test_an_unknown_command_is_refused_in_one_line_that_names_the_commands(refused):
     line = refused("train")
-    assert line.startswith("kfp-osft: argument {demo,run,check,compile,manifest,image}: invalid choice: 'train'")
+    assert line.startswith(
+        "kfp-osft: argument {demo,run,check,compile,manifest,image,runtime}: invalid choice: 'train'"
+    )
     assert all(command in line for command in ("demo", "run", "check", "compile"))
 
 
@@ -371,3 +377,9 @@ def test_each_secret_of_the_pipeline_has_an_option_for_its_name(tmp_path):
     for purpose in SECRET_KEYS:
         assert f"secretName: {purpose.replace('_', '-')}-of-mine" in text
     assert "secretName: hf-token" not in text
+
+
+def test_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"kfp-osft {kfp_osft.__version__}\n"

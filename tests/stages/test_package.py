@@ -1,12 +1,14 @@
+import ast
 import bz2
 import io
 import re
 import shutil
 import tarfile
+import tokenize
 from pathlib import Path
 
 from kfp_osft.stages.find_package import digest_of, package_files
-from kfp_osft.stages.package import FOLDER, config_map_name, package_archive, package_digest
+from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_archive, package_digest
 
 
 def members():
@@ -36,10 +38,10 @@ def test_the_archive_tells_nothing_of_the_machine_it_was_made_on():
         assert (member.mtime, owner, member.mode, member.isfile()) == (0, (0, 0, "", ""), 0o644, True)
 
 
-def test_the_archive_has_the_digest_of_the_folder(tmp_path):
+def test_the_archive_has_the_digest_that_stages_ask_for(tmp_path):
     file = tmp_path / "archive"
     file.write_bytes(package_archive())
-    assert digest_of(package_files(file)) == package_digest()
+    assert digest_of(package_files(file)) == archive_digest()
 
 
 def test_another_folder_other_modes_and_caches_give_the_same_digest_and_another_byte_another(tmp_path):
@@ -59,3 +61,24 @@ def test_another_folder_other_modes_and_caches_give_the_same_digest_and_another_
 
 def test_a_folder_without_the_package_holds_no_files(tmp_path: Path):
     assert package_files(tmp_path) == package_files(tmp_path / "nowhere") == {}
+
+
+def test_the_archives_modules_are_the_sources_without_docstrings_and_comments_line_for_line(tmp_path: Path):
+    file = tmp_path / "archive"
+    file.write_bytes(package_archive())
+    archived, sources = package_files(file), package_files(FOLDER)
+    assert archived.keys() == sources.keys()
+    for name, content in archived.items():
+        assert content.count(b"\n") == sources[name].count(b"\n")
+        assert _code(content) == _code(sources[name]), name
+        assert not [
+            token for token in tokenize.tokenize(io.BytesIO(content).readline) if token.type == tokenize.COMMENT
+        ]
+
+
+def _code(source: bytes) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return ast.dump(tree)

@@ -1,19 +1,26 @@
 """Why the pods of a TrainJob failed: gathered while it runs, because a pod that used up its retries is deleted."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_osft.stages.launch_trainjob.kubernetes.state import node_container
+from kfp_osft.stages.launch_trainjob.kubernetes.events import tidy
+from kfp_osft.stages.launch_trainjob.kubernetes.state import node_container, node_index
+from kfp_osft.stages.launch_trainjob.train_end import UNMENDABLE
 
-#: The reason of a pod that was deleted before it had ended.
+#: The reason of a pod that was deleted before its end was seen.
 GONE = "gone"
-_OUT_OF_HOST_MEMORY = ("OOMKilled",)
 _OUT_OF_GPU_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "HIP out of memory")
 # NCCL's words, PyTorch's, and the kernel's for a page of a full memory file system (SIGBUS).
 _OUT_OF_SHARED_MEMORY = ("/dev/shm", "shared memory segment", "unable to write to file </torch_", "Bus error")
 _SIGKILL_EXIT_CODE = 137
 _LINES_SHOWN = 20
+# The kubelet's and the Job controller's words for an exit code; others (OOMKilled, Evicted) say more than that.
+_PLAIN = ("Error", "ContainerStatusUnknown", GONE)
+# What differs between two times that the same thing happens: addresses, counts, times.
+_VARYING = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 @dataclass(frozen=True)
@@ -22,25 +29,44 @@ class PodFailure:
 
     Attributes:
         pod, node: names.
+        index: of the training's node, as text.
         reason: OOMKilled, Error, Evicted, GONE, ...
         exit_code: of the container; None where it has none.
-        message: the kubelet's.
+        message: the kubelet's, or how far the training was.
         last_lines: the end of the container's log.
+        finished: when, as the kubelet writes it; empty where that is not known.
+        deleted: the pod was being deleted, or is gone: its end is not its own doing.
     """
 
     pod: str
     node: str
+    index: str
     reason: str
     exit_code: int | None
     message: str
     last_lines: tuple[str, ...]
+    finished: str = ""
+    deleted: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the training script says that it would end so again. One that ended because nobody followed it goes
+        on in its next attempt, now that somebody does."""
+        return self.exit_code == UNMENDABLE and self.reason in _PLAIN
 
     def sentence(self) -> str:
         where = f"pod {self.pod}{f' on {self.node}' if self.node else ''}"
+        if self.reason == GONE and self.message:
+            return f"{where} is gone: {self.message}"
         if self.reason == GONE:
-            return f"{where} is gone: it was deleted while it ran (evicted, preempted, or its node was lost)"
+            return (
+                f"{where} is gone: it was deleted before its end could be seen (evicted, preempted, or its node was "
+                "lost)"
+            )
         code = "" if self.exit_code is None else f" with exit code {self.exit_code}"
         message = f": {self.message}" if self.message else ""
+        if self.deleted:
+            return f"{where} was deleted, and ended{code}"
         return f"{where} ended{code} ({self.reason}){message}"
 
 
@@ -53,27 +79,50 @@ class PodFailures:
 
     def __init__(self, last_lines: Callable[[str, bool], Sequence[str]]) -> None:
         self._last_lines = last_lines
-        self._seen: set[tuple[str, int]] = set()
-        self._alive: dict[str, str] = {}
+        self._seen: set[tuple[str, str]] = set()
+        self._alive: dict[str, tuple[str, str]] = {}
         self._failures: list[PodFailure] = []
+        self._survived = 0
 
-    def look_at(self, pods: Sequence[Mapping[str, Any]]) -> list[PodFailure]:
-        """Takes note of what has failed since the last look, and returns that."""
-        new = [failure for pod in pods if (failure := self._failure(pod))]
-        self._failures += new
+    def look_at(self, pods: Sequence[Mapping[str, Any]], suspended: bool = False) -> list[PodFailure]:
+        """Takes note of what has failed since the last look, and returns that.
+
+        Args:
+            suspended: the TrainJob is, which takes its pods away.
+        """
+        new = [failure for pod in pods for failure in self._failures_of(pod)]
         names = {pod["metadata"]["name"] for pod in pods}
         for name in [name for name in self._alive if name not in names]:
-            node = self._alive.pop(name)
-            if not any(failure.pod == name for failure in self._failures):
-                gone = PodFailure(name, node, GONE, None, "", ())
-                self._failures.append(gone)
-                new.append(gone)
-        self._alive |= {
-            pod["metadata"]["name"]: pod["spec"].get("nodeName", "")
+            node, index = self._alive.pop(name)
+            has_failed = any(failure.pod == name for failure in [*self._failures, *new])
+            message = "the TrainJob is suspended" if suspended else "it was removed after it had failed" * has_failed
+            new.append(PodFailure(name, node, index, GONE, None, message, (), deleted=True))
+        self._failures += new
+        self._alive = {
+            pod["metadata"]["name"]: (pod["spec"].get("nodeName", ""), node_index(pod))
             for pod in pods
             if "running" in node_container(pod).get("state", {})
         }
         return new
+
+    def survive(self) -> None:
+        """All nodes have trained for a while: what has failed so far did not end the job."""
+        self._survived = len(self._failures)
+
+    def repeated(self) -> bool:
+        """Whether a node failed with exit code 1 and the same last line as the time before, and no pod was lost in
+        between: a further try would end so again."""
+        if len(self._failures) < 2:
+            return False
+        last = self._failures[-1]
+        earlier = [failure for failure in self._failures[:-1] if failure.index == last.index]
+        return (
+            bool(earlier)
+            and not any(failure.deleted or failure.reason != "Error" for failure in self._failures)
+            and last.exit_code == earlier[-1].exit_code == 1
+            and bool(last.last_lines and earlier[-1].last_lines)
+            and _alike(last.last_lines[-1], earlier[-1].last_lines[-1])
+        )
 
     def describe(self, trainjob: Mapping[str, Any], osft: Mapping[str, Any], node_0_lines: Sequence[str]) -> str:
         """Why, for a person: which pod and how it ended, the last lines of its log, what usually helps.
@@ -82,16 +131,11 @@ class PodFailures:
             trainjob, osft: of the training config, for what to raise or lower.
             node_0_lines: the last lines of node 0 that matter, where they were followed.
         """
-        if not self._failures:
-            lines = [f"  {line}" for line in node_0_lines]
+        cause = self._cause()
+        if cause is None:
+            lines = [f"  {line}" for line in node_0_lines][-_LINES_SHOWN:]
             return "\n".join(["no pod was seen that failed", *(["the last lines of node 0:", *lines] if lines else [])])
-        # Pods of several nodes fall together, most of them because the first one did.
-        first = self._failures[0]
-        # A later end that says more than the first (OOMKilled, Evicted) is the likelier cause.
-        cause = next((failure for failure in self._failures if failure.reason not in ("Error", GONE)), first)
-        last_lines = (
-            node_0_lines if node_0_lines and cause.pod.split("-node-0-")[-1].startswith("0") else cause.last_lines
-        )
+        last_lines = cause.last_lines or (node_0_lines if cause.index == "0" else ())
         told = [cause.sentence()]
         if len(self._failures) > 1:
             told.append(f"{len(self._failures)} ends of pods in all")
@@ -101,34 +145,76 @@ class PodFailures:
             told.append(advice)
         return "\n".join(told)
 
-    def _failure(self, pod: Mapping[str, Any]) -> PodFailure | None:
-        name, status = pod["metadata"]["name"], pod.get("status", {})
-        container = node_container(pod)
-        ended, restarted = container.get("state", {}).get("terminated"), False
-        if not ended:
-            ended, restarted = container.get("lastState", {}).get("terminated"), True
-        evicted = status.get("phase") == "Failed" and status.get("reason")
-        if not evicted and (not ended or ended.get("exitCode") == 0):
-            return None
+    def _cause(self) -> PodFailure | None:
+        """The end that made the job fail: not one that the job has survived, and of each node the last."""
+        candidates = self._failures[self._survived :] or self._failures
+        # The Job controller removes a pod that has failed too often, also when it has just been started again.
+        failed = {failure.pod for failure in candidates if not failure.deleted}
+        last_ends = {
+            failure.index: failure for failure in candidates if not failure.deleted or failure.pod not in failed
+        }
+        # Pods of several nodes fall together, most of them because the first one did. One that says more than an exit
+        # code is the likelier cause.
+        return min(
+            last_ends.values(),
+            key=lambda failure: (failure.deleted, failure.reason in _PLAIN, failure.finished or "~"),
+            default=None,
+        )
+
+    def _failures_of(self, pod: Mapping[str, Any]) -> list[PodFailure]:
+        """The ends of a pod's container that were not seen before: its last one, and the one before."""
+        status, container = pod.get("status", {}), node_container(pod)
+        ends = [(container.get(place, {}).get("terminated"), place == "lastState") for place in ("lastState", "state")]
+        evicted = (status.get("phase") == "Failed" and status.get("reason")) or ""
+        found = [
+            failure
+            for ended, restarted in ends
+            if ended and not (evicted and not restarted) and (failure := self._failure(pod, ended, restarted))
+        ]
+        if evicted:
+            ended = container.get("state", {}).get("terminated") or {}
+            failure = self._failure(pod, {**ended, "reason": evicted, "message": status.get("message")}, False)
+            found += [failure] if failure else []
+        return found
+
+    def _failure(self, pod: Mapping[str, Any], ended: Mapping[str, Any], restarted: bool) -> PodFailure | None:
         # One end is one entry, whether it is seen as the present state or as the last.
-        end = container.get("restartCount", 0) - restarted
-        key = (pod["metadata"].get("uid", name), end)
-        if key in self._seen:
+        metadata = pod["metadata"]
+        key = (metadata.get("uid", metadata["name"]), ended.get("containerID") or ended.get("finishedAt") or "")
+        if key in self._seen or (ended.get("exitCode") == 0 and ended.get("reason") in (None, "Completed")):
             return None
         self._seen.add(key)
-        ended = ended or {}
-        message = status.get("message") if evicted else ended.get("message")
         return PodFailure(
-            name,
+            metadata["name"],
             pod["spec"].get("nodeName", ""),
-            evicted or ended.get("reason") or "Error",
+            node_index(pod),
+            ended.get("reason") or "Error",
             ended.get("exitCode"),
-            " ".join((message or "").split()),
-            tuple(self._last_lines(name, restarted)),
+            _message(ended.get("message") or ""),
+            tuple(self._last_lines(metadata["name"], restarted)),
+            ended.get("finishedAt") or "",
+            deleted="deletionTimestamp" in metadata and not restarted,
         )
 
 
+def _message(text: str) -> str:
+    """A container's message as a person reads it. The training script leaves its progress there, as JSON."""
+    try:
+        progress = json.loads(text)
+        step, total = progress["currentStep"], progress["totalSteps"]
+        return f"after step {step} of {total} ({progress['progressPercentage']} %)"
+    except (ValueError, KeyError, TypeError):
+        return "" if text.lstrip().startswith("{") else tidy(text)
+
+
+def _alike(one: str, other: str) -> bool:
+    return _VARYING.sub("0", one) == _VARYING.sub("0", other)
+
+
 def _advice(failure: PodFailure, lines: Sequence[str], trainjob: Mapping[str, Any], osft: Mapping[str, Any]) -> str:
+    if failure.reason == "Evicted":
+        # With exit code 137, as a container that ran out of memory has.
+        return "The node ran out of something: raise what the message names, or choose other nodes"
     text = "\n".join([*lines, *failure.last_lines])
     if any(sign in text for sign in _OUT_OF_GPU_MEMORY):
         return (
@@ -141,11 +227,9 @@ def _advice(failure: PodFailure, lines: Sequence[str], trainjob: Mapping[str, An
             "/dev/shm is too small: raise training_resource_shared_memory_per_worker "
             f"({trainjob.get('shared_memory_per_worker')} now)"
         )
-    if failure.reason in _OUT_OF_HOST_MEMORY or failure.exit_code == _SIGKILL_EXIT_CODE:
+    if failure.reason == "OOMKilled" or (failure.reason == "Error" and failure.exit_code == _SIGKILL_EXIT_CODE):
         return (
             "The pod's memory is too small: raise training_resource_memory_per_worker "
             f"({trainjob['memory_per_worker']} now)"
         )
-    if failure.reason == "Evicted":
-        return "The node ran out of something: raise what the message names, or choose other nodes"
     return ""

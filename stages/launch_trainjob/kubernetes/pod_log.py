@@ -2,14 +2,18 @@
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
-from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster, ClusterUnavailable, Forbidden, Refused
+from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
+from kfp_osft.stages.launch_trainjob.kubernetes.errors import Forbidden, NotFound, Refused, Unavailable
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import NODE
 
 # Clocks of nodes differ; lines that were read already are passed over by their timestamps.
 _OVERLAP_SECONDS = 60
+# A line that is longer is cut: nobody reads it, and it must not fill the memory.
+LONGEST_LINE = 1_000_000
+_CUT = b" ... [cut]"
 # RFC 3339 with up to nanoseconds, of which Python's datetime reads microseconds.
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
 
@@ -21,6 +25,7 @@ class PodLog:
         cluster: where the pod is.
         on_line: is given each line, without its timestamp and line end, in order.
         on_trouble: is given a sentence, once, when the log is not to be had.
+        on_end: is called when a log that was followed has ended, which is when its container has.
         seconds_between: reads, after the end of one.
     """
 
@@ -29,10 +34,11 @@ class PodLog:
         cluster: Cluster,
         on_line: Callable[[str], None],
         on_trouble: Callable[[str], None],
+        on_end: Callable[[], None],
         seconds_between: float,
     ) -> None:
         self._cluster = cluster
-        self._on_line, self._on_trouble = on_line, on_trouble
+        self._on_line, self._on_trouble, self._on_end = on_line, on_trouble, on_end
         self._seconds_between = seconds_between
         self._pod = ""
         self._restarts = 0
@@ -59,16 +65,24 @@ class PodLog:
             self._thread.join(timeout_seconds)
 
     def _run(self) -> None:
+        try:
+            self._read_all()
+        except Exception as error:  # of any kind: the training goes on, and that its log does not must be said
+            self._tell(f"{type(error).__name__}: {error}")
+
+    def _read_all(self) -> None:
         pod, restarts = self._pod, self._restarts
         while not self._ended.is_set():
             if self._pod == pod and self._restarts > restarts:
                 # The container that was there before may have said more than was read.
                 self._read(pod, previous=True)
             elif self._pod != pod:
-                # Another pod, perhaps on a node with another clock.
+                # The pod that was there before may be listed still. Another one may be on a node with another clock.
+                self._read(pod)
                 self._last_time, self._lines_at_last_time = "", 0
             pod, restarts = self._pod, self._restarts
             self._read(pod, follow=True)
+            self._on_end()
             self._ended.wait(self._seconds_between)
         self._read(self._pod)
 
@@ -76,33 +90,52 @@ class PodLog:
         if self._last_time:
             options["since_seconds"] = max(1, round(_seconds_since(self._last_time)) + _OVERLAP_SECONDS)
         resumed_at, read_then, seen_again = self._last_time, self._lines_at_last_time, 0
-        rest = b""
         try:
-            for piece in self._cluster.pod_log(pod, NODE, **options):
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    time_, _, text = line.decode("utf-8", errors="replace").partition(" ")
-                    if resumed_at and _order(time_) <= _order(resumed_at):
-                        # Lines come in order: of those with the last time, pass over as many as were read.
-                        seen_again += _order(time_) == _order(resumed_at)
-                        if _order(time_) < _order(resumed_at) or seen_again <= read_then:
-                            continue
-                    self._took(time_)
-                    self._on_line(text)
-        except (Refused, ClusterUnavailable):
+            for line in _whole_lines(self._cluster.pod_log(pod, NODE, **options)):
+                time_, _, text = line.decode("utf-8", errors="replace").partition(" ")
+                if resumed_at and _order(time_) <= _order(resumed_at):
+                    # Lines come in order: of those with the last time, pass over as many as were read.
+                    seen_again += _order(time_) == _order(resumed_at)
+                    if _order(time_) < _order(resumed_at) or seen_again <= read_then:
+                        continue
+                self._took(time_)
+                self._on_line(text)
+        except (Refused, NotFound, Unavailable):
             # Not started yet, gone, or cut: the next read goes on where this one ended. A line that was cut is read
             # anew.
             return
         except Forbidden as error:
-            if not self._trouble_told:
-                self._trouble_told = True
-                self._on_trouble(str(error))
+            self._tell(str(error))
+
+    def _tell(self, problem: str) -> None:
+        if not self._trouble_told:
+            self._trouble_told = True
+            self._on_trouble(problem)
 
     def _took(self, time_: str) -> None:
         if time_ == self._last_time:
             self._lines_at_last_time += 1
         else:
             self._last_time, self._lines_at_last_time = time_, 1
+
+
+def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines that have ended, without their newline, cut at LONGEST_LINE."""
+    begun: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        *ended, rest = piece.split(b"\n")
+        for part in ended:
+            if size:
+                part = b"".join([*begun, part[: max(0, LONGEST_LINE - size)]]) + (
+                    _CUT if size + len(part) > LONGEST_LINE else b""
+                )
+                begun, size = [], 0
+            yield part
+        if rest:
+            if size < LONGEST_LINE:
+                begun.append(rest[: LONGEST_LINE - size])
+            size += len(rest)
 
 
 def _parts(timestamp: str) -> tuple[str, str, str]:

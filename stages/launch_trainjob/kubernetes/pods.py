@@ -18,6 +18,8 @@ from kfp_osft.shared.processes.pod import cache_folders
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages import find_package
+from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import progress_port
+from kfp_osft.stages.launch_trainjob.sign_of_life import SIGN_FILE
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 
 _GPU = "nvidia.com/gpu"
@@ -234,6 +236,15 @@ def _env(
         name: {"value": unexpanded(path)} for name, path in certificates.bundle_variables(environment, pvc_path).items()
     }
     # A TrainJob that asked for GPUs fails at once where there is none; it never trains on their CPU.
-    arguments = {"osft": config.osft, "device": "cuda" if accelerators else "cpu", "resumable": True}
+    arguments = {
+        "osft": config.osft,
+        "device": "cuda" if accelerators else "cpu",
+        "resumable": True,
+        "attendance": {
+            "file": str(PurePosixPath(config.osft["ckpt_output_dir"], SIGN_FILE)),
+            "minutes": config.trainjob["unattended_limit_minutes"],
+        },
+        "progress_port": progress_port(config.trainjob),
+    }
     env[ARGS_VARIABLE] = {"value": base64.b64encode(json.dumps(arguments).encode()).decode()}
     return [{"name": name, **value} for name, value in env.items()], secret_env

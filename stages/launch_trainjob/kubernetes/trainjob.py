@@ -3,22 +3,23 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.stages.launch_trainjob import train_script
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import TrainingPods, unexpanded
+from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import PROGRESS_PREFIX, progress_annotations
+from kfp_osft.stages.launch_trainjob.train_text import train_text
 
 TRAINER_GROUP, TRAINER_VERSION = "trainer.kubeflow.org", "v1alpha1"
 #: The field of a TrainJob that changes its pods: of Trainer 2.2 and later, and of 2.1 (RHOAI 3.2 to 3.5).
 RUNTIME_PATCHES, POD_TEMPLATE_OVERRIDES = "runtimePatches", "podTemplateOverrides"
 #: The container, and the replicated job, that train.
 NODE = "node"
-#: On TrainJobs of ours: what they train.
+#: On TrainJobs of ours: what they train, and by which attempt to create it they were created.
 TRAINING_ANNOTATION = "kfp-osft/training"
+CREATION_ANNOTATION = "kfp-osft/creation"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "kfp-osft"}
 
 _LONGEST_NAME = 48
@@ -26,6 +27,8 @@ _HASH_CHARACTERS = 10
 _FIELD_MANAGER = "kfp-osft/launch"
 # Kueue reads its labels (queue, priority) on the TrainJob.
 _KUEUE = "kueue.x-k8s.io/"
+# Of Trainer 2.2 and later.
+_MOST_VARIABLES = 128
 
 
 def pods_field(openapi: Mapping[str, Any] | None) -> str:
@@ -63,7 +66,16 @@ def trainjob_spec(config: TrainingConfig, pods: TrainingPods, field: str, runtim
     Args:
         field: RUNTIME_PATCHES or POD_TEMPLATE_OVERRIDES.
         runtime_kind: TrainingRuntime for one of the namespace; None for the cluster's, which is the server's default.
+
+    Raises:
+        InputError: more environment variables than the server takes.
     """
+    variables = len(pods.env) + len(pods.secret_env)
+    if field == RUNTIME_PATCHES and variables > _MOST_VARIABLES:
+        raise InputError(
+            f"the training pods would have {variables} environment variables (training_envs, the task's, and ours); "
+            f"this Trainer takes {_MOST_VARIABLES} at most"
+        )
     node = {"name": NODE, "volumeMounts": pods.volume_mounts}
     pod_spec = {
         "volumes": pods.volumes,
@@ -74,7 +86,10 @@ def trainjob_spec(config: TrainingConfig, pods: TrainingPods, field: str, runtim
     }
     labels = {name: value for name, value in config.trainjob["labels"].items() if not name.startswith(_KUEUE)}
     # Explicit empty values break Kueue's resuming.
-    metadata = _without_empty({"labels": labels, "annotations": config.trainjob["annotations"]})
+    annotations = {
+        name: value for name, value in config.trainjob["annotations"].items() if not name.startswith(PROGRESS_PREFIX)
+    }
+    metadata = _without_empty({"labels": labels, "annotations": annotations})
     template = _without_empty({"metadata": metadata, "spec": _without_empty(pod_spec)})
     runtime = {"name": config.trainjob["runtime"]}
     if runtime_kind:
@@ -85,7 +100,7 @@ def trainjob_spec(config: TrainingConfig, pods: TrainingPods, field: str, runtim
             "numNodes": config.trainjob["num_workers"],
             "numProcPerNode": pods.processes,
             # Not torchrun: mini-trainer starts its own, and each of torchrun's workers would start a training.
-            "command": ["python", "-c", unexpanded(Path(train_script.__file__).read_text(encoding="utf-8"))],
+            "command": ["python", "-c", unexpanded(train_text())],
             "env": pods.env,
             "resourcesPerNode": {"requests": pods.requests, "limits": pods.limits},
         },
@@ -99,6 +114,7 @@ def trainjob(
     config: TrainingConfig,
     secret: Mapping[str, list[str]],
     owner: Mapping[str, Any] | None,
+    creation: str,
 ) -> dict[str, Any]:
     """The whole TrainJob.
 
@@ -106,7 +122,8 @@ def trainjob(
         name: see trainjob_name.
         spec: see trainjob_spec.
         secret: name of a Secret -> the variables that come from it; empty where there is none.
-        owner: the launcher's pod as an ownerReference, or None.
+        owner: an ownerReference, or None.
+        creation: of this attempt to create it, and of no other.
     """
     env = [
         {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret_name, "key": variable}}}
@@ -117,7 +134,11 @@ def trainjob(
     metadata = {
         "name": name,
         "labels": {**MANAGED_BY, **kueue},
-        "annotations": {TRAINING_ANNOTATION: config.fingerprint},
+        "annotations": {
+            **progress_annotations(config.trainjob),
+            TRAINING_ANNOTATION: config.fingerprint,
+            CREATION_ANNOTATION: creation,
+        },
     }
     if owner:
         metadata["ownerReferences"] = [dict(owner)]

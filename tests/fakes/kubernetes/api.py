@@ -4,11 +4,12 @@ import base64
 import copy
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fakes.kubernetes import rbac, schema, webhook
+from fakes.kubernetes import rbac, schema, validation, webhook
 from fakes.kubernetes.pod_log import LogOptions
 from fakes.kubernetes.recorded import Request
 from fakes.kubernetes.resources import (
@@ -64,6 +65,7 @@ def describe(request: Request) -> Target | None:
 
 def answer(cluster: "Cluster", request: Request, target: Target | None) -> Answer:
     """Raises ApiError, PageNotFound."""
+    _if_ready(cluster, request, target)
     if target is None:
         return Answer(200, _discovery(cluster, request))
     resource = target.resource
@@ -83,6 +85,18 @@ def answer(cluster: "Cluster", request: Request, target: Target | None) -> Answe
     if request.verb == "delete":
         return Answer(200, _delete(cluster, resource, request))
     raise ApiError(405, "the server does not allow this method on the requested resource")
+
+
+def _if_ready(cluster: "Cluster", request: Request, target: Target | None) -> None:
+    """A server that has just started has not read its rules yet, and then not its CRDs."""
+    age = time.monotonic() - cluster.started
+    if age < cluster.dirty / 2:
+        asked = f'resource "{target.resource.plural}"' if target else f'path "{request.path}"'
+        named = f"{target.resource.qualified} is forbidden" if target else "forbidden"
+        verb = request.verb or "get"
+        raise ApiError(403, f'{named}: User "{cluster.user}" cannot {verb} {asked}: RBAC: clusterrole not found')
+    if age < cluster.dirty and TRAINER_GROUP in request.path:
+        raise PageNotFound
 
 
 def _list(cluster: "Cluster", resource: Resource, request: Request) -> Body:
@@ -128,6 +142,7 @@ def _create(cluster: "Cluster", resource: Resource, request: Request) -> Body:
                 }
             ],
         )
+    validation.check_metadata(resource, body)
     dry_run = request.query.get("dryRun") == "All"
     rbac.check_owner_references(
         cluster.rules, resource.qualified, metadata.get("name", ""), metadata.get("ownerReferences", [])
@@ -140,6 +155,7 @@ def _create(cluster: "Cluster", resource: Resource, request: Request) -> Body:
         body["data"] = body.get("data", {}) | {
             key: base64.b64encode(value.encode()).decode() for key, value in text.items()
         }
+        validation.check_secret(body)
     with cluster.store.changed:
         created = cluster.store.create(resource, request.namespace, body, dry_run=dry_run)
         if resource == TRAINJOBS and not dry_run:
@@ -173,6 +189,7 @@ def _admit(cluster: "Cluster", body: Body, field_validation: str) -> None:
 def _delete(cluster: "Cluster", resource: Resource, request: Request) -> Body:
     options = request.body if isinstance(request.body, dict) else {}
     policy = request.query.get("propagationPolicy") or options.get("propagationPolicy") or "Background"
+    validation.check_propagation(policy)
     with cluster.store.changed:
         body = cluster.store.get(resource, request.namespace, request.name)
         expected = (options.get("preconditions") or {}).get("uid")
@@ -184,6 +201,8 @@ def _delete(cluster: "Cluster", resource: Resource, request: Request) -> Body:
                 f"{body['metadata']['uid']}",
             )
         deleted = cluster.store.delete(resource, request.namespace, request.name, policy)
+        if resource == TRAINJOBS and policy == "Foreground":
+            cluster.make_anew(deleted)
         if cluster.store.find(resource, request.namespace, request.name) is not None:
             return deleted
     return {

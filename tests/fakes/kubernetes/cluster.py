@@ -25,6 +25,7 @@ from fakes.kubernetes.resources import (
     SECRETS,
     TRAINING_RUNTIMES,
     TRAINJOBS,
+    WORKFLOWS,
     Resource,
 )
 from fakes.kubernetes.status import ApiError
@@ -63,7 +64,10 @@ class Cluster:
         token: the valid bearer token; see rotate_token.
         service_account: folder with token, ca.crt and namespace, as Kubernetes mounts it into a pod.
         ca_file, token_file, namespace_file: the files in there.
-        launcher_pod, launcher_uid: name and UID of the launcher's own pod, for owner references.
+        launcher_pod, launcher_uid: name and UID of the launcher's own pod.
+        workflow, workflow_uid: of the run's Workflow, which owns that pod.
+        pods_made_anew: by the Trainer, of TrainJobs that were deleted in the foreground.
+        foreground_remakes: how often it does so.
         requests: all requests so far, see Request.
         jobs: the Job of each TrainJob so far.
         errors: what lives raised.
@@ -93,6 +97,8 @@ class Cluster:
         self.requests: list[Request] = []
         self.jobs: list[Job] = []
         self.errors: list[BaseException] = []
+        self.started, self.dirty = 0.0, 0.0
+        self.pods_made_anew, self.foreground_remakes = 0, 3
         self._life = life
         self._pods: dict[str, Pod] = {}
         self._threads: list[threading.Thread] = []
@@ -101,12 +107,28 @@ class Cluster:
             self.store.create(CLUSTER_TRAINING_RUNTIMES, "", runtime(name))
         for name in runtimes:
             self.store.create(TRAINING_RUNTIMES, namespace, runtime(name))
+        self.workflow = "osft-pipeline"
+        self.workflow_uid: str = self.store.create(WORKFLOWS, namespace, {"metadata": {"name": self.workflow}})[
+            "metadata"
+        ]["uid"]
         self.launcher_pod = "osft-pipeline-launcher"
         self.launcher_uid: str = self.store.create(
             PODS,
             namespace,
             {
-                "metadata": {"name": self.launcher_pod},
+                "metadata": {
+                    "name": self.launcher_pod,
+                    "ownerReferences": [
+                        {
+                            "apiVersion": WORKFLOWS.api_version,
+                            "kind": "Workflow",
+                            "name": self.workflow,
+                            "uid": self.workflow_uid,
+                            "controller": True,
+                            "blockOwnerDeletion": True,
+                        }
+                    ],
+                },
                 "status": {"phase": "Running"},
                 "spec": {"containers": [{"name": "main", "image": "launcher"}]},
             },
@@ -164,13 +186,16 @@ class Cluster:
         *,
         retry_after: int | None = None,
         carried_out: bool = False,
+        message: str = "",
+        page: bool = False,
         **wanted: Any,
     ) -> None:
-        """Answers the next `times` matching requests with 429, 500, 503 or 504.
+        """Answers the next `times` matching requests with 408, 409, 429, 500, 503 or 504, or another code.
 
-        retry_after: seconds, for the header. carried_out: the request takes effect all the same.
+        retry_after: seconds, for the header. carried_out: the request takes effect all the same. message: of the
+        Status, in the place of the usual one. page: a proxy's page, and not a Status.
         """
-        self.faults.add(Fault(times, wanted, status, retry_after, carried_out))
+        self.faults.add(Fault(times, wanted, status, retry_after, carried_out, message=message, page=page))
 
     def reset_connections(self, times: int = 1, *, carried_out: bool = False, **wanted: Any) -> None:
         """Takes the next `times` matching requests and resets their connections (TCP RST) instead of an answer."""
@@ -184,8 +209,12 @@ class Cluster:
         """The API server is not there: its connections end, and new ones are refused. Lives go on."""
         self._server.__exit__()
 
-    def come_back(self) -> None:
-        """After go_down, at the same address."""
+    def come_back(self, dirty: float = 0) -> None:
+        """After go_down, at the same address.
+
+        dirty: seconds for which it answers before it is ready: 403 for all, then 404 pages for the Trainer's API.
+        """
+        self.started, self.dirty = time.monotonic(), dirty
         self._server = HttpServer(self, self._server.server_port)
         self._server.__enter__()
 
@@ -237,8 +266,12 @@ class Cluster:
         return self.store.list(PODS, self.namespace, lambda body: body["metadata"]["name"] != self.launcher_pod)
 
     def delete_launcher_pod(self) -> None:
-        """What a run's clean-up does: whatever belongs to the launcher's pod goes with it."""
+        """What a retry by KFP's API does first: whatever belongs to the launcher's pod goes with it."""
         self.store.delete(PODS, self.namespace, self.launcher_pod)
+
+    def delete_run(self) -> None:
+        """The run is deleted in KFP: its Workflow goes, and what that owns."""
+        self.store.delete(WORKFLOWS, self.namespace, self.workflow)
 
     # What was asked of it.
 
@@ -287,6 +320,14 @@ class Cluster:
             "TrainingRuntime": (TRAINING_RUNTIMES, self.namespace),
         }[reference["kind"]]
         return pod_template(self.store.get(resource, namespace, reference["name"]), trainjob)
+
+    def make_anew(self, trainjob: Body) -> None:
+        """Trainer ignores a deletionTimestamp: the JobSet that the garbage collector removes is made again."""
+        job = next(job for job in self.jobs if job.uid == trainjob["metadata"]["uid"])
+        for number in range(self.foreground_remakes):
+            timer = threading.Timer(0.03 * (number + 1), job.remake_pods)
+            timer.daemon = True
+            timer.start()
 
     def start_life(self, trainjob: Body) -> None:
         """Called with the store held, so that the TrainJob and what the Trainer makes of it appear together."""

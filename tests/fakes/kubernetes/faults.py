@@ -15,6 +15,8 @@ class Fault:
         status: answer with this error; 0: reset the connection; None: only wait.
         carried_out: the request takes effect first, and only its answer is lost.
         seconds: wait that long before anything else.
+        message: of the Status; empty: the usual one.
+        page: a proxy answers with a page of its own.
     """
 
     times: int
@@ -23,6 +25,8 @@ class Fault:
     retry_after: int | None = None
     carried_out: bool = False
     seconds: float = 0.0
+    message: str = ""
+    page: bool = False
 
 
 class Faults:

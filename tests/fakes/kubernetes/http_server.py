@@ -135,8 +135,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _handle
 
     def _fail(self, request: Request, fault: Any) -> None:
+        if fault.page:
+            self._send(request, fault.status, "text/html", "<html><body>No route to the backend</body></html>")
+            return
         if fault.status:
-            raise too_busy(fault.status, fault.retry_after)
+            raise too_busy(fault.status, fault.retry_after, fault.message)
         self._answered(request, 0)
         self._reset()
 

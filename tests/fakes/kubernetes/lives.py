@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from fakes.kubernetes.kubelet import unknown_volumes
 from fakes.kubernetes.pods import CONTAINER, Pod
 from fakes.kubernetes.recorded import Request
-from fakes.kubernetes.resources import EVENTS, JOBS, JOBSETS, PODS, TRAINJOBS
+from fakes.kubernetes.resources import EVENTS, JOBS, JOBSETS, PODS, TRAINJOBS, WORKLOADS
 from fakes.kubernetes.status import ApiError
 from fakes.kubernetes.store import Body, now, now_exact
 
@@ -104,8 +104,9 @@ class Job:
         """Creates the pods where there are none yet, and starts them all."""
         if not self.pods:
             self.create_pods()
-        for pod in list(self.pods):
-            pod.start()
+        for pod in self._active_pods():
+            if "running" not in _state(pod):
+                pod.start()
 
     # Its conditions.
 
@@ -146,6 +147,70 @@ class Job:
             pod.delete()
         self._set_condition("Failed", "True", reason, message or default.get(reason, reason))
 
+    def use_up_retries(self, exit_code: int = 1, reason: str | None = None, *, seconds: float = 0.0) -> None:
+        """All pods end, the Job controller removes them, and the TrainJob is Failed: as quick as the real one.
+
+        seconds: between each end and the removal; nobody is waited for.
+        """
+        for pod in self._active_pods():
+            if "running" in _state(pod):
+                pod.terminate(exit_code, reason)
+        if seconds:
+            self.sleep(seconds)
+        for pod in self._active_pods():
+            pod.delete()
+        self.event("Warning", "BackoffLimitExceeded", "Job has reached the specified backoff limit", on="Job")
+        self._set_condition(
+            "Failed",
+            "True",
+            "FailedJobs",
+            f"jobset failed due to one or more job failures (first failed job: {self.kubernetes_job})",
+        )
+
+    def expire(self) -> None:
+        """Its time to live after its end is over: it is removed, with its pods."""
+        self.delete_by_somebody()
+
+    def kueue_says(self, message: str, reason: str = "Pending", *, active: bool = True) -> None:
+        """Kueue's Workload of this TrainJob, which it does not admit; the event on the Workload goes with it."""
+        name = f"trainjob-{self.name}-a1b2c"
+        with self._store.changed:
+            self.check_alive()
+            if self._store.find(WORKLOADS, self.namespace, name) is not None:
+                self._store.remove(WORKLOADS, self.namespace, name)
+            owner = {"apiVersion": TRAINJOBS.api_version, "kind": "TrainJob", "name": self.name, "uid": self.uid}
+            condition = {"type": "QuotaReserved", "status": "False", "reason": reason, "message": message}
+            body = {
+                "metadata": {"name": name, "ownerReferences": [owner | {"controller": True}]},
+                "spec": {"active": active, "queueName": "gpus"},
+                "status": {"conditions": [condition | {"lastTransitionTime": now()}]},
+            }
+            uid = self._store.create(WORKLOADS, self.namespace, body)["metadata"]["uid"]
+        self._create_event(
+            "Warning", "Pending", message, ("Workload", WORKLOADS.api_version, name, uid), "kueue-admission"
+        )
+
+    def remake_pods(self) -> None:
+        """Trainer and JobSet make the pods again although the TrainJob is being deleted; for the cluster."""
+        with self._store.changed:
+            body = self._store.find(TRAINJOBS, self.namespace, self.name)
+            if body is None or body["metadata"]["uid"] != self.uid or self._store.closed:
+                return
+            template = {
+                "metadata": {
+                    "generateName": f"{self.kubernetes_job}-0-",
+                    "labels": {"jobset.sigs.k8s.io/jobset-name": self.name},
+                    "ownerReferences": [
+                        {"apiVersion": TRAINJOBS.api_version, "kind": "TrainJob", "name": self.name, "uid": self.uid}
+                    ],
+                },
+                "spec": {"containers": [{"name": CONTAINER, "image": "anew"}]},
+                "status": {"phase": "Pending"},
+            }
+            made = self._store.create(PODS, self.namespace, template)
+            self._store.delete(PODS, self.namespace, made["metadata"]["name"])
+            self.cluster.pods_made_anew += 1
+
     def delete_by_somebody(self) -> None:
         """Somebody deletes the TrainJob (kubectl, in the background). The life goes no further than this."""
         self._store.delete(TRAINJOBS, self.namespace, self.name)
@@ -168,7 +233,15 @@ class Job:
                 kind, (api_version, name) = on, kinds[on]
                 resource = {"TrainJob": TRAINJOBS, "JobSet": JOBSETS, "Job": JOBS}[kind]
                 uid = self._store.get(resource, self.namespace, name)["metadata"]["uid"]
-            times = {"firstTimestamp": now(), "lastTimestamp": now(), "eventTime": None, "count": 1}
+        self._create_event(type_, reason, message, (kind, api_version, name, uid), source)
+
+    def _create_event(
+        self, type_: str, reason: str, message: str, involved: tuple[str, str, str, str], source: str
+    ) -> None:
+        """involved: kind, apiVersion, name, uid."""
+        kind, api_version, name, uid = involved
+        with self._store.changed:
+            times: dict[str, Any] = {"firstTimestamp": now(), "lastTimestamp": now(), "eventTime": None, "count": 1}
             if source in ("trainer-controller", "default-scheduler"):
                 # These write events.k8s.io events, which have no first and last timestamp here.
                 times = {

@@ -33,6 +33,10 @@ SEES_RUNTIMES: tuple[Rule, ...] = (
 )
 
 
+#: What lets a launcher say why Kueue does not admit a TrainJob.
+SEES_WORKLOADS: tuple[Rule, ...] = (rule("kueue.x-k8s.io", "workloads", "list"),)
+
+
 def without(rules: Sequence[Rule], resource: str, verb: str | None = None) -> list[Rule]:
     """The rules less a resource, or less one verb on it: without(ROLE, "trainjobs", "delete")."""
     left = []

@@ -44,9 +44,11 @@ CONFIG_MAPS = Resource("configmaps", "ConfigMap")
 CLAIMS = Resource("persistentvolumeclaims", "PersistentVolumeClaim")
 JOBS = Resource("jobs", "Job", "batch")
 JOBSETS = Resource("jobsets", "JobSet", "jobset.x-k8s.io", "v1alpha2")
+WORKFLOWS = Resource("workflows", "Workflow", "argoproj.io", "v1alpha1")
+WORKLOADS = Resource("workloads", "Workload", "kueue.x-k8s.io", "v1beta2")
 
 TRAINER_RESOURCES = (TRAINJOBS, TRAINING_RUNTIMES, CLUSTER_TRAINING_RUNTIMES)
-RESOURCES = (*TRAINER_RESOURCES, PODS, EVENTS, SECRETS, CONFIG_MAPS, CLAIMS, JOBS, JOBSETS)
+RESOURCES = (*TRAINER_RESOURCES, PODS, EVENTS, SECRETS, CONFIG_MAPS, CLAIMS, JOBS, JOBSETS, WORKFLOWS, WORKLOADS)
 
 
 @dataclass(frozen=True)

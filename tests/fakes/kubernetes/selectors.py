@@ -6,6 +6,7 @@ from typing import Any
 
 from fakes.kubernetes.resources import EVENTS, PODS, Resource
 from fakes.kubernetes.status import ApiError
+from fakes.kubernetes.validation import check_label_selector
 
 _SET = re.compile(r"(?P<key>\S+) (?P<operator>in|notin) \((?P<values>[^)]*)\)")
 
@@ -53,10 +54,14 @@ def _label_test(part: str) -> Callable[[dict[str, str]], bool]:
     if match := _SET.fullmatch(part):
         key, values = match["key"], [value.strip() for value in match["values"].split(",")]
         wanted = match["operator"] == "in"
+        for value in values:
+            check_label_selector(key, value)
         return lambda labels: (labels.get(key) in values) == wanted
     if "=" in part:
         key, wanted, value = _equation(part)
+        check_label_selector(key, value)
         return lambda labels: (labels.get(key) == value) == wanted
+    check_label_selector(part.removeprefix("!"), None)
     if part.startswith("!"):
         return lambda labels: part[1:] not in labels
     return lambda labels: part in labels

@@ -9,6 +9,7 @@ _REASONS = {
     403: "Forbidden",
     404: "NotFound",
     405: "MethodNotAllowed",
+    408: "Timeout",
     409: "Conflict",
     422: "Invalid",
     429: "TooManyRequests",
@@ -83,14 +84,19 @@ def denied_by_webhook(webhook: str, sentence: str) -> ApiError:
     return ApiError(403, f'admission webhook "{webhook}" denied the request: {sentence}')
 
 
-def too_busy(code: int, retry_after: int | None) -> ApiError:
-    """What a burst of 429, 500, 503 or 504 says."""
-    message = {
-        429: "Too many requests, please try again later.",
-        500: "etcdserver: leader changed",
-        503: "the server is currently unable to handle the request",
-        504: "Timeout: request did not complete within requested timeout",
-    }[code]
+def too_busy(code: int, retry_after: int | None, message: str = "") -> ApiError:
+    """What a burst of 408, 409, 429, 500, 503 or 504 says, or the message."""
+    message = (
+        message
+        or {
+            408: "the server did not answer in time",
+            409: "Operation cannot be fulfilled: the object has been modified",
+            429: "Too many requests, please try again later.",
+            500: "etcdserver: leader changed",
+            503: "the server is currently unable to handle the request",
+            504: "Timeout: request did not complete within requested timeout",
+        }[code]
+    )
     if retry_after is None:
         return ApiError(code, message)
     return ApiError(

@@ -296,6 +296,19 @@ def test_what_is_not_an_image_is_refused_when_compiling(image):
 
 @pytest.mark.parametrize("path", ["/certs", certificates.MOUNT_PATH])
 def test_the_config_map_of_authorities_is_mounted_once_where_the_caller_says(path):
+    # In the pipeline's own words and through kubernetes_config.
+    config = dsl.TaskConfig(
+        volumes=[{"name": "ca", "configMap": {"name": certificates.CONFIG_MAP}}],
+        volume_mounts=[{"name": "ca", "mountPath": path}],
+    )
+
+    def callers():
+        train_model(pvc_path="/pvc", dataset=rows_artifact(), kubernetes_config=config)
+
+    executors = compile_(callers).platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    launcher = executors["exec-launch-trainjob"]["configMapAsVolume"]
+    assert [item["mountPath"] for item in launcher if item["configMapName"] == certificates.CONFIG_MAP] == [path]
+
     compiled = operated(lambda task: kubernetes.use_config_map_as_volume(task, certificates.CONFIG_MAP, path))
     for executor in compiled.platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
         mounts = [item for item in executor["configMapAsVolume"] if item["configMapName"] == certificates.CONFIG_MAP]
@@ -337,7 +350,7 @@ def test_an_operation_of_kfp_kubernetes_takes_a_pipeline_parameter_as_on_a_plain
 @pytest.mark.parametrize("name", [name for name in PLATFORM if not name.startswith("set_")])
 def test_an_operation_of_kfp_kubernetes_twice_lands_twice(name):
     function = getattr(kubernetes, name)
-    operate, field, expected = PLATFORM[name]
+    operate, _, expected = PLATFORM[name]
 
     def twice(task):
         operate(function, task)

@@ -65,6 +65,8 @@ SIGNATURE = [
     ("training_runtime", str, "training-hub"),
     ("training_start_deadline_minutes", int, 30),
     ("training_time_limit_minutes", int, 0),
+    ("training_queue_limit_minutes", int, 0),
+    ("training_unattended_limit_minutes", int, 60),
     ("training_max_dropped_share", float, 0.2),
     ("training_show_sample", bool, True),
     ("training_resource_shared_memory_per_worker", str, "auto"),
@@ -268,7 +270,12 @@ def test_a_dataset_comes_from_an_importer():
         "taskOutputArtifact": {"outputArtifactKey": "artifact", "producerTask": "importer"}
     }
     assert resolve["dependentTasks"] == ["importer"]
-    assert set(resolve["inputs"]["parameters"]) == {"pvc_path", "dataset_split"}
+    assert set(resolve["inputs"]["parameters"]) == {
+        "pvc_path",
+        "dataset_split",
+        "validation_uri",
+        "validation_uri_split",
+    }
 
 
 def test_rows_come_by_uri_from_a_constant_a_parameter_or_another_task():
@@ -490,6 +497,9 @@ def local_call(monkeypatch):
     return call
 
 
+LOCAL_DEFAULTS = {"dataset_split": "train", "validation_uri": "", "validation_uri_split": "validation"}
+
+
 @pytest.mark.parametrize(
     ("artifact", "location"),
     [
@@ -503,12 +513,17 @@ def local_call(monkeypatch):
 )
 def test_outside_a_pipeline_it_runs_the_same_stages_on_the_artifacts_rows(local_call, artifact, location):
     arguments = local_call(pvc_path="/pvc", dataset=artifact, training_seed=7, training_learning_rate=None)
-    assert arguments == {"pvc_path": "/pvc", "dataset_uri": location, "dataset_split": "train", "training_seed": 7}
+    assert arguments == LOCAL_DEFAULTS | {"pvc_path": "/pvc", "dataset_uri": location, "training_seed": 7}
+
+
+def test_outside_a_pipeline_held_out_rows_are_passed_on(local_call):
+    given = {"validation_uri": "org/rows", "validation_uri_split": "test", "dataset_columns": "messages=dialog"}
+    assert local_call(pvc_path="/pvc", dataset_uri="org/rows", **given).items() >= given.items()
 
 
 def test_outside_a_pipeline_rows_come_by_uri_too(local_call):
     arguments = local_call(pvc_path="/pvc", dataset_uri="org/rows", dataset_split="test")
-    assert arguments == {"pvc_path": "/pvc", "dataset_uri": "org/rows", "dataset_split": "test"}
+    assert arguments == LOCAL_DEFAULTS | {"pvc_path": "/pvc", "dataset_uri": "org/rows", "dataset_split": "test"}
 
 
 @pytest.mark.parametrize("given", [{}, {"dataset_uri": " "}])

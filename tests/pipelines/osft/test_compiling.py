@@ -108,7 +108,7 @@ def test_a_stage_alone_has_a_form_of_values_and_the_claim_that_it_mounts(fresh, 
     own = getattr(stages, name).component_spec.inputs
     values = {key for key, spec in own.items() if spec.type in ("String", "Integer", "Float", "Boolean")}
     assert "artifacts" not in form, "the driver fails on an optional artifact of a root that is left out"
-    assert set(form["parameters"]) == {"claim"} | values - {"run_name", "workflow_name", "run_id", "task_name"}
+    assert set(form["parameters"]) == {"claim"} | values - {"run_name", "run_id", "task_name"}
     assert all(parameter["description"] for parameter in form["parameters"].values())
     executor = f"exec-{name.replace('_', '-')}"
     config = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"][executor]

@@ -7,6 +7,7 @@ from kfp import compiler, components, dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
+import kfp_osft
 from helpers.compiled_pipeline import Compiled
 from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.shared.parameters.checking import check_parameters
@@ -118,6 +119,10 @@ def test_a_training_parameter_has_its_type_a_concrete_default_and_its_descriptio
     assert declared["description"] == parameter.description
 
 
+def test_the_description_names_the_version(specification):
+    assert specification["pipelineInfo"]["description"].endswith(f"Compiled with kfp-osft {kfp_osft.__version__}.")
+
+
 def test_every_input_and_output_has_a_description(specification):
     root = specification["root"]
     described = {
@@ -144,16 +149,6 @@ def test_preprocess_gets_every_parameter_under_its_own_name(specification):
         del given[of_resolve_dataset]
     names = ["pvc_path", *(parameter.name for parameter in ALL_PARAMETERS)]
     assert given == {name: {"componentInputParameter": name} for name in names}
-
-
-def test_launch_trainjob_gets_what_names_a_run_with_and_without_a_name(specification):
-    given = specification["root"]["dag"]["tasks"]["launch-trainjob"]["inputs"]["parameters"]
-    # A recurring run has no display name; its Workflow's is the pipeline's with a short id.
-    assert {name: given[name]["runtimeValue"]["constant"] for name in ("run_name", "workflow_name", "run_id")} == {
-        "run_name": "{{$.pipeline_job_name}}",
-        "workflow_name": "{{$.pipeline_job_resource_name}}",
-        "run_id": "{{$.pipeline_job_uuid}}",
-    }
 
 
 def test_the_outputs_are_the_contracts(specification):

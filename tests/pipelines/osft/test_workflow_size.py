@@ -7,6 +7,7 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
+from helpers.compiled_pipeline import make_dataset
 from helpers.places import COMPILED, ROOT
 from kfp_osft.pipelines import train_model
 from kfp_osft.pipelines.osft.workflow_size import ARGUMENT_LIMIT, WORKFLOW_LIMIT, estimate
@@ -74,6 +75,7 @@ def test_an_embedder_is_warned_of_a_loop_that_argo_could_not_keep():
 
 def test_an_embedder_of_a_small_loop_is_not_warned(recwarn):
     def callers():
+        make_dataset()
         with dsl.ParallelFor([1, 2, 3, 4]) as number:
             train_model(pvc_path=f"/data/{number}", dataset_uri="pvc://rows.jsonl")
 

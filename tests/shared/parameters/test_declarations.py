@@ -90,6 +90,8 @@ ARRIVALS = {
     "training_runtime": ("my-runtime", ("trainjob", "runtime", "my-runtime")),
     "training_start_deadline_minutes": (5, ("trainjob", "start_deadline_minutes", 5)),
     "training_time_limit_minutes": (90, ("trainjob", "time_limit_minutes", 90)),
+    "training_queue_limit_minutes": (20, ("trainjob", "queue_limit_minutes", 20)),
+    "training_unattended_limit_minutes": (0, ("trainjob", "unattended_limit_minutes", 0)),
     "training_max_dropped_share": (0.5, ("data", "max_dropped_share", 0.5)),
     "training_show_sample": (False, ("data", "show_sample", False)),
     "training_resource_shared_memory_per_worker": ("2Gi", ("trainjob", "shared_memory_per_worker", "2Gi")),
@@ -124,6 +126,8 @@ DEFAULTS = {
         "start_deadline_minutes": 30,
         "time_limit_minutes": 0,
         "shared_memory_per_worker": "auto",
+        "queue_limit_minutes": 0,
+        "unattended_limit_minutes": 60,
     },
     "data": {"max_dropped_share": 0.2, "show_sample": True, "subset": 0, "validation_split": 0.0},
     "env": {},
@@ -312,6 +316,8 @@ def test_a_value_of_another_type_is_an_error_that_names_parameter_value_and_type
         ("training_runtime", ""),
         ("training_start_deadline_minutes", 0),
         ("training_time_limit_minutes", -1),
+        ("training_queue_limit_minutes", -1),
+        ("training_unattended_limit_minutes", -1),
         ("training_max_dropped_share", 1.5),
         ("training_resource_shared_memory_per_worker", "half"),
         ("dataset_subset", -1),
@@ -618,3 +624,8 @@ def test_the_sharding_strategies_are_torchs():
     from torch.distributed.fsdp import ShardingStrategy
 
     assert set(FSDP_SHARDING_STRATEGIES) == {strategy.name for strategy in ShardingStrategy}
+
+
+def test_more_variables_than_a_trainjob_takes_are_an_error_that_says_how_many():
+    (message,) = problems({"training_envs": ",".join(f"NAME_{number}=1" for number in range(121))})
+    assert message == "training_envs has 121 variables; allowed: 120 at most"

@@ -91,8 +91,8 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are():
         ("user=,assistant=answer", "dataset_columns: 'user' has no column"),
         (
             "messages=a,user=b,assistant=c",
-            "dataset_columns=messages=a,user=b,assistant=c makes more than one format of rows (messages; user and "
-            "assistant); keep one",
+            "dataset_columns=messages=a,user=b,assistant=c makes more than one format of rows (user and assistant; "
+            "messages); keep one",
         ),
     ],
 )

@@ -347,7 +347,7 @@ def losses(*values: float) -> list[dict]:
 def test_what_is_wrong_with_a_training_is_said_and_nothing_is_of_a_sound_one(steps, said):
     found = warnings_of(steps)
     assert len(found) == len(said)
-    for warning, part in zip(found, said):
+    for warning, part in zip(found, said, strict=True):
         assert part in warning and "Usually" in warning and warning.endswith(".")
 
 

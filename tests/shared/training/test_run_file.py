@@ -6,7 +6,7 @@ import pytest
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training import run_file
 from kfp_osft.shared.training.run_file import data_made_from, dataset_source, library_versions, read_run
-from kfp_osft.stages.launch_trainjob import train_script
+from kfp_osft.stages.launch_trainjob import train_result
 
 
 def test_a_folder_without_the_file_has_no_run(tmp_path: Path):
@@ -31,9 +31,9 @@ def test_a_file_that_is_something_else_is_refused_by_name(tmp_path: Path, conten
     ],
 )
 def test_versions_are_those_that_the_training_script_wrote(tmp_path: Path, content: str | None, versions: dict):
-    assert run_file._VERSIONS_FILE == train_script.VERSIONS_FILE
+    assert run_file._VERSIONS_FILE == train_result.VERSIONS_FILE
     if content is not None:
-        (tmp_path / train_script.VERSIONS_FILE).write_text(content)
+        (tmp_path / train_result.VERSIONS_FILE).write_text(content)
 
     assert library_versions(tmp_path) == versions
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.stages.export_model.carried_files import tensor_shapes
 from kfp_osft.stages.export_model.checkpoint_checks import problem_of, sampled_part
+from kfp_osft.stages.export_model.weights import tensors_in
 
 
 @pytest.fixture
@@ -40,13 +40,13 @@ def _in_two_shards(folder: Path) -> None:
 
 
 def test_a_whole_model_has_no_problem(checkpoint: Path, tiny_model: Path):
-    assert problem_of(checkpoint, tensor_shapes(tiny_model)) is None
+    assert problem_of(checkpoint, {name: tensor.shape for name, tensor in tensors_in(tiny_model).items()}) is None
 
 
 def test_a_whole_model_in_shards_has_no_problem(checkpoint: Path, tiny_model: Path):
     _in_two_shards(checkpoint)
 
-    assert problem_of(checkpoint, tensor_shapes(tiny_model)) is None
+    assert problem_of(checkpoint, {name: tensor.shape for name, tensor in tensors_in(tiny_model).items()}) is None
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_matrix_of_another_shape_than_the_base_models_is_told(checkpoint: Path
     name = "model.layers.0.mlp.up_proj.weight"
     _change(checkpoint, name, lambda tensor: tensor[:64].contiguous())
 
-    assert problem_of(checkpoint, tensor_shapes(tiny_model)) == (
+    assert problem_of(checkpoint, {name: tensor.shape for name, tensor in tensors_in(tiny_model).items()}) == (
         f"{name} has the shape [64, 64], in the base model [128, 64]"
     )
 
@@ -129,8 +129,13 @@ def test_a_vocabulary_that_the_training_enlarged_is_no_problem(checkpoint: Path,
     (checkpoint / "config.json").write_text(json.dumps({**config, "vocab_size": vocabulary + 8}))
     _change(checkpoint, "model.embed_tokens.weight", lambda tensor: torch.cat([tensor, tensor[:8]]))
 
-    assert problem_of(checkpoint, tensor_shapes(tiny_model), vocabulary) is None
-    assert "has the shape" in problem_of(checkpoint, tensor_shapes(tiny_model), vocabulary - 1)
+    assert (
+        problem_of(checkpoint, {name: tensor.shape for name, tensor in tensors_in(tiny_model).items()}, vocabulary)
+        is None
+    )
+    assert "has the shape" in problem_of(
+        checkpoint, {name: tensor.shape for name, tensor in tensors_in(tiny_model).items()}, vocabulary - 1
+    )
 
 
 @pytest.mark.parametrize(

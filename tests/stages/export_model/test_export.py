@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from helpers.places import TESTS
 from helpers.trained_folder import make_trained_folder
+from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.export_model.export import export_model
 
@@ -31,6 +32,11 @@ def _edit(file: Path, change) -> None:
     content = json.loads(file.read_text())
     change(content)
     file.write_text(json.dumps(content))
+
+
+def _as_transformers_4_writes_it(config: dict) -> None:
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["additional_special_tokens"] = config.pop("extra_special_tokens")
 
 
 @pytest.fixture
@@ -67,6 +73,15 @@ def test_tokenizer_template_generation_settings_and_licence_are_the_base_models_
     tmp_path: Path, checkpoint_dir: Path, base_model: Path
 ):
     checkpoint = checkpoint_dir / "hf_format" / "samples_64.0"
+    # As the Hub's are; transformers 5 writes them otherwise.
+    for folder in (base_model, checkpoint):
+        _edit(folder / "tokenizer_config.json", _as_transformers_4_writes_it)
+    _edit(
+        checkpoint_dir / "_internal_data_processing/manifest.json",
+        lambda manifest: manifest["made_from"]["base_model"]["files"].update(
+            {"tokenizer_config.json": file_digest(base_model / "tokenizer_config.json")}
+        ),
+    )
     # What mini-trainer's save makes of it.
     _edit(checkpoint / "tokenizer_config.json", lambda config: config.update(is_local=True, local_files_only=False))
     (checkpoint / "chat_template.jinja").write_text("{# written anew #}")
@@ -102,6 +117,55 @@ def test_without_its_base_model_the_model_goes_with_what_the_trainer_saved_and_i
     assert "is not there any more" in said and "shapes of the weights are not compared" in said
 
 
+def test_a_tokenizer_in_the_names_of_transformers_5_gets_those_that_4_knows(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path
+):
+    assert json.loads((base_model / "tokenizer_config.json").read_text())["tokenizer_class"] == "TokenizersBackend"
+
+    _export(tmp_path, checkpoint_dir)
+
+    config = json.loads((tmp_path / "final_model/tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast" and "<|im_start|>" in str(config)
+
+
+def test_what_the_trainer_saved_of_the_weights_is_published_without_what_the_base_model_lacks(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path, capsys
+):
+    from safetensors.torch import load_file, save_file
+
+    weights = checkpoint_dir / "hf_format/samples_64.0/model.safetensors"
+    tensors = load_file(weights)
+    embedding = tensors["model.embed_tokens.weight"]
+    save_file(
+        {**tensors, "lm_head.weight": embedding.clone(), "model.rotary_emb.inv_freq": embedding[0].clone()}, weights
+    )
+
+    _export(tmp_path, checkpoint_dir)
+
+    published = tmp_path / "final_model/model.safetensors"
+    assert load_file(published).keys() == tensors.keys() == load_file(base_model / "model.safetensors").keys()
+    assert published.samefile(weights) and published.samefile(tmp_path / "artifact/model.safetensors")
+    assert "Left out, as the base model has no such tensors" in capsys.readouterr().out
+
+
+def test_a_config_that_the_training_did_not_change_is_the_base_models_to_the_byte(
+    tmp_path: Path, checkpoint_dir: Path, base_model: Path
+):
+    def old(config: dict) -> None:
+        config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
+        config["torch_dtype"] = config.pop("dtype")
+
+    _edit(base_model / "config.json", old)
+    _edit(
+        checkpoint_dir / "_internal_data_processing/manifest.json",
+        lambda manifest: manifest["made_from"]["base_model"]["files"].pop("config.json"),
+    )
+
+    _export(tmp_path, checkpoint_dir)
+
+    assert (tmp_path / "final_model/config.json").read_bytes() == (base_model / "config.json").read_bytes()
+
+
 def test_the_cache_is_on_again_in_the_model_and_the_checkpoint_is_left_as_it_is(tmp_path: Path, checkpoint_dir: Path):
     _export(tmp_path, checkpoint_dir)
 
@@ -120,6 +184,44 @@ def test_every_file_can_be_read_by_others_as_serving_pods_must(tmp_path: Path, c
     files = [file for file in (tmp_path / "final_model").rglob("*") if file.is_file()]
     assert len(files) == 9 and all(file.stat().st_mode & 0o044 == 0o044 for file in files)
     assert (tmp_path / "final_model").stat().st_mode & 0o055 == 0o055
+
+
+def test_each_run_has_a_model_of_its_own_and_final_model_is_the_last_ones(tmp_path: Path, base_model: Path):
+    # What people do for a second task: training goes on from final_model in the same workspace.
+    for name in ("first", "second"):
+        _export(tmp_path, make_trained_folder(tmp_path / "checkpoints" / name, base_model))
+
+    assert os.readlink(tmp_path / "final_model") == "models/second"
+    assert sorted(folder.name for folder in (tmp_path / "models").iterdir()) == ["first", "second"]
+    first = tmp_path / "models/first/model.safetensors"
+    assert first.samefile(tmp_path / "checkpoints/first/hf_format/samples_64.0/model.safetensors")
+
+
+def test_a_folder_that_is_in_the_place_of_final_model_is_kept_and_said(tmp_path: Path, checkpoint_dir: Path, capsys):
+    (tmp_path / "final_model").mkdir()
+    (tmp_path / "final_model" / "of another tool").touch()
+
+    _export(tmp_path, checkpoint_dir)
+
+    (kept,) = (tmp_path / "models").glob("earlier-*")
+    assert (kept / "of another tool").is_file() and (tmp_path / "final_model").is_symlink()
+    assert f"{tmp_path / 'final_model'} was a folder; it is {kept} from now on" in capsys.readouterr().out
+
+
+def test_a_file_system_without_symbolic_links_gets_final_model_as_a_folder(
+    tmp_path: Path, checkpoint_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.symlink", refuse)
+    for _ in range(2):
+        _export(tmp_path, checkpoint_dir)
+
+    final_model = tmp_path / "final_model"
+    assert not final_model.is_symlink()
+    assert (final_model / "model.safetensors").samefile(tmp_path / "models/x/model.safetensors")
+    assert {file.name for file in final_model.iterdir()} == {file.name for file in (tmp_path / "models/x").iterdir()}
 
 
 def test_an_earlier_final_model_is_replaced_whole(tmp_path: Path, checkpoint_dir: Path):
@@ -212,7 +314,7 @@ def test_where_kfp_uploads_the_artifact_it_links_to_the_runs_own_files(tmp_path:
     export_model(str(checkpoint_dir), str(tmp_path), artifact)
     exported = {file.name: file.read_bytes() for file in (tmp_path / "final_model").iterdir()}
     # Another run takes final_model before the upload.
-    shutil.rmtree(tmp_path / "final_model")
+    (tmp_path / "final_model").unlink()
 
     files = list(Path(artifact.path).iterdir())
     assert all(file.is_symlink() for file in files)

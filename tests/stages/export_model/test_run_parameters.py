@@ -75,6 +75,8 @@ def test_every_parameter_that_reaches_the_training_is_tried_here():
     of_no_effect_on_the_model = {
         "training_start_deadline_minutes",
         "training_time_limit_minutes",
+        "training_queue_limit_minutes",
+        "training_unattended_limit_minutes",
         "training_max_dropped_share",
         "training_show_sample",
         "training_resource_shared_memory_per_worker",

@@ -1,6 +1,7 @@
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -130,14 +131,30 @@ def test_on_a_cluster_the_stage_creates_the_trainjob_with_the_tasks_volumes(
 
 
 @pytest.mark.parametrize(
-    ("run_name", "begins"), [("My run", "my-run-"), ("", "osft-pipeline-l69pf-")], ids=["named", "recurring"]
+    ("run_name", "pod", "begins"),
+    [
+        ("My run", "nightly-l69pf-system-container-impl-1", "my-run-"),
+        # As a recurring run's.
+        ("", "nightly-l69pf-system-container-impl-2277833670", "nightly-l69pf-"),
+        ("", "nightly-l69pf-retry-system-container-impl-2277833670", "nightly-l69pf-"),
+        ("", "somebodys-pod", "osft-"),
+        ("", "", "osft-"),
+    ],
 )
-def test_a_trainjob_is_named_by_its_run_or_by_the_workflow(monkeypatch: pytest.MonkeyPatch, run_name: str, begins: str):
-    names = []
+def test_a_trainjob_is_named_by_its_run_or_by_the_workflow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, training_config: str, run_name: str, pod: str, begins: str
+):
     # The package's attribute of that name is the component.
     module = importlib.import_module("kfp_osft.stages.launch_trainjob.launch")
-    monkeypatch.setattr(module, "launch", lambda config, pvc, task, *run: names.append(trainjob_name(*run, {})))
+    monkeypatch.setattr(module, "is_configured", lambda: True)
+    monkeypatch.setattr(module, "connect", lambda: SimpleNamespace(url=""))
+    monkeypatch.setattr(
+        module,
+        "train_on_cluster",
+        lambda cluster, config, task, *_, **__: trainjob_name(task.run_name, task.run_id, task.task_name, {}),
+    )
+    monkeypatch.setenv("KFP_POD_NAME", pod)
 
-    launch_trainjob.python_func("{}", "/kfp-workspace", run_name, "osft-pipeline-l69pf", "57577441", "launch-trainjob")
+    launched = module.launch(training_config, str(tmp_path / "pvc"), None, run_name, "57577441", "launch-trainjob")
 
-    assert names[0].startswith(begins)
+    assert launched.trainjob_name.startswith(begins)

@@ -15,8 +15,9 @@ from kfp_osft.shared.knowledge.kept_subspace import ModelChanges
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.training.steps import TrainingStep
-from kfp_osft.stages.launch_trainjob import local_engine, train_script
+from kfp_osft.stages.launch_trainjob import local_engine
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
+from kfp_osft.stages.launch_trainjob.train_text import train_text
 
 RATIO = 0.5
 ARGS = {"osft": {"num_epochs": 2}, "device": "cpu"}
@@ -43,7 +44,7 @@ def script(monkeypatch, tmp_path):
     def put(source: str) -> Path:
         path = tmp_path / "stand_in.py"
         path.write_text(source)
-        monkeypatch.setattr(train_script, "__file__", str(path))
+        monkeypatch.setattr(local_engine, "train_text", lambda: path.read_text())
         return path
 
     return put
@@ -105,8 +106,8 @@ time.sleep(120)
 PARENT = """
 import sys
 from pathlib import Path
-from kfp_osft.stages.launch_trainjob import local_engine, train_script
-train_script.__file__ = sys.argv[1]
+from kfp_osft.stages.launch_trainjob import local_engine
+local_engine.train_text = lambda: Path(sys.argv[1]).read_text()
 local_engine.train_locally({"osft": {}, "device": "cpu"}, {}, Path(sys.argv[1] + ".log"))
 """
 
@@ -299,12 +300,10 @@ def test_all_projections_change_and_none_inside_the_kept_subspace(name, request)
 @pytest.mark.slow
 def test_plain_fine_tuning_changes_the_kept_subspace(trained, tmp_path, monkeypatch):
     """What the test above would see if OSFT did not work: the same training with osft=False."""
-    source = Path(train_script.__file__).read_text()
+    source = train_text()
     call = "    check_keywords(training_hub.osft, osft_args)\n"
     assert call in source
-    script = tmp_path / "train_script.py"
-    script.write_text(source.replace(call, ""))
-    monkeypatch.setattr(train_script, "__file__", str(script))
+    monkeypatch.setattr(local_engine, "train_text", lambda: source.replace(call, ""))
     processed = {"data_path": str(trained.data), "use_processed_dataset": True}
     plain = Trained(trained.base, tmp_path, osft=False, **processed)
     assert min(plain.leaks().values()) > 0.3

@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from kfp_osft.stages.launch_trainjob import train_script
-
-SCRIPT = Path(train_script.__file__).resolve()
+from kfp_osft.stages.launch_trainjob.train_text import train_text
 
 # Stand-ins for the packages of a training image: they write down what reaches them.
 TORCH = """
@@ -95,18 +94,26 @@ def image(tmp_path):
 
 
 @pytest.fixture
-def run(image, tmp_path):
+def script(tmp_path):
+    """The training script as a file."""
+    file = tmp_path / "train_script.py"
+    file.write_text(train_text())
+    return file
+
+
+@pytest.fixture
+def run(image, script, tmp_path):
     """Runs the script in the image; returns the process and what osft saw (None: it was not called)."""
 
-    def run_script(osft=None, device="auto", command=(str(SCRIPT),), resumable=False, **env):
+    def run_script(osft=None, device="auto", command=None, resumable=False, args=None, **env):
         checkpoint_dir = tmp_path / "checkpoints"
         (checkpoint_dir / "seen.json").unlink(missing_ok=True)
         osft = {"model_path": "/models/qwen", "ckpt_output_dir": str(checkpoint_dir), **(osft or {})}
         encoded = base64.b64encode(
-            json.dumps({"osft": osft, "device": device, "resumable": resumable}).encode()
+            json.dumps({"osft": osft, "device": device, "resumable": resumable, **(args or {})}).encode()
         ).decode()
         process = subprocess.run(
-            [sys.executable, *command],
+            [sys.executable, *(command or [str(script)])],
             env={
                 "OSFT_TRAIN_ARGS": encoded,
                 "PYTHONPATH": str(image),
@@ -125,7 +132,7 @@ def run(image, tmp_path):
 
 def test_it_imports_nothing_that_a_training_image_lacks():
     imported = set()
-    for node in ast.walk(ast.parse(SCRIPT.read_text())):
+    for node in ast.walk(ast.parse(train_text())):
         if isinstance(node, ast.Import):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -145,12 +152,36 @@ def test_a_resumable_training_of_one_epoch_saves_its_state_when_it_is_interrupte
 def test_an_interrupted_training_fails_on_each_node_so_that_it_is_started_again(run, node_rank):
     # mini-trainer itself reports success.
     process, _ = run({"num_epochs": 1, "node_rank": node_rank}, resumable=True, INTERRUPTED="1")
-    assert process.returncode == 1
+    assert process.returncode == 143
     assert process.stderr.startswith("kfp-osft: the training was interrupted; its state is saved in")
 
 
+def test_its_parts_define_no_name_twice_so_that_none_takes_anothers_place():
+    names = [
+        target
+        for node in ast.parse(train_text()).body
+        for target in (
+            [node.name]
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            else [one.id for one in node.targets if isinstance(one, ast.Name)]
+            if isinstance(node, ast.Assign)
+            else []
+        )
+    ]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_a_python_error_of_the_training_may_mend_and_one_of_its_arguments_may_not(run, image):
+    (image / "training_hub.py").write_text(
+        "def osft(model_path=None, ckpt_output_dir=None): raise ValueError('worker')"
+    )
+    assert run()[0].returncode == 1
+    (image / "training_hub.py").write_text("raise ImportError('no such library')")
+    assert run()[0].returncode == 78
+
+
 def test_its_text_fits_into_a_trainjob_command():
-    assert len(SCRIPT.read_bytes()) < 64 * 1024
+    assert len(train_text().encode()) < 64 * 1024
 
 
 def test_with_a_gpu_arguments_and_mini_trainer_stay_as_they_are(run, tmp_path):
@@ -168,10 +199,10 @@ def test_with_a_gpu_arguments_and_mini_trainer_stay_as_they_are(run, tmp_path):
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", "0"), ("cpu", "0"), ("cpu", "1")])
-def test_without_a_gpu_torchrun_runs_the_script_itself(run, device, gpus):
+def test_without_a_gpu_torchrun_runs_the_script_itself(run, script, device, gpus):
     process, seen = run(device=device, GPUS=gpus)
     assert process.returncode == 0, process.stderr
-    assert seen["command"] == ["torchrun", str(SCRIPT), "--cpu-worker", "--seed=1"]
+    assert seen["command"] == ["torchrun", str(script), "--cpu-worker", "--seed=1"]
 
 
 def test_device_cpu_hides_the_gpu_from_the_workers(run):
@@ -180,12 +211,12 @@ def test_device_cpu_hides_the_gpu_from_the_workers(run):
 
 def test_device_cuda_without_a_gpu_fails_before_it_trains(run):
     process, seen = run(device="cuda")
-    assert process.returncode == 1 and seen is None
+    assert process.returncode == 78 and seen is None
     assert "no CUDA GPU" in process.stderr
 
 
 def test_run_as_a_command_it_gives_torchrun_a_file_with_the_same_text(run):
-    source = SCRIPT.read_text()
+    source = train_text()
     process, seen = run(command=("-c", source))
     assert process.returncode == 0, process.stderr
     assert seen["script"] == source
@@ -258,7 +289,7 @@ def test_torchrun_is_found_beside_the_interpreter(run):
 @pytest.mark.parametrize(("name", "hint"), [("lerning_rate", "'learning_rate'"), ("osft", ""), ("kwargs", "")])
 def test_a_keyword_that_osft_would_swallow_is_a_type_error_that_names_it(run, name, hint):
     process, seen = run({name: 1})
-    assert process.returncode == 1 and seen is None
+    assert process.returncode == 78 and seen is None
     last = process.stderr.splitlines()[-1]
     assert last.startswith(f"TypeError: training_hub.osft has no parameter {name!r}.") and hint in last
 
@@ -270,7 +301,7 @@ def test_a_keyword_that_osft_would_swallow_is_a_type_error_that_names_it(run, na
         ({"args": {}}, "must be base64 of JSON"),
         ([1], "must be base64 of JSON"),
         ({"osft": 1}, "osft in OSFT_TRAIN_ARGS is a int"),
-        ({"osft": {}, "devices": "cpu"}, "holds devices; allowed: osft, device"),
+        ({"osft": {}, "devices": "cpu"}, "may hold osft, device, .*unexpected keyword argument 'devices'"),
         ({"osft": {}, "device": "tpu"}, "device in OSFT_TRAIN_ARGS is 'tpu'; allowed: auto, cuda, cpu"),
     ],
 )
@@ -285,19 +316,27 @@ def test_arguments_it_cannot_read_are_named(train_args, message):
 @pytest.mark.parametrize("losses", ["[NaN]", "[2.0, NaN]", "[2.0, Infinity]"])
 def test_a_training_whose_last_loss_is_not_finite_fails_with_a_sentence(run, losses):
     process, _ = run(LOSSES=losses)
-    assert process.returncode == 1
+    assert process.returncode == 78
     assert process.stderr.startswith("kfp-osft: the training is lost: the loss of step 1 is")
+
+
+def test_a_complete_training_leaves_a_mark_and_one_that_is_no_good_takes_it_away(run, tmp_path):
+    mark = tmp_path / "checkpoints" / "training_complete.json"
+    run()
+    assert mark.exists()
+    run(LOSSES="[NaN]")
+    assert not mark.exists()
 
 
 def test_a_training_without_a_checkpoint_fails_with_a_sentence(run):
     process, _ = run(SAVES="0")
-    assert process.returncode == 1
+    assert process.returncode == 78
     assert process.stderr.startswith("kfp-osft: the training ended without a checkpoint")
 
 
 def test_a_training_without_a_step_fails_with_a_sentence(run):
     process, _ = run(LOSSES="[]")
-    assert process.returncode == 1
+    assert process.returncode == 78
     assert process.stderr.startswith("kfp-osft: the training ended without a step")
 
 
@@ -305,7 +344,7 @@ def test_what_an_older_run_left_in_the_folder_does_not_count(run):
     assert run()[0].returncode == 0
     assert "without a step" in run(LOSSES="[]")[0].stderr
     assert "without a checkpoint" in run(SAVES="0")[0].stderr
-    assert run(LOSSES="[NaN]")[0].returncode == 1
+    assert run(LOSSES="[NaN]")[0].returncode == 78
     assert run()[0].returncode == 0
 
 
@@ -313,8 +352,8 @@ def test_what_an_older_run_left_in_the_folder_does_not_count(run):
     ("osft", "code"),
     [
         ({"save_final_checkpoint": False}, 0),
-        ({"save_final_checkpoint": False, "checkpoint_at_epoch": True}, 1),
-        ({"save_final_checkpoint": None}, 1),
+        ({"save_final_checkpoint": False, "checkpoint_at_epoch": True}, 78),
+        ({"save_final_checkpoint": None}, 78),
     ],
 )
 def test_a_checkpoint_is_expected_unless_none_was_asked_for(run, osft, code):
@@ -395,3 +434,13 @@ def test_a_worker_ends_when_the_launcher_or_torchrun_was_killed(killed):
             process.wait()
         with contextlib.suppress(psutil.NoSuchProcess):
             worker.kill()
+
+
+def test_checkpoints_are_opened_to_the_group_in_which_other_pods_read_them(tmp_path):
+    weights = tmp_path / "hf_format" / "samples_8.0" / "model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch(mode=0o600)
+
+    train_script.open_to_group(str(tmp_path))
+
+    assert weights.stat().st_mode & 0o777 == 0o660

@@ -1,6 +1,6 @@
-import time
 from pathlib import Path
 
+from kfp_osft.stages.launch_trainjob import trainer_output
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
 # What mini-trainer and torchrun print, shortened.
@@ -100,7 +100,7 @@ def test_a_worker_that_was_killed_is_said_to_want_memory():
 
 def test_of_quick_steps_the_first_the_last_and_one_a_second_are_left(monkeypatch):
     clock = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(trainer_output.time, "monotonic", lambda: clock[0])
     output = TrainerOutput(num_epochs=1)
     told = []
     for step in range(1, 41):

@@ -23,7 +23,13 @@ def env_of(pods):
 def test_the_arguments_of_the_training_arrive_as_base64_json():
     config = training_config(training_learning_rate=1e-4)
     arguments = json.loads(base64.b64decode(env_of(pods_of(config))["OSFT_TRAIN_ARGS"]))
-    assert arguments == {"osft": config.osft, "device": "cuda", "resumable": True}
+    assert arguments == {
+        "osft": config.osft,
+        "device": "cuda",
+        "resumable": True,
+        "attendance": {"file": f"{config.osft['ckpt_output_dir']}/launcher_alive", "minutes": 60},
+        "progress_port": 28080,
+    }
 
 
 @pytest.mark.parametrize(

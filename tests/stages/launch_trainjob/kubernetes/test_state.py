@@ -1,6 +1,15 @@
 import pytest
 
-from kfp_osft.stages.launch_trainjob.kubernetes.state import COMPLETE, FAILED, QUEUED, RUNNING, STARTING, read_state
+from kfp_osft.stages.launch_trainjob.kubernetes.state import (
+    COMPLETE,
+    FAILED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    STARTING,
+    current_pods,
+    read_state,
+)
 
 UNSCHEDULABLE = [
     {
@@ -12,8 +21,9 @@ UNSCHEDULABLE = [
 ]
 
 
-def job(nodes=1, **condition):
+def job(nodes=1, labels=None, **condition):
     return {
+        "metadata": {"name": "job", "uid": "1", "labels": labels or {}},
         "spec": {"trainer": {"numNodes": nodes}},
         "status": {"conditions": [{"status": "True", **condition}] if condition else []},
     }
@@ -41,11 +51,18 @@ CREATING = {"reason": "ContainerCreating"}
     [
         (job(), [], [], STARTING, "Pending: the pods are being created"),
         (
-            job(type="Suspended", reason="Suspended", message="no quota"),
+            job(type="Suspended", reason="Suspended", message="no quota", labels={"kueue.x-k8s.io/queue-name": "gpus"}),
             [],
             [],
             QUEUED,
-            "Waiting for quota: the TrainJob is suspended (no quota)",
+            "Waiting for quota in the queue gpus: no quota",
+        ),
+        (
+            job(type="Suspended", reason="Suspended", message="TrainJob is suspended"),
+            [],
+            [],
+            PAUSED,
+            "Paused: somebody has suspended the TrainJob (TrainJob is suspended)",
         ),
         (
             job(),
@@ -94,7 +111,7 @@ CREATING = {"reason": "ContainerCreating"}
     ],
 )
 def test_a_state_is_one_line(job_, pods, events, phase, sentence):
-    state = read_state(job_, pods, events)
+    state = read_state(job_, pods, events, job_["spec"]["trainer"]["numNodes"])
     assert (state.phase, state.sentence, state.trouble) == (phase, sentence, "")
 
 
@@ -133,4 +150,39 @@ def test_what_hardly_mends_by_itself_is_trouble(pods, events, trouble):
 
 def test_trouble_of_one_pod_is_told_before_the_patience_of_another():
     pods = [pod(conditions=UNSCHEDULABLE), pod(1, waiting={"reason": "ErrImagePull", "message": "not found"})]
-    assert read_state(job(nodes=2), pods, []).sentence == "Pending: job-node-0-1 cannot start: ErrImagePull: not found"
+    assert (
+        read_state(job(nodes=2), pods, [], 2).sentence == "Pending: job-node-0-1 cannot start: ErrImagePull: not found"
+    )
+
+
+@pytest.mark.parametrize("later", ["Pulling", "Pulled", "Created", "Started", "SuccessfulAttachVolume"])
+def test_what_came_after_a_failed_mount_outweighs_it(later):
+    events = [event("FailedMount", "the server is busy"), event(later)]
+    assert not read_state(job(), [pod(waiting=CREATING)], events).trouble
+
+
+def test_pods_that_were_created_after_all_outweigh_that_they_could_not_be():
+    events = [event("FailedCreate", "quota", about="job-node-0"), event("SuccessfulCreate", about="job-node-0")]
+    assert not read_state(job(nodes=2), [pod(waiting=CREATING)], events, 2).trouble
+
+
+def test_of_the_pods_of_a_node_the_newest_counts():
+    def at(second, name, **fields):
+        body = pod(**fields)
+        labels = {"batch.kubernetes.io/job-completion-index": "0"}
+        body["metadata"] |= {"name": name, "labels": labels, "creationTimestamp": f"2026-11-26T07:00:0{second}Z"}
+        return body
+
+    evicted, replacement = at(1, "job-node-0-0-zzzzz"), at(2, "job-node-0-0-aaaaa", running=True)
+    evicted["status"] |= {"phase": "Failed", "reason": "Evicted"}
+    for pods in ([evicted, replacement], [replacement, evicted]):
+        assert current_pods(pods) == [replacement]
+        assert read_state(job(), pods).phase == RUNNING
+
+
+@pytest.mark.parametrize(
+    ("reason", "running", "phase"),
+    [("FailedJobs", True, FAILED), ("JobSetUpdateFailed", True, RUNNING), ("JobSetUpdateFailed", False, FAILED)],
+)
+def test_only_an_end_of_its_jobs_is_the_end_while_its_pods_run(reason, running, phase):
+    assert read_state(job(type="Failed", reason=reason), [pod(running=True)] if running else []).phase == phase

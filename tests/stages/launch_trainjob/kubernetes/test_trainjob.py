@@ -1,3 +1,5 @@
+import base64
+import json
 import subprocess
 import sys
 
@@ -5,7 +7,6 @@ import pytest
 
 from helpers.training_configs import training_config, workspace_task_config
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.launch_trainjob import train_script
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import training_pods
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
     POD_TEMPLATE_OVERRIDES,
@@ -16,9 +17,12 @@ from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
     trainjob_name,
     trainjob_spec,
 )
+from kfp_osft.stages.launch_trainjob.train_text import train_text
 
 VOLUME = {"name": "kfp-workspace", "persistentVolumeClaim": {"claimName": "run-workspace"}}
 MOUNT = {"name": "kfp-workspace", "mountPath": "/kfp-workspace"}
+# Of several processes in a pod.
+SHARED_MEMORY = {"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "16384Mi"}}
 TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -33,7 +37,7 @@ def manifest(field, runtime_kind=None, secret=None, owner=None, **parameters):
     )
     task = workspace_task_config(node_selector={"gpu": "h200"}, tolerations=[TOLERATION])
     spec = trainjob_spec(config, training_pods(config, "/kfp-workspace", task, {}), field, runtime_kind)
-    return trainjob("osft-run-0123456789", spec, config, secret or {}, owner)
+    return trainjob("osft-run-0123456789", spec, config, secret or {}, owner, "0" * 16)
 
 
 def without_command_and_env(body):
@@ -44,10 +48,10 @@ def without_command_and_env(body):
 POD_TEMPLATE = {
     "metadata": {"labels": {"team": "nlp"}, "annotations": {"note": "mine"}},
     "spec": {
-        "volumes": [VOLUME],
+        "volumes": [VOLUME, SHARED_MEMORY],
         "nodeSelector": {"gpu": "h200"},
         "tolerations": [TOLERATION],
-        "containers": [{"name": "node", "volumeMounts": [MOUNT]}],
+        "containers": [{"name": "node", "volumeMounts": [MOUNT, {"name": "kfp-osft-shm", "mountPath": "/dev/shm"}]}],
     },
 }
 RESOURCES = {"cpu": "8", "memory": "32Gi", "nvidia.com/gpu": "4"}
@@ -57,7 +61,13 @@ GOLDEN = {
     "metadata": {
         "name": "osft-run-0123456789",
         "labels": {"app.kubernetes.io/managed-by": "kfp-osft", "kueue.x-k8s.io/queue-name": "gpus"},
-        "annotations": {"kfp-osft/training": "f" * 64},
+        "annotations": {
+            "kfp-osft/training": "f" * 64,
+            "kfp-osft/creation": "0" * 16,
+            "trainer.opendatahub.io/progression-tracking": "true",
+            "trainer.opendatahub.io/metrics-port": "28080",
+            "trainer.opendatahub.io/metrics-poll-interval": "30s",
+        },
     },
     "spec": {
         "runtimeRef": {"name": "my-runtime"},
@@ -97,8 +107,8 @@ def test_a_runtime_of_the_namespace_is_named_with_its_kind():
     }
 
 
-def test_secrets_come_from_the_secret_and_the_owner_is_the_launchers_pod():
-    owner = {"apiVersion": "v1", "kind": "Pod", "name": "launcher", "uid": "1"}
+def test_secrets_come_from_the_secret_and_the_owner_is_the_runs_workflow():
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run", "uid": "1"}
     body = manifest(RUNTIME_PATCHES, secret={"osft-env": ["HF_TOKEN"]}, owner=owner)
     assert body["spec"]["trainer"]["env"][-1] == {
         "name": "HF_TOKEN",
@@ -112,8 +122,7 @@ def test_the_command_is_the_training_script_as_text_below_the_servers_limit():
     assert (python, option) == ("python", "-c")
     assert len(script.encode()) < 64 * 1024
     # As the kubelet hands it on: $$ is $, and there is no $(NAME) left to expand.
-    with open(train_script.__file__, encoding="utf-8") as file:
-        assert script.replace("$$", "$") == file.read()
+    assert script.replace("$$", "$") == train_text()
     result = subprocess.run(
         [sys.executable, option, script.replace("$$", "$")],
         capture_output=True,
@@ -124,12 +133,48 @@ def test_the_command_is_the_training_script_as_text_below_the_servers_limit():
     assert "OSFT_TRAIN_ARGS must be base64 of JSON" in result.stderr
 
 
+def test_more_variables_than_the_server_takes_are_told_before_it_is_asked():
+    config = training_config(training_envs=",".join(f"NAME_{number}=1" for number in range(120)))
+    env = [{"name": f"TASK_{number}", "value": "1"} for number in range(10)]
+    pods = training_pods(config, "/kfp-workspace", workspace_task_config(env=env), {})
+    with pytest.raises(InputError, match="would have 135 environment variables .* takes 128 at most"):
+        trainjob_spec(config, pods, RUNTIME_PATCHES, None)
+    assert trainjob_spec(config, pods, POD_TEMPLATE_OVERRIDES, None)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "tracked", "port"),
+    [
+        ("", "true", 28080),
+        ("trainer.opendatahub.io/metrics-port=9000", "true", 9000),
+        ("trainer.opendatahub.io/progression-tracking=false", "false", 0),
+    ],
+)
+def test_the_annotations_that_show_the_progress_are_on_the_trainjob_and_the_script_knows_the_port(
+    annotations, tracked, port
+):
+    config = training_config(training_metadata_annotations=annotations)
+    pods = training_pods(config, "/kfp-workspace", workspace_task_config(), {})
+    spec = trainjob_spec(config, pods, RUNTIME_PATCHES, None)
+    body = trainjob("run-0123456789", spec, config, {}, None, "0")
+    assert body["metadata"]["annotations"]["trainer.opendatahub.io/progression-tracking"] == tracked
+    assert "trainer.opendatahub.io" not in str(spec.get(RUNTIME_PATCHES))
+    (arguments,) = [one["value"] for one in pods.env if one["name"] == "OSFT_TRAIN_ARGS"]
+    assert json.loads(base64.b64decode(arguments))["progress_port"] == port
+
+
+def test_a_port_that_a_pod_may_not_open_is_an_error_that_names_the_annotation():
+    config = training_config(training_metadata_annotations="trainer.opendatahub.io/metrics-port=80")
+    with pytest.raises(InputError, match="metrics-port=80 is not allowed; allowed: a port from 1024 to 65535"):
+        training_pods(config, "/kfp-workspace", workspace_task_config(), {})
+
+
 def openapi(*fields):
     schema = {
         "x-kubernetes-group-version-kind": [
             {"group": "trainer.kubeflow.org", "kind": "TrainJob", "version": "v1alpha1"}
         ],
-        "properties": {"spec": {"properties": dict.fromkeys(fields, {})}},
+        "properties": {"spec": {"properties": {field: {} for field in fields}}},
     }
     return {"components": {"schemas": {"a.TrainJob": schema, "a.Status": {}}}}
 

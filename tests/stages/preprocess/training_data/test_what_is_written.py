@@ -228,6 +228,8 @@ def test_the_config_holds_the_typed_arguments_of_the_training(run, chat_rows: Pa
         "start_deadline_minutes": 30,
         "time_limit_minutes": 0,
         "shared_memory_per_worker": "auto",
+        "queue_limit_minutes": 0,
+        "unattended_limit_minutes": 60,
     }
     assert TrainingConfig.from_json(result.training_config).to_json() == result.training_config
 

@@ -4,8 +4,9 @@ import pytest
 
 from fakes.kubernetes import Cluster
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.launch_trainjob.kubernetes import client as cluster_module
-from kfp_osft.stages.launch_trainjob.kubernetes.client import connect
+from kfp_osft.stages.launch_trainjob.kubernetes import connection
+from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect
+from kfp_osft.stages.launch_trainjob.kubernetes.errors import Untrusted
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +16,8 @@ def outside_of_any_cluster(monkeypatch):
 
 
 def test_without_any_identity_there_is_no_cluster(monkeypatch, tmp_path):
-    monkeypatch.setattr(cluster_module, "SERVICE_ACCOUNT", tmp_path)
-    assert not cluster_module.is_configured()
+    monkeypatch.setattr(connection, "SERVICE_ACCOUNT", tmp_path)
+    assert not connection.is_configured()
     with pytest.raises(InputError, match="there is no cluster: neither KUBERNETES_SERVER_URL"):
         connect()
 
@@ -39,7 +40,7 @@ def test_a_url_without_tls_is_refused(monkeypatch):
 
 
 def test_an_unknown_namespace_is_an_error_that_says_how_to_give_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(cluster_module, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(connection, "SERVICE_ACCOUNT", tmp_path)
     monkeypatch.setenv("KUBERNETES_SERVER_URL", "https://cluster")
     monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "token")
     with pytest.raises(InputError, match="KUBERNETES_NAMESPACE"):
@@ -53,6 +54,6 @@ def test_a_certificate_of_an_unknown_authority_is_refused(monkeypatch):
         monkeypatch.setenv("KUBERNETES_SERVER_URL", cluster.url)
         monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", cluster.token)
         monkeypatch.setenv("KUBERNETES_NAMESPACE", "ns")
-        with pytest.raises(cluster_module.ClusterUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
-            connect(backoff_seconds=0).trainer_api()
+        with pytest.raises(Untrusted, match="its certificate is not trusted .*OSFT_CA_BUNDLE"):
+            connect().trainer_api()
         assert not cluster.requests

@@ -1,0 +1,116 @@
+"""What the cluster's API server answers instead of what was asked for: one family, each member told in a sentence."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from kfp_osft.shared.network.errors import is_lasting, network_cause
+from kfp_osft.shared.reporting.errors import InputError
+
+_UNAVAILABLE_STATUS = (408, 429, 500, 502, 503, 504)
+# What admission says when it really refuses, and not only cannot be reached.
+_ADMISSION = ("denied the request", "exceeded quota", "violates PodSecurity", "is forbidden: ")
+
+
+class ClusterError(InputError):
+    """A request to the API server that failed; its text is a sentence for a person."""
+
+
+class Unavailable(ClusterError):
+    """What passes by itself as a rule: the server cannot be reached, is busy, starts, or a webhook of its is down.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait; 0 where it does not say.
+        not_served: it answered 404 for the path, and not for the object.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0, not_served: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.not_served = not_served
+
+
+class Untrusted(ClusterError):
+    """No secure connection: the server's certificate is not trusted here, or it does not speak TLS."""
+
+
+class Forbidden(ClusterError):
+    """The token is not accepted, or may not do this: says which verb on which resource is missing."""
+
+
+class NotFound(ClusterError):
+    """The object is not there, in the server's own words: no proxy's page, and no API that is not served yet."""
+
+
+class Refused(ClusterError):
+    """The API server refuses the object: it is invalid, exists already, or admission denies it.
+
+    Attributes:
+        status: HTTP status.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turns the client's exceptions into ours, without the headers and bodies that it puts into its messages."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except ApiException as error:
+        raise _meaning(error, url) from None
+    except (HTTPError, OSError) as error:
+        cause = network_cause(error)
+        # A host name that cannot be resolved may be in a minute: a cluster's DNS has bad moments, too.
+        kind = Untrusted if is_lasting(error) and cause.startswith("TLS") else Unavailable
+        raise kind(f"the cluster's API server {url} does not answer: {cause}") from None
+
+
+def _meaning(error: Any, url: str) -> ClusterError:
+    status = _status_object(error.body)
+    code, sentence = error.status, status.get("message") or error.reason or "no reason given"
+    if code == 401:
+        return Forbidden(
+            f"the cluster {url} does not accept the token (401): it is wrong or has expired; with "
+            "KUBERNETES_SERVER_URL, KUBERNETES_AUTH_TOKEN needs a new one"
+        )
+    if code == 403 and "is forbidden: User" in sentence:
+        return Forbidden(f"the cluster does not allow it: {sentence}; `kfp-osft manifest` prints the Role to apply")
+    if code == 404 and status.get("reason") == "NotFound" and status.get("details", {}).get("name"):
+        return NotFound(sentence)
+    unavailable = (
+        code in _UNAVAILABLE_STATUS
+        or "failed calling webhook" in sentence
+        or (code == 409 and status.get("reason") == "Conflict")
+        # A proxy's answers are not the API server's; those of a server that starts come close.
+        or (code in (403, 404) and not status)
+        or (code == 403 and not any(sign in sentence for sign in _ADMISSION))
+        or (code == 404 and status.get("reason") == "NotFound")
+    )
+    if unavailable:
+        return Unavailable(
+            f"the cluster's API server {url} answers {code}: {sentence}", _retry_after(error), not_served=code == 404
+        )
+    return Refused(f"the cluster refuses it ({code}): {sentence}", code)
+
+
+def _status_object(body: Any) -> dict[str, Any]:
+    """The Status of an answer; {} for a page that is none."""
+    try:
+        status = json.loads(body)
+    except (TypeError, ValueError):
+        return {}
+    return status if isinstance(status, dict) and status.get("kind") == "Status" else {}
+
+
+def _retry_after(error: Any) -> float:
+    try:
+        return max(0.0, float((error.headers or {}).get("Retry-After", 0)))
+    except ValueError:  # a date
+        return 0

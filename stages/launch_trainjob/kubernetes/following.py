@@ -1,0 +1,261 @@
+"""Follows a TrainJob to its end: looks at it again and again, tells what changes, and knows when it is too long."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from kfp_osft.shared.parameters.environment import blot_out, secret_values
+from kfp_osft.shared.reporting.errors import TrainingError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.training.config import TrainingConfig
+from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
+from kfp_osft.stages.launch_trainjob.kubernetes.errors import ClusterError, Forbidden
+from kfp_osft.stages.launch_trainjob.kubernetes.events import in_order, since
+from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, Timing
+from kfp_osft.stages.launch_trainjob.kubernetes.kueue import queue_reason
+from kfp_osft.stages.launch_trainjob.kubernetes.pod_failures import PodFailures
+from kfp_osft.stages.launch_trainjob.kubernetes.pod_log import PodLog
+from kfp_osft.stages.launch_trainjob.kubernetes.state import (
+    COMPLETE,
+    FAILED,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    STARTING,
+    JobState,
+    current_pods,
+    node_container,
+    node_index,
+    read_state,
+)
+from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import NODE
+from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE
+from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
+
+_MINUTE = 60
+_LAST_LINES = 40
+# After the end of a log its pod may be seen for a few seconds only.
+_HURRIED_LOOKS = 20
+_PODS_WITH_EVENTS = 4
+
+
+class Following:
+    """The way of one TrainJob to its end.
+
+    Args:
+        cluster, job: where it is.
+        config: of the training.
+        timing: how to wait.
+        log_file: the log of node 0 is written to it.
+    """
+
+    def __init__(self, cluster: Cluster, job: Job, config: TrainingConfig, timing: Timing, log_file: TextIO) -> None:
+        self._cluster, self._job, self._config, self._timing = cluster, job, config, timing
+        self._log_file = log_file
+        self._output = TrainerOutput(num_epochs=config.osft.get("num_epochs") or 1)
+        self._secrets = secret_values(dict(os.environ))
+        self._failures = PodFailures(self._last_lines)
+        self._clock = Clock(config.trainjob, timing)
+        self._unanswered_since: float | None = None
+        self._log_ended = threading.Event()
+        self._hurried_looks = 0
+        self._sees_workloads = True
+        self._running_since: float | None = None
+        self._phase, self._told = STARTING, ""
+        self._pod_log = PodLog(cluster, self._on_line, self._on_log_trouble, self._log_ended.set, timing.poll)
+
+    def to_the_end(self) -> None:
+        """Returns when the TrainJob is complete.
+
+        Raises:
+            TrainingError: it failed, which leaves it (job.exists is False then), or is to be ended.
+            ClusterError: it cannot be followed any more.
+        """
+        self._cluster.patience = self._timing.look
+        try:
+            while not self._is_complete():
+                self._wait()
+        finally:
+            self._pod_log.end(0)
+
+    def _is_complete(self) -> bool:
+        try:
+            state = self._look()
+        except ClusterError as error:
+            self._do_without_answer(error)
+            return False
+        if self._unanswered_since is not None:
+            log("The cluster's API server answers again")
+            self._unanswered_since = None
+        self._phase = state.phase
+        if state.phase in (COMPLETE, FAILED):
+            self._pod_log.end(self._timing.log)
+        if state.sentence != self._told:
+            self._told = state.sentence
+            log(state.sentence)
+        if state.phase == COMPLETE:
+            return True
+        if state.phase == FAILED:
+            # It holds no GPUs, and people look for it: it stays, and the next attempt replaces it.
+            self._job.exists = False
+            raise TrainingError(f"{self._job.place} failed: {state.sentence}\n{self._why()}")
+        if state.phase != RUNNING:
+            self._running_since = None
+        elif self._running_since is None:
+            self._running_since = time.monotonic()
+        elif time.monotonic() - self._running_since > self._timing.recovery:
+            self._failures.survive()
+        if overrun := self._clock.overrun(state.phase, state.sentence, bool(state.trouble)):
+            raise TrainingError(f"{self._job.place} {overrun}")
+        return False
+
+    def _look(self) -> JobState:
+        job = self._job.get()
+        if job is None:
+            self._job.exists = False
+            return self._gone()
+        listed = self._job.pods(f",jobset.sigs.k8s.io/replicatedjob-name={NODE}")
+        self._take_note(self._failures.look_at(listed, suspended=bool(job["spec"].get("suspend"))))
+        pods = current_pods(listed)
+        for pod in pods:
+            container = node_container(pod)
+            if node_index(pod) == "0" and {"running", "terminated"} & set(container.get("state", {})):
+                self._pod_log.read_from(pod["metadata"]["name"], container.get("restartCount", 0))
+        nodes = self._config.trainjob["num_workers"]
+        state = read_state(job, pods, [], nodes)
+        if state.phase == QUEUED:
+            return read_state(job, pods, [], nodes, queue_reason(self._workloads(), self._queue_events(), job))
+        # Only a job that does not run needs the events.
+        return read_state(job, pods, self._events(job, pods), nodes) if state.phase == STARTING else state
+
+    def _gone(self) -> JobState:
+        """The TrainJob is not there any more: deleted by somebody or, once it was complete, by its time to live."""
+        self._pod_log.end(self._timing.log)
+        if Path(self._config.osft["ckpt_output_dir"], COMPLETE_FILE).exists():
+            return JobState(COMPLETE, f"Complete; {self._job.place} is gone already")
+        raise TrainingError(f"{self._job.place} is gone: somebody deleted it while it trained")
+
+    def _take_note(self, new: list[Any]) -> None:
+        for failure in new:
+            log(f"{failure.sentence()[0].upper()}{failure.sentence()[1:]}")
+        if new:
+            self._hurried_looks = _HURRIED_LOOKS
+        final = next((failure for failure in new if failure.is_final), None)
+        if final is None and not (new and self._failures.repeated()):
+            return
+        self._pod_log.end(self._timing.log)
+        reason = "it would end so at each further attempt" if final else "it has ended twice in the same way"
+        raise TrainingError(f"{self._job.place} failed, {reason}\n{self._why()}")
+
+    def _why(self) -> str:
+        return self._failures.describe(self._config.trainjob, self._config.osft, self._output.last_words())
+
+    def _do_without_answer(self, error: ClusterError) -> None:
+        """An API server that does not answer ends no training that runs; one that stays away, or refuses to be asked,
+        ends it at last, for nobody could follow it."""
+        now = time.monotonic()
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+            log(f"{error}. The training goes on; asking again")
+        limit = self._timing.refused if isinstance(error, Forbidden) else self._timing.unreachable
+        if now - self._unanswered_since > limit:
+            raise error
+        if overrun := self._clock.overrun(self._phase, self._told, False):
+            raise TrainingError(f"{self._job.place} {overrun}; {error}")
+
+    def _wait(self) -> None:
+        """Until the next look: soon where much happens, and at once when the log has ended."""
+        hurry = self._hurried_looks > 0 or self._phase == STARTING
+        self._hurried_looks = max(0, self._hurried_looks - 1)
+        if self._log_ended.wait(min(self._timing.hurry, self._timing.poll) if hurry else self._timing.poll):
+            self._log_ended.clear()
+            self._hurried_looks = _HURRIED_LOOKS
+
+    def _events(self, job: dict[str, Any], pods: list[Any]) -> list[Any]:
+        """The events about the TrainJob, its JobSet, its Job and its pods, the oldest first.
+
+        By uid: those of an earlier TrainJob of the name last for an hour. JobSet and Job may not be read; of theirs
+        count those that are not older than the TrainJob.
+        """
+        name, created = self._job.name, job["metadata"].get("creationTimestamp", "")
+        found = self._cluster.events(uid=job["metadata"]["uid"])
+        for kind, child in (("JobSet", name), ("Job", f"{name}-{NODE}-0")):
+            found += since(self._cluster.events(name=child, kind=kind), created)
+        for pod in pods[:_PODS_WITH_EVENTS]:
+            found += self._cluster.events(uid=pod["metadata"]["uid"])
+        return in_order(found)
+
+    def _workloads(self) -> list[Any] | None:
+        workloads = self._cluster.workloads() if self._sees_workloads else None
+        self._sees_workloads = workloads is not None
+        return workloads
+
+    def _queue_events(self) -> list[Any]:
+        return [] if self._sees_workloads else self._cluster.events(kind="Workload")
+
+    def _on_line(self, raw: str) -> None:
+        if self._log_file.closed:
+            return
+        line = blot_out(raw, self._secrets)
+        self._log_file.write(f"{line}\n")
+        self._log_file.flush()
+        if (readable := self._output.read(line)) is not None:
+            log(readable)
+
+    @staticmethod
+    def _on_log_trouble(problem: str) -> None:
+        log(f"Warning: the training's log cannot be read, the training goes on: {problem}")
+
+    def _last_lines(self, pod: str, restarted: bool) -> list[str]:
+        output = TrainerOutput(num_epochs=1)
+        try:
+            text = b"".join(self._cluster.pod_log(pod, NODE, previous=restarted, tail_lines=_LAST_LINES * 10))
+        except ClusterError:
+            return []
+        for line in text.decode("utf-8", errors="replace").splitlines():
+            output.read(blot_out(line.partition(" ")[2], self._secrets))
+        return output.last_words(_LAST_LINES)
+
+
+class Clock:
+    """The deadlines: for the queue, for the start, for what hardly mends by itself, for the training.
+
+    Args:
+        trainjob: of the training config.
+        timing: for what hardly mends.
+        now: seconds of a clock that only goes forward.
+    """
+
+    def __init__(self, trainjob: dict[str, Any], timing: Timing, now: Callable[[], float] = time.monotonic) -> None:
+        self._trainjob, self._trouble_limit, self._now = trainjob, timing.trouble, now
+        self._phase = ""
+        self._phase_since = self._looked = now()
+        self._trained = 0.0
+        self._trouble_since: float | None = None
+
+    def overrun(self, phase: str, sentence: str, in_trouble: bool) -> str:
+        """What has taken too long, as the end of a sentence; empty if nothing has."""
+        now = self._now()
+        if self._phase == phase == RUNNING:
+            # The time in a queue, after a preemption, is not the training's.
+            self._trained += now - self._looked
+        if phase != self._phase:
+            self._phase, self._phase_since = phase, now
+        self._looked = now
+        self._trouble_since = (self._trouble_since or now) if in_trouble else None
+        lasts = (now - self._phase_since) / _MINUTE
+        start, queue, training = (
+            self._trainjob[name] for name in ("start_deadline_minutes", "queue_limit_minutes", "time_limit_minutes")
+        )
+        if self._trouble_since is not None and now - self._trouble_since > self._trouble_limit:
+            return f"cannot start. {sentence}"
+        if phase == STARTING and lasts > start:
+            return f"has not started within training_start_deadline_minutes={start}. {sentence}"
+        if queue and phase in (QUEUED, PAUSED) and lasts > queue:
+            return f"has waited longer than training_queue_limit_minutes={queue}. {sentence}"
+        if training and self._trained / _MINUTE > training:
+            return f"has trained longer than training_time_limit_minutes={training}"
+        return ""

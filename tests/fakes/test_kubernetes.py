@@ -201,8 +201,8 @@ def test_requests_are_recorded_with_what_they_asked():
         (
             ROLE,
             lambda launcher: launcher.custom.list_cluster_custom_object(*TRAINJOBS[:2], "clustertrainingruntimes"),
-            'clustertrainingruntimes.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" cannot '
-            'list resource "clustertrainingruntimes" in API group "trainer.kubeflow.org" at the cluster scope',
+            'clustertrainingruntimes.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" '
+            'cannot list resource "clustertrainingruntimes" in API group "trainer.kubeflow.org" at the cluster scope',
         ),
         (
             ROLE,

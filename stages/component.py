@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,7 +19,7 @@ from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.kubernetes_syntax import is_image
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import find_package
-from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_digest
+from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_digest, without_words
 from kfp_osft.stages.training_parameters import documented, with_training_parameters
 
 #: The image that the present OSFT component runs in: training-hub with a CPU torch, Python 3.12.
@@ -167,7 +168,8 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         config_map=config_map_name(),
     )
     tail = _TAIL.format(function=function.__name__) if hasattr(function, "__signature__") else ""
-    command[-1] = head + command[-1] + tail
+    # Without docstrings: what is in the program, Argo keeps five times.
+    command[-1] = re.sub(r"\n{3,}", "\n\n", without_words(head + command[-1] + tail))
     if settings.package:
         # Beside KFP, which is installed without its dependencies: the image has what the stages need.
         kfp = f"'kfp=={kfp_version}'"

@@ -56,10 +56,10 @@ def package_archive() -> bytes:
 
 @functools.cache
 def _archived_files() -> dict[str, bytes]:
-    return {name: _without_words(content.decode()).encode() for name, content in package_files(FOLDER).items()}
+    return {name: without_words(content.decode()).encode() for name, content in package_files(FOLDER).items()}
 
 
-def _without_words(source: str) -> str:
+def without_words(source: str) -> str:
     """A module without its docstrings and comments, line for line, so that tracebacks name the lines of the source."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):

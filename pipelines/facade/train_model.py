@@ -32,8 +32,8 @@ def train_model(
     runs them at once with kfp.local (call kfp.local.init first) and returns the finished task.
 
     Args:
-        pvc_path: Workspace PVC root path (use dsl.WORKSPACE_PATH_PLACEHOLDER), or a folder of this computer. KFP removes
-            a run's own workspace when the run has succeeded; the outputs stay.
+        pvc_path: Workspace PVC root path (use dsl.WORKSPACE_PATH_PLACEHOLDER), or a folder of this computer. KFP
+            removes a run's own workspace when the run has succeeded; the outputs stay.
         dataset: Input training dataset artifact: its data, or what its metadata pvc_path, pvc_dir or artifact_path
             names.
         training parameters:

@@ -45,6 +45,29 @@ LABEL_FIELDS = ("label", "kto_tag")
 Messages = list[dict[str, Any]]
 
 
+class RowFormat:
+    """The format of all rows of a dataset, which is that of its first row."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def check(self, row: Row) -> str:
+        """Gives the row's format, and logs the first one.
+
+        Raises:
+            InputError: what format_of raises; another format than the rows before.
+        """
+        found = format_of(row)
+        if self.name is None:
+            self.name = found
+            log(f"Format of the rows: {found}")
+        elif found != self.name:
+            raise InputError(
+                f"{row.place}: is of the format {found}, the rows before it are {self.name}; a dataset holds one format"
+            )
+        return found
+
+
 def conversations(
     rows: Iterable[Row],
     unmask_messages: bool,
@@ -52,6 +75,7 @@ def conversations(
     warnings: Warnings,
     left_out: Warnings | None = None,
     eos_token: str | None = None,
+    row_format: RowFormat | None = None,
 ) -> Iterator[Conversation]:
     """Gives the rows' conversations, all of the format of the first row, and logs that format.
 
@@ -62,20 +86,13 @@ def conversations(
         warnings: takes what is changed in a row.
         left_out: takes the rows of which nothing is to be learnt, as they say themselves.
         eos_token: the tokenizer's, which no answer has to bring along.
+        row_format: where these rows are a piece of a dataset, what the pieces before were of.
     """
-    expected = None
+    row_format = row_format or RowFormat()
     left_out = left_out or Warnings()
     for row in rows:
         try:
-            found = format_of(row)
-            if expected is None:
-                expected = found
-                log(f"Format of the rows: {found}")
-            elif found != expected:
-                raise InputError(
-                    f"{row.place}: is of the format {found}, the rows before it are {expected}; "
-                    "a dataset holds one format"
-                )
+            found = row_format.check(row)
             conversation = _conversation(row, found, unmask_messages, warnings, left_out, eos_token)
             if conversation:
                 yield conversation

@@ -201,8 +201,8 @@ def summarize(steps: list[dict]) -> dict[str, float | int]:
     - median_grad_norm, largest_grad_norm: L2 norm of the gradient before it is clipped (mini-trainer
       clips to 1)
     - validation_loss: last one that a step's line shows. mini-trainer writes a validation at the end of an
-      epoch with the NEXT step, and so the one at the very end not at all
-      (kfp_osft.shared.training.validation_losses finds it)
+      epoch with the NEXT step, and so the one at the very end not at all; see
+      kfp_osft.shared.training.validation_losses
     """
     if not steps:
         return {}

@@ -1,7 +1,7 @@
 """What became of the rows: kept and dropped, their lengths, the share of tokens with loss, one sample."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kfp_osft.shared.reporting.log import log
@@ -15,6 +15,7 @@ SHORTEST_SAMPLE = 20
 LOSS_BEGIN, LOSS_END = "[[", "]]"
 
 _MOST_CHARACTERS_LOGGED = 4000
+_FEW_STEPS = 10
 
 
 class DataReport:
@@ -108,6 +109,39 @@ class DataReport:
 COUNTS = ("rows", "samples", "too_long", "too_short", "tokens", "loss_tokens", "longest")
 
 
+def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers: int) -> dict[str, Any]:
+    """What the training will do with the samples: steps, tokens, and warnings about both.
+
+    mini-trainer takes effective_batch_size samples a step, over all workers together, and what is left at an epoch's
+    end as one more step.
+
+    Args:
+        report: of the samples.
+        osft: the checked parameters of training_hub.osft.
+        workers: training pods.
+    """
+    batch, epochs, samples = osft["effective_batch_size"], osft["num_epochs"], report["samples"]
+    steps = epochs * -(-samples // batch)
+    warnings = []
+    if batch > samples:
+        warnings.append(
+            f"training_effective_batch_size={batch} exceeds the {samples:,} samples, so that an epoch is one step"
+        )
+    if steps < _FEW_STEPS:
+        warnings.append(
+            f"the training makes {steps} step{'s' * (steps > 1)}, which hardly changes a model; lower "
+            "training_effective_batch_size, raise training_num_epochs, or give more rows"
+        )
+    return {
+        "steps": steps,
+        "epochs": epochs,
+        "effective_batch_size": batch,
+        "workers": workers,
+        "tokens": epochs * report["tokens"],
+        "warnings": warnings,
+    }
+
+
 def tell_report(report: dict[str, Any]) -> None:
     """Logs a report."""
     for warning in report["warnings"]:
@@ -122,6 +156,14 @@ def tell_report(report: dict[str, Any]) -> None:
         f"Tokens: {report['tokens']:,}, {report['loss_share']:.0%} of them with loss; a sample has "
         f"{lengths['median']:,} (median), {lengths['95th']:,} (95th percentile), at most {lengths['longest']:,}"
     )
+    planned = report["training"]
+    log(
+        f"Training: {planned['steps']:,} steps of {planned['effective_batch_size']:,} samples in {planned['epochs']} "
+        f"epoch{'s' * (planned['epochs'] > 1)} on {planned['workers']} worker{'s' * (planned['workers'] > 1)}, "
+        f"{planned['tokens']:,} tokens"
+    )
+    for warning in planned["warnings"]:
+        log(f"Warning: {warning}")
     if held_out := report.get("validation"):
         for warning in held_out["warnings"]:
             log(f"Warning: held-out rows: {warning}")

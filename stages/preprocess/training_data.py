@@ -1,6 +1,5 @@
 """preprocess: checks everything that can be known before a GPU is asked for, and tokenizes the rows."""
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,9 +18,9 @@ from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
-from kfp_osft.shared.rows.files import dataset_files
+from kfp_osft.shared.rows.files import Row, dataset_files
 from kfp_osft.shared.rows.messages import Conversation, Problems
-from kfp_osft.shared.rows.row_formats import conversations
+from kfp_osft.shared.rows.row_formats import RowFormat, conversations
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.run_file import CHECKPOINTS
 from kfp_osft.shared.training.versions import TOKENIZING, TRAINING, installed_versions
@@ -33,7 +32,7 @@ from kfp_osft.stages.preprocess.base_model import (
     find_base_model,
     load_tokenizer,
 )
-from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, tell_report
+from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training, tell_report
 from kfp_osft.stages.preprocess.osft_coverage import check_coverage, find_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
 from kfp_osft.stages.preprocess.progress import Progress, rows_in
@@ -43,6 +42,7 @@ from kfp_osft.stages.preprocess.row_source import (
     train_and_held_out,
     without_rows_of,
 )
+from kfp_osft.stages.preprocess.tokenizing import Line, Remarks, TokenizedPiece, tokenized_pieces
 from kfp_osft.stages.preprocess.trained_here import base_of_this_run
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
@@ -54,7 +54,7 @@ VALIDATION_FILE = "validation.jsonl"
 #: Learning rate schedulers that do not run without arguments of theirs.
 SCHEDULERS_OF_ARGUMENTS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay")
 #: A change of what is written here makes earlier results stale.
-_FORMAT = 3
+_FORMAT = 4
 _SEED = next(each.when_left_out for each in ALL_PARAMETERS if each.name == "training_seed")
 # Of a fingerprint, enough to name a folder.
 _NAME_LENGTH = 12
@@ -173,19 +173,20 @@ def preprocess_dataset(
         trained_on, held_out = _sources(Path(dataset_path), validation_path, checked)
         with ExitStack() as complete:
             unfinished = complete.enter_context(replacing_file(data_path))
-            report = _write_samples(trained_on, files, unfinished, checked, tokenizer())
+            report = _write_samples(trained_on, files, unfinished, checked, tokenizer(), own_process)
             report["validation"] = None
             if held_out:
                 log("The held-out rows:")
                 unfinished = complete.enter_context(replacing_file(held_out_path))
                 report["validation"] = _write_samples(
-                    held_out, validation_files or files, unfinished, checked, tokenizer()
+                    held_out, validation_files or files, unfinished, checked, tokenizer(), own_process
                 )
             # Should this process die before the manifest is whole, nothing trusts the data, and a rerun replaces it.
             write_json(manifest_path, {"written_by": _WRITER})
             report_path.unlink(missing_ok=True)
             held_out_path.unlink(missing_ok=True)
         write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
+    report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
     report = _publish_report(
         {**report, "osft": found},
         fingerprint(data_made_from),
@@ -295,30 +296,21 @@ def _check_ours(folder: Path) -> None:
 
 
 def _write_samples(
-    source: RowSource, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any
+    source: RowSource, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any, own_process: bool
 ) -> dict[str, Any]:
     """Writes the samples that training keeps and returns the report."""
     osft = checked.osft
     report, problems = DataReport(osft["max_seq_len"]), Problems()
-    # Ids may have holes, so that the last is beyond their number.
-    vocabulary = max(tokenizer.get_vocab().values()) + 1
-    samples: Iterator[tuple[str, Sample | ProcessedRow]]
-    if osft.get("use_processed_dataset"):
-        samples = processed_rows(source.rows(), vocabulary, problems, report.warnings)
-    else:
-        chat = ChatTokenizer(tokenizer, report.warnings)
-        unmask, eos_token = osft.get("unmask_messages", False), tokenizer.eos_token
-        rows = conversations(source.rows(), unmask, problems, report.warnings, report.left_out, eos_token)
-        samples = chat.samples(_without_far_too_long(rows, tokenizer, report, osft["max_seq_len"]), problems)
+    gatherers = {"problems": problems, "warnings": report.warnings, "left_out": report.left_out}
     progress = Progress(rows_in(files) if source.count is None else source.count)
-    writer = LineWriter(vocabulary)
-    # What the imports left behind is not looked through again with each of millions of new lists.
-    gc.freeze()
-    try:
-        with target.open("w", encoding="ascii", buffering=1 << 20) as file:
-            for place, sample in samples:
+    work = _row_worker(checked, tokenizer)
+    with target.open("w", encoding="ascii", buffering=1 << 20) as file:
+        for piece in tokenized_pieces(source.rows(), work, own_process):
+            for name, said in piece.remarks.items():
+                for one in said:
+                    gatherers[name].add(*one)
+            for place, length, loss_tokens, line in piece.lines:
                 progress.advance()
-                length, loss_tokens = len(sample.input_ids), sample.num_loss_counted_tokens
                 if report.drops(place, length):
                     continue
                 if length > osft["max_tokens_per_gpu"]:
@@ -331,9 +323,7 @@ def _write_samples(
                     problems.add(f"{place}: has no token to learn from")
                 else:
                     report.keep(length, loss_tokens)
-                    file.write(writer.line(sample))
-    finally:
-        gc.unfreeze()
+                    file.write(line)
     problems.raise_if_any()
     if not report.rows:
         raise InputError(f"dataset {source.path} has no rows")
@@ -346,15 +336,51 @@ def _write_samples(
     return told
 
 
-def _without_far_too_long(
-    conversations: Iterable[Conversation], tokenizer: Any, report: DataReport, max_seq_len: int
-) -> Iterator[Conversation]:
-    """Drops the rows that have too many tokens whatever they are: millions of them take a gigabyte to be counted."""
+def _row_worker(checked: CheckedParameters, tokenizer: Any) -> Callable[[list[Row]], TokenizedPiece]:
+    """What tokenizes a piece of the rows; in each process it goes on knowing what it found in the pieces before."""
+    osft = checked.osft
+    # Ids may have holes, so that the last is beyond their number.
+    vocabulary = max(tokenizer.get_vocab().values()) + 1
     longest_token = max(map(len, tokenizer.get_vocab()))
+    writer = LineWriter(vocabulary)
+    remarks = {"problems": Remarks(), "warnings": Remarks(), "left_out": Remarks()}
+    problems, warnings, left_out = remarks.values()
+    chat = None if osft.get("use_processed_dataset") else ChatTokenizer(tokenizer, warnings)
+    row_format = RowFormat()
+
+    def tokenize(rows: list[Row]) -> TokenizedPiece:
+        lines: list[Line] = []
+        samples: Iterator[tuple[str, Sample | ProcessedRow]]
+        if chat is None:
+            samples = processed_rows(rows, vocabulary, problems, warnings)
+        else:
+            unmask, eos_token = osft.get("unmask_messages", False), tokenizer.eos_token
+            found = conversations(rows, unmask, problems, warnings, left_out, eos_token, row_format)
+            samples = chat.samples(_without_far_too_long(found, longest_token, osft["max_seq_len"], lines), problems)
+        for place, sample in samples:
+            text = writer.line(sample)
+            lines.append(Line(place, len(sample.input_ids), sample.num_loss_counted_tokens, text))
+        said = {name: one.said for name, one in remarks.items() if one.said}
+        for one in remarks.values():
+            one.said = []
+        return TokenizedPiece(lines, said)
+
+    return tokenize
+
+
+def _without_far_too_long(
+    conversations: Iterable[Conversation], longest_token: int, max_seq_len: int, lines: list[Line]
+) -> Iterator[Conversation]:
+    """Tells only the length of the rows that have too many tokens whatever they are.
+
+    Millions of them take a gigabyte to be counted.
+    """
     for conversation in conversations:
         at_least = sum(len(message.get("content") or "") for message in conversation.messages) // longest_token
-        if at_least < max_seq_len or not report.drops(conversation.place, at_least):
+        if at_least < max_seq_len:
             yield conversation
+        else:
+            lines.append(Line(conversation.place, at_least, 0, ""))
 
 
 def _check_dropped(dataset: Path, report: Mapping[str, Any], checked: CheckedParameters) -> None:

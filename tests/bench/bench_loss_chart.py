@@ -7,6 +7,7 @@ import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 _ROUNDS = 3
 _SHORT, _LONG = 1_000, 100_000
@@ -31,7 +32,7 @@ print(json.dumps({"page, seconds": seconds, "picture, seconds": both - seconds, 
 
 
 def _measure(steps: int) -> dict[str, float]:
-    command = [sys.executable, "-c", _PROGRAM, str(TESTS), str(steps)]
+    command = [sys.executable, "-c", _PROGRAM, str(Path(__file__).parent.parent), str(steps)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

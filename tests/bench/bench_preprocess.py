@@ -2,11 +2,13 @@
 
 Run it: python tests/bench/bench_preprocess.py [rows ...]
 training_hub runs with several process counts at the first number of rows and with the best of them at the second;
-preprocess runs at all. Rates are over the whole process, from its start with its imports to its end; on a machine with
+preprocess runs at all, and at the first with several process counts too. Rates are over the whole process, from its
+start with its imports to its end; on a machine with
 other work, look at the CPU time beside them. Needs Linux.
 """
 
 import argparse
+import filecmp
 import json
 import os
 import random
@@ -20,9 +22,12 @@ import time
 from pathlib import Path
 
 _OURS = """
-import sys
+import importlib, sys
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
-rows, model, folder, _ = sys.argv[1:]
+rows, model, folder, processes = sys.argv[1:]
+if int(processes):
+    # By its name, since the stage of the same name as the package hides it.
+    importlib.import_module("kfp_osft.stages.preprocess.tokenizing").usable_cores = lambda: int(processes)
 preprocess_dataset(rows, folder, {"training_base_model": model, "training_data_output_dir": folder + "/data"},
                    own_process=True)
 """
@@ -66,7 +71,7 @@ def write_rows(path: Path, rows: int) -> Path:
     return path
 
 
-def measure(program: str, rows: Path, model: Path, folder: Path, processes: int = 1) -> dict[str, float]:
+def measure(program: str, rows: Path, model: Path, folder: Path, processes: int = 0) -> dict[str, float]:
     """Rate over the whole process, peak memory (PSS) of its tree, and what it and mini-trainer's loader wrote."""
     env = os.environ | {
         "HF_DATASETS_CACHE": str(folder / "cache"),
@@ -95,11 +100,11 @@ def measure(program: str, rows: Path, model: Path, folder: Path, processes: int 
     written = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
     with rows.open("rb") as file:
         count = sum(1 for _ in file)
+    used = ended.children_user + ended.children_system - cpu.children_user - cpu.children_system
     return {
         "rows/s": count / seconds,
-        "CPU us/row": 1e6
-        * (ended.children_user + ended.children_system - cpu.children_user - cpu.children_system)
-        / count,
+        "CPU us/row": 1e6 * used / count,
+        "cores used": used / seconds,
         "peak memory, GB": peak[0] / 1e9,
         "written/source": written / rows.stat().st_size,
     }
@@ -143,12 +148,17 @@ def main() -> None:
         default=[2, 4, 8],
         help="process counts of training_hub to try at the first row count; none: preprocess alone",
     )
+    parser.add_argument(
+        "--scaling", type=int, nargs="*", default=[1, 2, 4], help="process counts of preprocess at the first row count"
+    )
     arguments = parser.parse_args()
     from kfp_osft.pipelines.demo.example import cache_dir, example_model
 
     model = Path(example_model(cache_dir()))
     print(
-        f"{'':<28}{'rows':>9}{'rows/s':>9}{'CPU us/row':>12}{'peak memory, GB':>17}{'written/source':>16}", flush=True
+        f"{'':<28}{'rows':>9}{'rows/s':>9}{'CPU us/row':>12}{'cores used':>12}"
+        f"{'peak memory, GB':>17}{'written/source':>16}",
+        flush=True,
     )
     to_try = arguments.processes
     for index, count in enumerate(arguments.rows):
@@ -156,6 +166,12 @@ def main() -> None:
             rows = write_rows(Path(work) / "rows.jsonl", count)
             ours = measure(_OURS, rows, model, Path(work) / "ours")
             _tell("preprocess", count, ours)
+            for processes in arguments.scaling if index == 0 else []:
+                alone = measure(_OURS, rows, model, Path(work) / f"ours-{processes}", processes)
+                _tell(f"preprocess, {processes} processes", count, alone)
+                made = [Path(work) / name / "data" / "data.jsonl" for name in ("ours", f"ours-{processes}")]
+                assert filecmp.cmp(*made, shallow=False), "the same bytes, however many processes"
+                shutil.rmtree(Path(work) / f"ours-{processes}")
             rates: dict[int, float] = {}
             costs = []
             for processes in to_try:
@@ -178,7 +194,7 @@ def main() -> None:
 
 def _tell(name: str, rows: int, figures: dict[str, float]) -> None:
     print(
-        f"{name:<28}{rows:>9,}{figures['rows/s']:>9,.0f}{figures['CPU us/row']:>12,.0f}"
+        f"{name:<28}{rows:>9,}{figures['rows/s']:>9,.0f}{figures['CPU us/row']:>12,.0f}{figures['cores used']:>12.2f}"
         f"{figures['peak memory, GB']:>17.2f}{figures['written/source']:>16.1f}",
         flush=True,
     )

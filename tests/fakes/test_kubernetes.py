@@ -171,8 +171,8 @@ def test_requests_are_recorded_with_what_they_asked():
         (
             without(ROLE, "trainjobs", "create"),
             lambda launcher: launcher.create(trainjob()),
-            'trainjobs.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" cannot create resource '
-            '"trainjobs" in API group "trainer.kubeflow.org" in the namespace "ns"',
+            'trainjobs.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" cannot create '
+            'resource "trainjobs" in API group "trainer.kubeflow.org" in the namespace "ns"',
         ),
         (
             without(ROLE, "secrets"),
@@ -201,14 +201,14 @@ def test_requests_are_recorded_with_what_they_asked():
         (
             ROLE,
             lambda launcher: launcher.custom.list_cluster_custom_object(*TRAINJOBS[:2], "clustertrainingruntimes"),
-            'clustertrainingruntimes.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" cannot list '
-            'resource "clustertrainingruntimes" in API group "trainer.kubeflow.org" at the cluster scope',
+            'clustertrainingruntimes.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" '
+            'cannot list resource "clustertrainingruntimes" in API group "trainer.kubeflow.org" at the cluster scope',
         ),
         (
             ROLE,
             lambda launcher: launcher.custom.list_namespaced_custom_object(*TRAINJOBS),
-            'trainjobs.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" cannot list resource '
-            '"trainjobs" in API group "trainer.kubeflow.org" in the namespace "ns"',
+            'trainjobs.trainer.kubeflow.org is forbidden: User "system:serviceaccount:ns:launcher" cannot list '
+            'resource "trainjobs" in API group "trainer.kubeflow.org" in the namespace "ns"',
         ),
     ],
 )
@@ -724,10 +724,15 @@ def test_evicted_and_lost_pods_say_why_and_have_no_log(happening, expected):
         until(lambda: launcher.pods() and launcher.pods()[0].status.reason)
         pod = launcher.pods()[0]
         assert (pod.status.phase, pod.status.reason, bool(pod.metadata.deletion_timestamp)) == expected
-        try:
-            assert "step 1" not in launcher.log()
-        except ApiException as error:
-            assert error.status == 500
+        assert _status_of(launcher.log) in (200, 500)
+
+
+def _status_of(request) -> int:
+    try:
+        assert "step 1" not in request()
+    except ApiException as error:
+        return error.status
+    return 200
 
 
 def test_a_queued_trainjob_is_suspended_from_its_first_moment():

@@ -346,11 +346,8 @@ class Registry:
             said = said.replace(secret, "***")
         # A repository's name may be as a reason is.
         reason = said.replace(self.reference.repository, "")
-        for pattern, passing, meaning in _MEANINGS:
-            if re.search(pattern, reason, re.IGNORECASE):
-                break
-        else:
-            passing, meaning = True, "cannot be pulled"
+        found = (rest for pattern, *rest in _MEANINGS if re.search(pattern, reason, re.IGNORECASE))
+        passing, meaning = next(found, (True, "cannot be pulled"))
         return _Failure(f"{meaning or self._refused()} (skopeo: {said})", passing)
 
     def _refused(self) -> str:

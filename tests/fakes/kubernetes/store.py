@@ -196,5 +196,5 @@ class Store:
 
 
 def _by_name(item: tuple[tuple[Resource, str, str], Body]) -> tuple[str, str]:
-    (resource, namespace, name), _ = item
+    (resource, _, name), _ = item
     return resource.plural, name

@@ -195,7 +195,7 @@ def test_a_question_gets_its_longest_answer_with_capital_and_question_mark(index
 
 
 @pytest.mark.parametrize(
-    "environment, expected",
+    ("environment", "expected"),
     [
         ({"KFP_OSFT_CACHE": "/own", "XDG_CACHE_HOME": "/common"}, "/own"),
         ({"XDG_CACHE_HOME": "/common"}, "/common/kfp-osft"),
@@ -261,7 +261,7 @@ def test_the_real_model_is_converted_to_the_published_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "text, tokens",
+    ("text", "tokens"),
     [
         ("Hello world", ["Hello", "Ġworld"]),
         ("In 2024", ["In", "Ġ", "2", "0", "2", "4"]),

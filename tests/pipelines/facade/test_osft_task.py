@@ -350,7 +350,7 @@ def test_an_operation_of_kfp_kubernetes_takes_a_pipeline_parameter_as_on_a_plain
 @pytest.mark.parametrize("name", [name for name in PLATFORM if not name.startswith("set_")])
 def test_an_operation_of_kfp_kubernetes_twice_lands_twice(name):
     function = getattr(kubernetes, name)
-    operate, field, expected = PLATFORM[name]
+    operate, _, expected = PLATFORM[name]
 
     def twice(task):
         operate(function, task)

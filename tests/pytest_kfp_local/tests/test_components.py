@@ -43,7 +43,7 @@ def test_it(kfp_local, rows):
 
 
 @pytest.mark.parametrize(
-    "artifact, metadata",
+    ("artifact", "metadata"),
     [
         ("rows", {}),
         ("str(rows)", {}),
@@ -129,7 +129,7 @@ def test_it(kfp_local):
 
 
 @pytest.mark.parametrize(
-    "arguments, error",
+    ("arguments", "error"),
     [
         ("", "missing 1 required argument: rows"),
         ("rows='x', row=1", 'unexpected keyword argument "row"'),
@@ -226,7 +226,7 @@ def test_it(kfp_local, rows, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "what, error",
+    ("what", "error"),
     [("shell", "You are attempting to run a Container Component"), ("len", "run takes a component or a pipeline")],
 )
 def test_what_cannot_run_is_refused(run_tests, what, error):

@@ -88,7 +88,7 @@ def test_a_run_after_a_failed_one(kfp_local):
 
 
 @pytest.mark.parametrize(
-    "end, message",
+    ("end", "message"),
     [("os.kill(os.getpid(), 9)", "exit code 137: *"), ("os._exit(3)", "exit code 3: (it printed nothing)")],
 )
 def test_a_task_that_dies_silently_has_its_exit_code(run_tests, end, message):

@@ -94,7 +94,7 @@ def test_a_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path: Pa
     path.mkdir()
     (path / "old").write_text("old")
 
-    with pytest.raises(OSError), replacing_folder(path) as unfinished:
+    with pytest.raises(FileNotFoundError), replacing_folder(path) as unfinished:
         unfinished.rmdir()
 
     assert names(tmp_path) == ["one", "one/old"]

@@ -72,6 +72,6 @@ def test_the_mean_is_over_tokens_not_over_samples():
 
 
 def test_samples_without_a_token_to_predict_are_an_error(loaded):
-    model, tokenizer = loaded
+    model, _ = loaded
     with pytest.raises(ValueError, match="no token to predict"):
         mean(sample_losses(model, [Sample([5, 6, 7], [])]))

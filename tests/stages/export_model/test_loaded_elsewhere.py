@@ -76,10 +76,17 @@ def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ours = [path for path in sys.path if path.endswith("site-packages")]
     (site_packages / "the_rest.pth").write_text("\n".join(ours) + "\n")
     packages = ["transformers==4.57.6", "huggingface_hub==0.36.0", "tokenizers==0.22.2", "sentencepiece==0.2.3"]
-    # The last two read what is in an sdist, for pip to fetch it.
-    packages += ["xllamacpp==2026.10.11549", "scikit-build-core==1.1.2", "flit-core==4.2.0"]
+    # The last three read what is in an sdist, for pip to fetch it.
+    packages += ["xllamacpp==2026.10.11549", "scikit-build-core==1.1.2", "flit-core==4.2.0", "pathspec==1.1.1"]
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", *packages, cwd=folder.parent)
     return python
+
+
+def _weights_of_the_trainer(kind: _Exported, folder: Path) -> Path:
+    """The exported tokenizer beside what mini-trainer saved: transformers 4 does not load its tokenizer either."""
+    shutil.copytree(kind.raw, folder)
+    shutil.copyfile(kind.final_model / "tokenizer_config.json", folder / "tokenizer_config.json")
+    return folder
 
 
 def _loaded(python: Path | str, folders: list[Path]) -> dict[str, dict[str, Any]]:
@@ -137,11 +144,12 @@ def test_the_code_on_the_card_runs(exported: dict[str, _Exported], transformers_
 
 
 def test_what_the_trainer_saved_is_another_model_in_transformers_4(
-    exported: dict[str, _Exported], transformers_4: Path
+    exported: dict[str, _Exported], transformers_4: Path, tmp_path: Path
 ):
     # Otherwise the test above could not fail.
     kind = exported["llama-untied-1"]
-    loaded = _loaded(transformers_4, [kind.raw])[str(kind.raw)]
+    raw = _weights_of_the_trainer(kind, tmp_path / "raw")
+    loaded = _loaded(transformers_4, [raw])[str(raw)]
 
     assert loaded["logits"] != pytest.approx(kind.computed["logits"], abs=0.1)
     assert any("rotary_emb" in warning for warning in loaded["warnings"])
@@ -159,7 +167,7 @@ def test_llama_cpp_converts_it_and_says_the_same(exported: dict[str, _Exported],
         archive.extractall(tmp_path, members=members, filter="data")
     source = next(tmp_path.glob("*/vendor/llama.cpp"))
     kinds = {str(kind.final_model): kind for kind in exported.values()}
-    raw = exported["qwen-tied-1"].raw
+    raw = _weights_of_the_trainer(exported["qwen-tied-1"], tmp_path / "raw")
     program = [transformers_4, _HELPERS / "to_gguf.py", source, json.dumps(PROMPT), *kinds, raw]
     done = subprocess.run([str(part) for part in program], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,6 +1,6 @@
 import pytest
 
-from kfp_osft.stages.preprocess.data_report import DataReport, marked_text, tell_report
+from kfp_osft.stages.preprocess.data_report import DataReport, marked_text, planned_training, tell_report
 from kfp_osft.stages.preprocess.processed_rows import ProcessedRow
 
 
@@ -39,6 +39,7 @@ def test_a_long_sample_is_cut_in_the_log_alone(capsys: pytest.CaptureFixture[str
     report = DataReport(40)
     report.keep(20, 5)
     told = report.to_dict() | {"sample": "x" * 5000}
+    told["training"] = planned_training(told, {"effective_batch_size": 1, "num_epochs": 1}, 1)
 
     tell_report(told)
 
@@ -58,3 +59,36 @@ def test_each_run_of_tokens_with_loss_is_marked(labels: list[int], text: str):
     sample = ProcessedRow([0, 1, 2, 3], labels)
 
     assert marked_text(sample, lambda ids: "".join("abcd"[token] for token in ids)) == text
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch", "epochs", "steps", "warnings"),
+    [
+        (1280, 128, 1, 10, []),
+        (1281, 128, 2, 22, []),
+        (
+            100,
+            128,
+            3,
+            3,
+            [
+                "training_effective_batch_size=128 exceeds the 100 samples, so that an epoch is one step",
+                "the training makes 3 steps, which hardly changes a model; lower training_effective_batch_size, raise "
+                "training_num_epochs, or give more rows",
+            ],
+        ),
+    ],
+)
+def test_the_steps_of_the_training_are_told_before_it(samples, batch, epochs, steps, warnings):
+    planned = planned_training(
+        {"samples": samples, "tokens": 1000}, {"effective_batch_size": batch, "num_epochs": epochs}, 2
+    )
+
+    assert planned == {
+        "steps": steps,
+        "epochs": epochs,
+        "effective_batch_size": batch,
+        "workers": 2,
+        "tokens": 1000 * epochs,
+        "warnings": warnings,
+    }

@@ -1,4 +1,4 @@
-"""The ids and labels are training_hub's own: the same rows go through its data path and through ours."""
+"""training_hub's labels, where they follow the rule, are ours; where they do not, both are shown."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies
 
-from helpers.chat_rows import ANSWER, QUESTION, ROWS, call, rows_for, said
+from helpers.chat_rows import ANSWER, FREE_ROWS, QUESTION, ROWS, call, said
+from helpers.real_templates import learnt_text
 from helpers.tiny_model import write_chat_rows
 from helpers.tokenizer_families import (
     CHATML_TOKENS,
@@ -102,23 +103,118 @@ def samples_of(data: Path) -> list[tuple]:
 PREPARED_OTHERWISE = ("empty answer", "blank answer", "tool call without content")
 
 
-@pytest.mark.parametrize("unmask", ["some rows", "the parameter", "nobody"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_ids_and_labels_are_those_of_training_hub(model, theirs, ours, tmp_path: Path, name: str, unmask: str):
-    rows = []
-    for kind, messages in rows_for(name).items():
-        if kind in PREPARED_OTHERWISE:
-            continue
-        rows.append({"messages": messages, "kind": kind})
-        if unmask == "some rows":
-            rows[-1]["unmask"] = False
-            rows.append({"messages": messages, "kind": kind, "unmask": True})
+#: Kinds of rows where training_hub's result is another, by family; below each is shown.
+TRIMMED = {"blanks", "blank answer", "an end of turn in the answer"}
+DIFFERENT = {"llama3": TRIMMED}
+# Families whose plain chat training_hub labels by the rule: with the template's end of turn as the tokenizer's eos, and
+# no blank of the template's that becomes one token with the first word.
+SAME = ("chatml", "chatml-reasoning", "smollm2", "llama3")
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_plain_chat_is_labelled_as_by_training_hub(model, theirs, ours, tmp_path: Path, name: str):
+    # The pretraining role opens all turns, as unmask does.
+    kinds = {kind: messages for kind, messages in (ROWS | FREE_ROWS).items() if "pretraining" not in kind}
+    rows = [{"messages": kinds[kind], "kind": kind} for kind in kinds if kind not in DIFFERENT.get(name, ())]
+    rows = [row for row in rows if all(message["content"].strip() for message in row["messages"])]
     path = write_rows(tmp_path / "rows.jsonl", rows)
 
-    expected = samples_of(theirs(model(name), path, unmask == "the parameter"))
-    made = samples_of(ours(model(name), path, unmask == "the parameter"))
+    expected = samples_of(theirs(model(name), path))
+    made = samples_of(ours(model(name), path))
 
     assert [row["kind"] for row, one, other in zip(rows, made, expected, strict=True) if one != other] == []
+
+
+LLAMA = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+CALLING = said("assistant", None, tool_calls=[call({"of": "Austria"})])
+CALL = '\n<tool_call>\n{"name": "capital_of", "arguments": {"of": "Austria"}}\n</tool_call><|im_end|>'
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "unmask", "theirs", "ours"),
+    [
+        pytest.param(
+            "chatml",
+            [said("user", QUESTION), CALLING, said("tool", "Vienna")],
+            False,
+            f"assistant\n{CALL}\n<|im_start|>tool\nVienna<|im_end|>\n",
+            f"assistant\n[[{CALL}]]\n<|im_start|>tool\nVienna<|im_end|>\n",
+            id="a call without content",
+        ),
+        pytest.param(
+            "chatml-reasoning",
+            [said("user", QUESTION), said("assistant", "Yes.", reasoning_content="Hm.")],
+            False,
+            "assistant\n<think>\n[[Hm.\n</think>\n\nYes.<|im_end|>]]\n",
+            "assistant\n[[<think>\nHm.\n</think>\n\nYes.<|im_end|>]]\n",
+            id="the tag before reasoning",
+        ),
+        pytest.param(
+            "chatml-reasoning",
+            [
+                *[said("user", QUESTION), said("assistant", "Yes.", reasoning_content="Hm.")],
+                *[said("user", QUESTION), said("assistant", "No.")],
+            ],
+            False,
+            f"[[Yes.]]<|im_end|>\n<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n[[No.]]<|im_end|>\n",
+            f"[[Yes.<|im_end|>]]\n<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n[[No.<|im_end|>]]\n",
+            id="earlier reasoning that is not shown",
+        ),
+        pytest.param(
+            "chatml-reasoning",
+            [said("user", QUESTION), said("assistant", "Yes.", reasoning="Hm.")],
+            False,
+            "assistant\n<think>\nHm.\n</think>\n\n[[Yes.<|im_end|>]]\n",
+            "assistant\n[[<think>\nHm.\n</think>\n\nYes.<|im_end|>]]\n",
+            id="reasoning by its third name",
+        ),
+        pytest.param(
+            "llama3-other-eos",
+            [said("user", QUESTION), said("assistant", ANSWER)],
+            False,
+            f"{LLAMA}[[{ANSWER}]]<|eot_id|>",
+            f"{LLAMA}[[{ANSWER}<|eot_id|>]]",
+            id="an end of turn that is not eos",
+        ),
+        pytest.param(
+            "llama3",
+            [said("user", QUESTION), said("assistant", f" {ANSWER}\n")],
+            False,
+            f"{LLAMA}[[ {ANSWER}\n<|eot_id|>]]",
+            f"{LLAMA}[[{ANSWER}<|eot_id|>]]",
+            id="blanks that the template strips",
+        ),
+        pytest.param(
+            "mistral",
+            [said("user", QUESTION), said("assistant", ANSWER)],
+            False,
+            f"[/INST] [[{ANSWER}</s>]]",
+            f"[/INST][[ {ANSWER}</s>]]",
+            id="a blank that is one token with the first word",
+        ),
+        pytest.param(
+            "chatml",
+            [said("user", QUESTION), said("assistant", ANSWER)],
+            True,
+            f"user\n[[{QUESTION}]]<|im_end|>\n<|im_start|>assistant\n[[{ANSWER}<|im_end|>]]\n",
+            f"user\n[[{QUESTION}<|im_end|>]]\n<|im_start|>assistant\n[[{ANSWER}<|im_end|>]]\n",
+            id="unmask",
+        ),
+    ],
+)
+def test_where_training_hub_labels_otherwise(model, name: str, messages: list, unmask: bool, theirs: str, ours: str):
+    from instructlab.training.data_process import configure_tokenizer, unmask_sample
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model(name))
+    roles = {message["role"] for message in messages} - {"system"} if unmask else {"assistant"}
+
+    expected = unmask_sample({"messages": messages, "unmask": unmask}, configure_tokenizer(str(model(name))))
+    ((_, made),) = ChatTokenizer(tokenizer).samples([Conversation("row", messages, frozenset(roles))])
+
+    shown = [learnt_text(tokenizer, expected["input_ids"], expected["labels"])]
+    shown.append(learnt_text(tokenizer, made.input_ids, made.labels))
+    assert [text[-len(one) :] for text, one in zip(shown, (theirs, ours), strict=True)] == [theirs, ours]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +230,7 @@ def test_ids_and_labels_are_those_of_training_hub(model, theirs, ours, tmp_path:
             }
         ],
         [{"prompt": QUESTION, "completion": ANSWER}],
-        [{"prompt": [said("user", QUESTION)], "completion": [said("assistant", ANSWER)], "unmask": True}],
+        [{"prompt": [said("user", QUESTION)], "completion": [said("assistant", ANSWER)]}],
         [{"instruction": "Answer.", "input": QUESTION, "output": ANSWER}],
     ],
     ids=["sharegpt", "prompt", "conversational prompt", "alpaca"],
@@ -187,40 +283,36 @@ TEXTS = strategies.lists(
 
 @strategies.composite
 def random_conversations(draw: Callable) -> list[dict]:
-    """Turns that every template takes; the answers may have reasoning, and call a tool where that is rendered."""
+    """Turns that every template takes; an answer may hold what looks like an end of its turn."""
     messages = [said("system", draw(TEXTS))] if draw(strategies.booleans()) else []
     for _ in range(draw(strategies.integers(1, 4))):
-        answer = said("assistant", draw(TEXTS))
-        reasoning = draw(strategies.sampled_from([None, None, "reasoning_content", "thinking"]))
-        if reasoning:
-            answer[reasoning] = draw(TEXTS)
-        messages += [said("user", draw(TEXTS)), answer]
+        messages += [said("user", draw(TEXTS)), said("assistant", draw(TEXTS))]
     if draw(strategies.booleans()):
-        # An end of a turn that is the text's, perhaps the only one after an answer.
         messages[-1]["content"] += draw(strategies.sampled_from([*CHATML_TOKENS, *LLAMA_TOKENS, *MISTRAL_TOKENS]))
     return messages
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_ids_and_labels_of_random_conversations_are_those_of_training_hub(model, name: str):
+@pytest.mark.parametrize("name", ["chatml", "smollm2"])
+def test_random_plain_chat_has_the_labels_of_training_hub_on_the_ids_of_the_plain_template(model, name: str):
     from instructlab.training.data_process import configure_tokenizer, unmask_sample
     from transformers import AutoTokenizer
 
     their_tokenizer = configure_tokenizer(str(model(name)))
-    ours = ChatTokenizer(AutoTokenizer.from_pretrained(model(name)))
+    tokenizer = AutoTokenizer.from_pretrained(model(name))
+    ours = ChatTokenizer(tokenizer)
 
     @settings(max_examples=60, derandomize=True, database=None, deadline=None)
-    @given(random_conversations(), strategies.booleans(), strategies.sampled_from(["", '"', "a\\b"]))
-    def same(messages: list[dict], unmask: bool, called: str) -> None:
-        if name == "chatml":
-            messages[-1]["tool_calls"] = [call(json.dumps({"of": called})), call({"of": called})]
-            messages.append(said("tool", called))
-        roles = {message["role"] for message in messages} - {"system"} if unmask else {"assistant"}
-        expected = unmask_sample({"messages": messages, "unmask": unmask}, their_tokenizer)
+    @given(random_conversations())
+    def same(messages: list[dict]) -> None:
+        expected = unmask_sample({"messages": messages, "unmask": False}, their_tokenizer)
 
-        ((_, sample),) = ours.samples([Conversation("row", messages, frozenset(roles))])
+        ((_, sample),) = ours.samples([Conversation("row", messages, frozenset({"assistant"}))])
 
-        assert (sample.input_ids, sample.labels) == (expected["input_ids"], expected["labels"])
+        plain = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        assert sample.input_ids == plain
+        # Their marks keep a line break of the header and one of the answer apart, which are one token otherwise.
+        if expected["input_ids"] == plain:
+            assert sample.labels == expected["labels"]
 
     same()
 

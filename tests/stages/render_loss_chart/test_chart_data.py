@@ -77,7 +77,7 @@ def test_the_smoothed_line_of_a_short_training_is_the_rolling_median():
 def test_one_outlier_does_not_move_the_smoothed_line_of_a_long_training():
     # In 3,000 steps the window is 121 wide: a mean would rise by 1000 / 121 there.
     flat, spiked = (drawn(training(3_000, loss=replaced), "steps", "smoothed") for replaced in ({}, {1_500: 1000.0}))
-    assert max(abs(one - other) for one, other in zip(flat, spiked)) < 0.05
+    assert max(abs(one - other) for one, other in zip(flat, spiked, strict=True)) < 0.05
 
 
 @pytest.mark.parametrize(("count", "window"), [(2, 1), (4, 3), (5, 5), (24, 5), (3_000, 121), (100_000, 501)])

@@ -174,7 +174,7 @@ def openapi(*fields):
         "x-kubernetes-group-version-kind": [
             {"group": "trainer.kubeflow.org", "kind": "TrainJob", "version": "v1alpha1"}
         ],
-        "properties": {"spec": {"properties": dict.fromkeys(fields, {})}},
+        "properties": {"spec": {"properties": {field: {} for field in fields}}},
     }
     return {"components": {"schemas": {"a.TrainJob": schema, "a.Status": {}}}}
 

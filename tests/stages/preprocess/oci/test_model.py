@@ -419,7 +419,8 @@ def test_a_file_that_names_itself_outside_is_refused(push: Callable, layout: Lay
         (
             {f"etc/{number:02}": b"" for number in range(12)},
             "holds no model: no folder in it has config.json and weights in safetensors or .bin; "
-            "it has /etc/00, /etc/01, /etc/02, /etc/03, /etc/04, /etc/05, /etc/06, /etc/07, /etc/08, /etc/09 and 2 more",
+            "it has /etc/00, /etc/01, /etc/02, /etc/03, /etc/04, /etc/05, /etc/06, /etc/07, /etc/08, /etc/09 and "
+            "2 more",
         ),
         ({}, "holds no model: no folder in it has config.json and weights in safetensors or .bin; it has no file"),
         (
@@ -600,9 +601,9 @@ def test_each_way_to_write_credentials_opens_a_registry(
         (None, "it is not set"),
         ("  \n", "it is not set"),
         ('{"auths": {}}', "it has no entry for that registry in 'auths'"),
-        ('{"auths": {"quay.io": {"auth": "%s"}}}' % AUTH, "it has no entry for that registry in 'auths'"),
-        ('{"auths": {"{host}": {"auth": "%s"}}}' % WRONG, "its entry for it does not open it"),
-        ('{"auths": {"{host}/other": {"auth": "%s"}}}' % AUTH, "its entry for it does not open it"),
+        (f'{{"auths": {{"quay.io": {{"auth": "{AUTH}"}}}}}}', "it has no entry for that registry in 'auths'"),
+        (f'{{"auths": {{"{{host}}": {{"auth": "{WRONG}"}}}}}}', "its entry for it does not open it"),
+        (f'{{"auths": {{"{{host}}/other": {{"auth": "{AUTH}"}}}}}}', "its entry for it does not open it"),
     ],
 )
 def test_a_refused_pull_names_the_secret_and_says_what_it_has(

@@ -149,7 +149,8 @@ def test_a_file_of_rows_may_lie_beside_the_output(run, dataset):
 
 
 def test_a_value_that_will_not_run_as_given_is_a_warning(run, chat_rows: Path, capsys: pytest.CaptureFixture[str]):
-    run(chat_rows, fsdp_sharding_strategy="NO_SHARD", osft_memory_efficient_init=False)
+    plan = {"effective_batch_size": 1, "num_epochs": 10}
+    run(chat_rows, fsdp_sharding_strategy="NO_SHARD", osft_memory_efficient_init=False, **plan)
 
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning: ")]
     assert len(warnings) == 2

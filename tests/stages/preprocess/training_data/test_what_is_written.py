@@ -158,7 +158,7 @@ def test_warnings_about_rows_are_told_with_their_places(run, dataset, capsys: py
         [QUESTION, ANSWER | {"weight": 0}],
     )
 
-    result = run(rows)
+    result = run(rows, effective_batch_size=1, num_epochs=10)
 
     warnings = [
         "1 row: an answer is empty or blank; it is not learnt (rows.jsonl, row 2)",

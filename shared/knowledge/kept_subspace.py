@@ -237,7 +237,7 @@ def _tensors(model_dir: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     found = {}
     for path in sorted(Path(model_dir).glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
-            found |= {name: (path, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()}
+            found |= {name: (path, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()}  # noqa: SIM118
     if not found:
         raise InputError(f"model folder {model_dir} holds no .safetensors file")
     return found

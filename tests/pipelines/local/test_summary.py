@@ -68,7 +68,7 @@ def test_a_run_is_told_in_ten_lines(run, tiny_model):
     ]
     assert lines[3].startswith("Weights  leaked: up to ") and "looked at 6 of 14 limited matrices" in lines[3]
     # A line to copy: names with blanks are quoted.
-    assert lines[-1] == f"Check    kfp-osft check {tiny_model} '{run.model}' --unfreeze-rank-ratio 0.25"
+    assert lines[-1] == f"Check    kfp-osft check {tiny_model} '{run.model}'"
 
 
 def test_rows_that_were_held_out_add_a_line(run, chat_rows):

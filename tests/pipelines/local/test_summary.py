@@ -24,6 +24,16 @@ def run(tiny_model, tmp_path):
     generator = torch.Generator().manual_seed(0)
     changed = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in weights.items()}
     save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
+    published = {
+        "model_name": "final",
+        "base_model": {"name": "tiny"},
+        "dataset": {"name": "rows.jsonl"},
+        "checkpoint": {"description": "of step 8"},
+        "parameters": {},
+        "metrics": {},
+        "library_versions": {},
+    }
+    (model / "osft_run.json").write_text(json.dumps(published))
     metrics = {
         "samples": 64.0,
         "tokens": 2000.0,
@@ -56,9 +66,9 @@ def test_a_run_is_told_in_ten_lines(run, tiny_model):
         "Trained  64 samples, 2,000 tokens in 1 min 35 s, 500 a second",
         "Rows     32 trained on, 3 dropped for their length",
     ]
-    assert lines[3].startswith("Weights  leaked: up to ") and "looked at 6 of 14 trained matrices" in lines[3]
+    assert lines[3].startswith("Weights  leaked: up to ") and "looked at 6 of 14 limited matrices" in lines[3]
     # A line to copy: names with blanks are quoted.
-    assert lines[-1] == f"Check    kfp-osft check {tiny_model} '{run.model}' --unfreeze-rank-ratio 0.25"
+    assert lines[-1] == f"Check    kfp-osft check {tiny_model} '{run.model}'"
 
 
 def test_rows_that_were_held_out_add_a_line(run, chat_rows):

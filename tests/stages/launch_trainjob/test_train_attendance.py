@@ -119,12 +119,10 @@ def test_the_script_saves_its_state_and_ends_with_the_code_that_no_retry_follows
     (image / "mini_trainer" / "__init__.py").write_text(
         "class TrainingArgs:\n    __dataclass_fields__ = {'on_demand_checkpointing': None}\n"
     )
-    (image / "mini_trainer" / "osft_utils.py").write_text(
-        "MODEL_NAME_MAPPINGS = {}\ndef get_model_patterns(name): return []\n"
-    )
-    (image / "transformers.py").write_text(
-        "class AutoConfig:\n    model_type = 'qwen2'\n    from_pretrained = classmethod(lambda cls, path: cls)\n"
-    )
+    (image / "transformers").mkdir()
+    (image / "transformers" / "__init__.py").touch()
+    (image / "transformers" / "dynamic_module_utils.py").write_text("def resolve_trust_remote_code(*args): ...\n")
+    (image / "mini_trainer" / "api_train.py").write_text("class StreamablePopen: ...\n")
     (image / "torch.py").write_text("class cuda:\n    is_available = staticmethod(lambda: True)\n")
     (image / "training_hub.py").write_text(INTERRUPTED)
     sign.parent.mkdir()

@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
         parameters, run_format = run["parameters"], run["format"]
         known = isinstance(run["dataset"], dict) and isinstance(run["base_model"]["name"], str)
     except (LookupError, TypeError):
-        known = False
+        known, parameters, run_format = False, None, None
     if not known or not isinstance(parameters, dict) or not parameters:
         raise InputError(
             f"{what} does not describe a run; allowed: the {RUN_FILE} of an exported model, the model's folder, or the "

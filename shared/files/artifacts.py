@@ -12,8 +12,11 @@ from typing import Protocol
 class OutputArtifact(Protocol):
     """What is used of a KFP output artifact; its uri is KFP's to set."""
 
-    path: str
-    uri: str
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def uri(self) -> str: ...
 
 
 def is_uploaded(artifact: OutputArtifact) -> bool:

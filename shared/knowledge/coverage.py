@@ -143,9 +143,13 @@ def _without_weights(base_model: str, config: Any) -> "torch.nn.Module":
     text = getattr(config, "text_config", None)
     # mini-trainer trains the language model of a vision model since 0.8.
     takes_text = text is not None and (mini_trainer_folder() / "vlm_utils.py").is_file()
-    if type(config) in CAUSAL and not (takes_text and "ForConditional" in CAUSAL[type(config)].__name__):
+    model_class: Any
+    of_class: Any
+    if type(config) in CAUSAL and not (
+        takes_text and "ForConditional" in getattr(CAUSAL[type(config)], "__name__", "")
+    ):
         model_class, of_class = CAUSAL[type(config)], config
-    elif takes_text and type(text) in CAUSAL:
+    elif text is not None and takes_text and type(text) in CAUSAL:
         model_class, of_class = CAUSAL[type(text)], text
     elif takes_text and type(config) in VISION:
         model_class, of_class = VISION[type(config)], config
@@ -204,10 +208,11 @@ def _layers_matrices(model: "torch.nn.Module") -> tuple[dict[str, tuple[int, ...
     """Shapes of the layers' matrices by name, and the number of all other parameters."""
     import torch
 
+    head = getattr(model, "get_output_embeddings")()  # noqa: B009 - a method of transformers' models
     embeddings = {
         parameter
-        for module in (*model.modules(), model.get_output_embeddings())
-        if isinstance(module, torch.nn.Embedding) or (module is not None and module is model.get_output_embeddings())
+        for module in (*model.modules(), head)
+        if isinstance(module, torch.nn.Embedding) or (module is not None and module is head)
         for parameter in module.parameters()
     }
     matrices, others = {}, 0

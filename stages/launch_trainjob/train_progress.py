@@ -181,7 +181,7 @@ class ProgressReport:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *args: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 """Polls are not worth a line."""
 
         class Server(http.server.ThreadingHTTPServer):

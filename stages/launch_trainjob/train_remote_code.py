@@ -13,10 +13,10 @@ def decide_remote_code(trusted: bool) -> None:
 
     resolve = dynamic_module_utils.resolve_trust_remote_code
 
-    def decided(trust_remote_code: bool | None, *args, **kwargs) -> bool:
+    def decided(trust_remote_code: bool | None, *args, **kwargs) -> bool | None:
         return resolve(trusted, *args, **kwargs)
 
     # Others have imported it by name.
     for module in list(sys.modules.values()):
         if module is not None and vars(module).get("resolve_trust_remote_code") is resolve:
-            module.resolve_trust_remote_code = decided
+            vars(module)["resolve_trust_remote_code"] = decided

@@ -81,7 +81,7 @@ def main() -> None:
     """Trains as OSFT_TRAIN_ARGS says and checks the result; ends with a sentence if it is no good."""
     # Lines reach the reader one by one, although mini-trainer's launcher and workers write to pipes.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]  # a text file here
     # Nobody answers questions here, nor can a pipe answer them.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
@@ -212,7 +212,7 @@ def hide_broken_torchvision() -> None:
     except Exception:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        sys.modules["torchvision"] = None
+        sys.modules["torchvision"] = None  # pyright: ignore[reportArgumentType]  # what import takes for absent
 
 
 def check_keywords(osft: Callable, osft_args: dict) -> None:
@@ -237,7 +237,7 @@ def arguments_for_cpu(osft_args: dict) -> dict:
     osft_args = dict(osft_args)
     # What the arguments say, then the TrainJob's server. "auto" and "gpu" count GPUs, of which there is none.
     processes = osft_args.get("nproc_per_node") or os.environ.get("PET_NPROC_PER_NODE")
-    processes = int(processes) if str(processes).isdigit() else 1
+    processes = int(str(processes)) if str(processes).isdigit() else 1
     osft_args["nproc_per_node"] = processes
     if osft_args.get("use_liger"):
         osft_args["use_liger"] = False
@@ -305,7 +305,7 @@ def run_worker(arguments: list[str]) -> None:
     if os.environ.get(ON_CPU_VARIABLE) == "1":
         # mini-trainer asks for FlashAttention, which has no CPU kernels. Where that is missing, TESTING makes it
         # take PyTorch's own attention, which keeps rows that are packed into one sequence apart just as well.
-        sys.modules["flash_attn"] = None
+        sys.modules["flash_attn"] = None  # pyright: ignore[reportArgumentType]  # what import takes for absent
         os.environ["TESTING"] = "true"
         put_cpu_in_place_of_cuda()
     project_parameters_after_each_step()
@@ -333,7 +333,7 @@ def put_cpu_in_place_of_cuda() -> None:
             return torch.device("cpu") if kind == "cuda" else torch.device(kind, *index)
 
     for module in (utils, osft_utils, setup_model_for_training):
-        module.torch = TorchOnCpu()
+        vars(module)["torch"] = TorchOnCpu()
 
     init_process_group = torch.distributed.init_process_group
     init_device_mesh = setup_model_for_training.init_device_mesh

@@ -131,7 +131,7 @@ def check_lr_scheduler(osft: dict[str, Any]) -> None:
         )
         # Some arguments are looked at only after the warmup.
         for step in range(warmup, warmup + 11):
-            scheduler.lr_lambdas[0](step)
+            getattr(scheduler, "lr_lambdas")[0](step)  # noqa: B009 - of LambdaLR, not of all schedulers
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"training_lr_scheduler_kwargs={kwargs or ''}: the scheduler {name} says: {error}") from None
 

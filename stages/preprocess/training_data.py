@@ -157,7 +157,7 @@ def preprocess_dataset(
 
     earlier = _read_json(report_path)
     found = find_coverage(base_model, model, osft, earlier.get("osft") or {})
-    coverage = Coverage.from_figures({key: value for key, value in found.items() if key != "made_from"})
+    coverage = Coverage(**{key: value for key, value in found.items() if key != "made_from"})
     check_coverage(base_model, coverage, checked.data["min_osft_share"])
     uses_family_patterns = "target_patterns" not in osft
     osft["target_patterns"] = coverage.patterns

@@ -13,9 +13,10 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
-from kfp_osft.stages.launch_trainjob.kubernetes.following import Following
-from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, Timing, owner_of_this_pod
+from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, owner_of_this_pod
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.monitor import Monitor
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import TrainingPods, training_pods
+from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import pods_field, trainjob_name, trainjob_spec
 from kfp_osft.stages.launch_trainjob.sign_of_life import SIGN_FILE, SignOfLife
 
@@ -90,7 +91,7 @@ def train_on_cluster(
             if not job.take_up():
                 before_creation()
                 job.create(spec, pods, owner_of_this_pod(cluster))
-            Following(cluster, job, config, timing, log_file).to_the_end()
+            Monitor(cluster, job, config, timing, log_file).wait_for_completion()
         except BaseException as error:
             # Before anything else, the closing of files included, which a volume may delay.
             if job.exists and sign.other_is_alive:

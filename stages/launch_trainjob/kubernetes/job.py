@@ -4,7 +4,6 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kfp_osft.shared.reporting.errors import InputError
@@ -12,8 +11,9 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import ClusterError, Forbidden, Refused
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import FAILED, read_state
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import TrainingPods
-from kfp_osft.stages.launch_trainjob.kubernetes.state import FAILED, read_state
+from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
     CREATION_ANNOTATION,
     MANAGED_BY,
@@ -23,40 +23,6 @@ from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
 )
 
 _CONFLICT = 409
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How the engine waits, in seconds.
-
-    Attributes:
-        poll: between two looks at a TrainJob that runs or waits.
-        hurry: between two looks where much happens: pods start, a log has ended.
-        look: how long one look asks an API server that is unavailable.
-        creation: how long a server that is unavailable is asked for what comes before the training runs.
-        trouble: how long a reason that hardly mends by itself (an image that cannot be pulled) may stand.
-        refused: how long the API server may refuse the token, or the right to look, while a training runs.
-        unreachable: how long it may be unavailable while a training runs.
-        deletion: how long to ask for a deletion, and to wait for the pods to be gone.
-        doubt: how long a TrainJob whose creation was interrupted may still turn up.
-        recovery: how long all nodes must run after a failure for the job to have survived it; the Job controller
-            removes a pod that has failed too often only after the kubelet has started it again.
-        log: how long to wait for the rest of the log of a training that has ended.
-        sign: between two signs of life.
-    """
-
-    poll: float = 5
-    hurry: float = 1
-    look: float = 8
-    creation: float = 120
-    trouble: float = 120
-    refused: float = 600
-    unreachable: float = 1800
-    deletion: float = 120
-    doubt: float = 10
-    recovery: float = 30
-    log: float = 20
-    sign: float = 5
 
 
 class Job:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_osft.stages.launch_trainjob.kubernetes.events import tidy
-from kfp_osft.stages.launch_trainjob.kubernetes.state import node_container, node_index
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.events import tidy
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import node_container, node_index
 from kfp_osft.stages.launch_trainjob.train_end import UNMENDABLE
 
 #: The reason of a pod that was deleted before its end was seen.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kfp_osft.stages.launch_trainjob.kubernetes.events import in_order, tidy
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.events import in_order, tidy
 
 #: Label on a TrainJob: its LocalQueue.
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,15 +12,15 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import ClusterError, Forbidden
-from kfp_osft.stages.launch_trainjob.kubernetes.events import in_order, since
-from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, Timing
-from kfp_osft.stages.launch_trainjob.kubernetes.kueue import queue_reason
-from kfp_osft.stages.launch_trainjob.kubernetes.pod_failures import PodFailures
-from kfp_osft.stages.launch_trainjob.kubernetes.pod_log import PodLog
-from kfp_osft.stages.launch_trainjob.kubernetes.state import (
+from kfp_osft.stages.launch_trainjob.kubernetes.job import Job
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.deadlines import Deadlines
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.events import in_order, since
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.kueue import queue_reason
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.pod_failures import PodFailures
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.pod_log import PodLog
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import (
     COMPLETE,
     FAILED,
-    PAUSED,
     QUEUED,
     RUNNING,
     STARTING,
@@ -31,18 +30,18 @@ from kfp_osft.stages.launch_trainjob.kubernetes.state import (
     node_index,
     read_state,
 )
+from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import NODE
 from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
-_MINUTE = 60
 _LAST_LINES = 40
 # After the end of a log its pod may be seen for a few seconds only.
 _HURRIED_LOOKS = 20
 _PODS_WITH_EVENTS = 4
 
 
-class Following:
+class Monitor:
     """The way of one TrainJob to its end.
 
     Args:
@@ -58,7 +57,7 @@ class Following:
         self._output = TrainerOutput(num_epochs=config.osft.get("num_epochs") or 1)
         self._secrets = secret_values(dict(os.environ))
         self._failures = PodFailures(self._last_lines)
-        self._clock = Clock(config.trainjob, timing)
+        self._deadlines = Deadlines(config.trainjob, timing)
         self._unanswered_since: float | None = None
         self._log_ended = threading.Event()
         self._hurried_looks = 0
@@ -67,7 +66,7 @@ class Following:
         self._phase, self._told = STARTING, ""
         self._pod_log = PodLog(cluster, self._on_line, self._on_log_trouble, self._log_ended.set, timing.poll)
 
-    def to_the_end(self) -> None:
+    def wait_for_completion(self) -> None:
         """Returns when the TrainJob is complete.
 
         Raises:
@@ -108,7 +107,7 @@ class Following:
             self._running_since = time.monotonic()
         elif time.monotonic() - self._running_since > self._timing.recovery:
             self._failures.survive()
-        if overrun := self._clock.overrun(state.phase, state.sentence, bool(state.trouble)):
+        if overrun := self._deadlines.overrun(state.phase, state.sentence, bool(state.trouble)):
             raise TrainingError(f"{self._job.place} {overrun}")
         return False
 
@@ -163,7 +162,7 @@ class Following:
         limit = self._timing.refused if isinstance(error, Forbidden) else self._timing.unreachable
         if now - self._unanswered_since > limit:
             raise error
-        if overrun := self._clock.overrun(self._phase, self._told, False):
+        if overrun := self._deadlines.overrun(self._phase, self._told, False):
             raise TrainingError(f"{self._job.place} {overrun}; {error}")
 
     def _wait(self) -> None:
@@ -218,44 +217,3 @@ class Following:
         for line in text.decode("utf-8", errors="replace").splitlines():
             output.read(blot_out(line.partition(" ")[2], self._secrets))
         return output.last_words(_LAST_LINES)
-
-
-class Clock:
-    """The deadlines: for the queue, for the start, for what hardly mends by itself, for the training.
-
-    Args:
-        trainjob: of the training config.
-        timing: for what hardly mends.
-        now: seconds of a clock that only goes forward.
-    """
-
-    def __init__(self, trainjob: dict[str, Any], timing: Timing, now: Callable[[], float] = time.monotonic) -> None:
-        self._trainjob, self._trouble_limit, self._now = trainjob, timing.trouble, now
-        self._phase = ""
-        self._phase_since = self._looked = now()
-        self._trained = 0.0
-        self._trouble_since: float | None = None
-
-    def overrun(self, phase: str, sentence: str, in_trouble: bool) -> str:
-        """What has taken too long, as the end of a sentence; empty if nothing has."""
-        now = self._now()
-        if self._phase == phase == RUNNING:
-            # The time in a queue, after a preemption, is not the training's.
-            self._trained += now - self._looked
-        if phase != self._phase:
-            self._phase, self._phase_since = phase, now
-        self._looked = now
-        self._trouble_since = (self._trouble_since or now) if in_trouble else None
-        lasts = (now - self._phase_since) / _MINUTE
-        start, queue, training = (
-            self._trainjob[name] for name in ("start_deadline_minutes", "queue_limit_minutes", "time_limit_minutes")
-        )
-        if self._trouble_since is not None and now - self._trouble_since > self._trouble_limit:
-            return f"cannot start. {sentence}"
-        if phase == STARTING and lasts > start:
-            return f"has not started within training_start_deadline_minutes={start}. {sentence}"
-        if queue and phase in (QUEUED, PAUSED) and lasts > queue:
-            return f"has waited longer than training_queue_limit_minutes={queue}. {sentence}"
-        if training and self._trained / _MINUTE > training:
-            return f"has trained longer than training_time_limit_minutes={training}"
-        return ""

@@ -1,6 +1,6 @@
 import pytest
 
-from kfp_osft.stages.launch_trainjob.kubernetes.state import (
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import (
     COMPLETE,
     FAILED,
     PAUSED,

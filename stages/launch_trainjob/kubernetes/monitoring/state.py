@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_osft.stages.launch_trainjob.kubernetes.events import about, newest, said, tidy
-from kfp_osft.stages.launch_trainjob.kubernetes.kueue import QUEUE_LABEL, QueueReason
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.events import about, newest, said, tidy
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.kueue import QUEUE_LABEL, QueueReason
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import NODE
 
 QUEUED, PAUSED, STARTING, RUNNING, COMPLETE, FAILED = "queued", "paused", "starting", "running", "complete", "failed"

@@ -1,26 +1,26 @@
-"""How long the engine waits for what."""
+"""The engine's intervals and time limits."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How the engine waits, in seconds.
+    """Intervals and time limits of the engine, in seconds.
 
     Attributes:
-        poll: between two looks at a TrainJob that runs or waits.
-        hurry: between two looks where much happens: pods start, a log has ended.
-        look: how long one look asks an API server that is unavailable.
-        creation: how long a server that is unavailable is asked for what comes before the training runs.
-        trouble: how long a reason that hardly mends by itself (an image that cannot be pulled) may stand.
-        refused: how long the API server may refuse the token, or the right to look, while a training runs.
+        poll: between two polls of a TrainJob that runs or waits.
+        hurry: between two polls while much happens: pods are starting, a log has ended.
+        look: how long one poll retries while the API server is unavailable.
+        creation: how long requests before the start of the training are retried while it is unavailable.
+        trouble: how long a problem that rarely resolves by itself (an image that cannot be pulled) may last.
+        refused: how long the API server may reject the token, or deny reading, while a training runs.
         unreachable: how long it may be unavailable while a training runs.
-        deletion: how long to ask for a deletion, and to wait for the pods to be gone.
-        doubt: how long a TrainJob whose creation was interrupted may still turn up.
-        recovery: how long all nodes must run after a failure for the job to have survived it; the Job controller
-            removes a pod that has failed too often only after the kubelet has started it again.
+        deletion: how long to retry a deletion, and to wait until the pods are gone.
+        doubt: how long a TrainJob whose creation was interrupted may still appear.
+        recovery: how long all nodes must run after a failure for the job to count as recovered; the Job
+            controller removes a pod that has failed too often only after the kubelet has restarted it.
         log: how long to wait for the rest of the log of a training that has ended.
-        sign: between two signs of life.
+        sign: between two signs of life of the launcher.
     """
 
     poll: float = 5

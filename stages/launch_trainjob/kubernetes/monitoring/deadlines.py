@@ -1,4 +1,4 @@
-"""What has taken too long: the queue, the start, the training."""
+"""The deadlines of a TrainJob: for the queue, the start and the training."""
 
 import time
 from collections.abc import Callable
@@ -11,30 +11,30 @@ _MINUTE = 60
 
 
 class Deadlines:
-    """The deadlines: for the queue, for the start, for what hardly mends by itself, for the training.
+    """Measures how long a TrainJob has been in its phases, against the parameters' limits.
 
     Args:
         trainjob: of the training config.
-        timing: for what hardly mends.
-        now: seconds of a clock that only goes forward.
+        timing: for problems that rarely resolve by themselves.
+        now: seconds of a monotonic clock.
     """
 
     def __init__(self, trainjob: dict[str, Any], timing: Timing, now: Callable[[], float] = time.monotonic) -> None:
         self._trainjob, self._trouble_limit, self._now = trainjob, timing.trouble, now
         self._phase = ""
-        self._phase_since = self._looked = now()
+        self._phase_since = self._checked = now()
         self._trained = 0.0
         self._trouble_since: float | None = None
 
     def overrun(self, phase: str, sentence: str, in_trouble: bool) -> str:
-        """What has taken too long, as the end of a sentence; empty if nothing has."""
+        """What has taken too long, as the predicate of a sentence; empty if nothing has."""
         now = self._now()
         if self._phase == phase == RUNNING:
-            # The time in a queue, after a preemption, is not the training's.
-            self._trained += now - self._looked
+            # Time in a queue, after a preemption, does not count as training.
+            self._trained += now - self._checked
         if phase != self._phase:
             self._phase, self._phase_since = phase, now
-        self._looked = now
+        self._checked = now
         self._trouble_since = (self._trouble_since or now) if in_trouble else None
         lasts = (now - self._phase_since) / _MINUTE
         start, queue, training = (

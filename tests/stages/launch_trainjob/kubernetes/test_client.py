@@ -50,7 +50,7 @@ def test_a_server_that_stays_away_does_not_end_the_training(launch, capsys):
     with Cluster(life=life) as cluster:
         launch(cluster)
     lines = told(capsys)
-    assert any("The training goes on; asking again" in line for line in lines)
+    assert any("The training continues; retrying" in line for line in lines)
     assert "The cluster's API server answers again" in lines
 
 
@@ -182,7 +182,7 @@ def test_a_wait_that_the_server_asks_for_is_said_and_has_an_end(launch, capsys, 
     with Cluster(life=lambda job: (job.start(), job.complete())) as cluster:
         cluster.fail(1, 429, retry_after=3600, verb="create", resource="trainjobs")
         launch(cluster)
-    assert any("it asks to wait 3600 s: asking again in 0 s" in line for line in told(capsys))
+    assert any("it asks to wait 3600 s: retrying in 0 s" in line for line in told(capsys))
 
 
 def test_a_missing_right_to_list_pods_is_one_sentence(launch):

@@ -40,7 +40,7 @@ def test_a_job_that_is_deleted_is_not_made_anew_and_its_pods_are_waited_for(laun
         assert deletion.query["propagationPolicy"] == "Background"
         assert deletion.body["preconditions"]["uid"] == cluster.jobs[0].uid
     lines = told(capsys)
-    assert any("is deleted; its pods end: " in line for line in lines)
+    assert any("is deleted; its pods are terminating: " in line for line in lines)
     assert lines[-1].endswith("is deleted, its pods are gone")
 
 
@@ -67,7 +67,7 @@ def test_pods_that_stay_are_named(launch, capsys):
         (pod,) = cluster.pods
         assert any(
             line.startswith("Warning: TrainJob")
-            and line.endswith(f"is deleted; these pods are still there: {pod['metadata']['name']}")
+            and line.endswith(f"is deleted; these pods still exist: {pod['metadata']['name']}")
             for line in told(capsys)
         )
 
@@ -83,7 +83,7 @@ def test_a_new_job_waits_until_no_pod_of_the_one_before_it_is_left(launch, capsy
             launch(cluster, hurried(time_limit_minutes=MOMENT), deletion=0.1)
         assert cluster.pods and not cluster.trainjobs
         launch(cluster, hurried(time_limit_minutes=MOMENT))
-    assert any("Waiting for the end of an earlier TrainJob" in line for line in told(capsys))
+    assert any("Waiting until an earlier TrainJob" in line for line in told(capsys))
 
 
 def test_pods_that_never_end_are_an_error_and_nothing_is_created_beside_them(launch):
@@ -131,7 +131,7 @@ def test_a_deletion_goes_on_through_an_outage_and_through_403(launch, capsys):
         with pytest.raises(Terminated):
             launch(cluster, deletion=8)
         assert not cluster.trainjobs
-    assert sum("is to be deleted: asking again" in line for line in told(capsys)) == 1
+    assert sum("is to be deleted: retrying" in line for line in told(capsys)) == 1
 
 
 def test_without_the_right_to_delete_the_command_to_do_it_is_told(launch, capsys):
@@ -265,7 +265,7 @@ def test_a_launcher_that_is_stopped_leaves_the_job_to_another_one_that_follows_i
             with pytest.raises(Terminated):
                 launch(cluster, config)
         assert cluster.trainjobs and not cluster.asked(verb="delete")
-    assert "is left to the other launcher of this task, which follows it" in told(capsys)[-1]
+    assert "is left running: another launcher of this task follows it" in told(capsys)[-1]
 
 
 # The launcher dies hard.

@@ -49,7 +49,7 @@ def test_a_training_is_followed_from_its_pods_to_its_last_step(launch, capsys, t
         f"TrainJob {name} in namespace ns created: 1 x 8 cpu, 32Gi memory, 1 nvidia.com/gpu, runtime training-hub",
         "Pending: the pods are being created",
         f"Pending: {pod} starts",
-        f"Pending: {pod} pulls its image",
+        f"Pending: {pod} is pulling its image",
         "Running: 1 of 1 node",
         *(
             f"step {number}/4 | epoch 1 | loss {2 - number / 10:.4f} | lr 0.0001 | 100 tokens/s | {4 - number} s left"
@@ -234,7 +234,7 @@ def test_without_the_right_to_create_secrets_nothing_is_created_and_the_remedy_i
         (
             {"rules": [*ROLE, *SEES_RUNTIMES]},
             {"training_runtime": "gone"},
-            "Runtimes that training_runtime can name: torch-distributed, training-hub",
+            "Allowed for training_runtime: torch-distributed, training-hub",
         ),
         (
             {},
@@ -262,7 +262,7 @@ def test_a_runtime_of_the_namespace_is_taken_where_the_token_may_see_it(launch):
 
 def test_a_task_without_the_workspaces_volume_asks_for_nothing(launch):
     with Cluster() as cluster:
-        with pytest.raises(InputError, match="which no volume of this task covers"):
+        with pytest.raises(InputError, match="which is not on a volume of this task"):
             launch(cluster, task=task_config())
         assert not cluster.requests
 

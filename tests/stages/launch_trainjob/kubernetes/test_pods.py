@@ -120,13 +120,13 @@ GPU = "nvidia.com/gpu"
             {"training_resource_cpu_per_worker": "4"},
             {"cpu": "16"},
             {"cpu": "4", "memory": "32Gi", GPU: "1"},
-            "training_resource_cpu_per_worker=4 is used, not the task's cpu of 16",
+            "training_resource_cpu_per_worker=4 overrides the task's cpu of 16",
         ),
         (
             {"training_resource_gpu_per_worker": 2},
             {"amd.com/gpu": "1"},
             {"cpu": "8", "memory": "32Gi", "amd.com/gpu": "2"},
-            "training_resource_gpu_per_worker=2 is used, not the task's 1 of amd.com/gpu",
+            "training_resource_gpu_per_worker=2 overrides the task's 1 of amd.com/gpu",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_placement_goes_in_whole():
         (
             training_config(),
             task_config(),
-            r"pvc_path is /kfp-workspace, which no volume of this task covers "
+            r"pvc_path is /kfp-workspace, which is not on a volume of this task "
             r"\(mounted: none\)",
         ),
         (training_config(), workspace_task_config("/kfp"), r"pvc_path is /kfp-workspace, .* \(mounted: /kfp\)"),

@@ -137,7 +137,7 @@ def test_more_variables_than_the_server_takes_are_told_before_it_is_asked():
     config = training_config(training_envs=",".join(f"NAME_{number}=1" for number in range(120)))
     env = [{"name": f"TASK_{number}", "value": "1"} for number in range(10)]
     pods = training_pods(config, "/kfp-workspace", workspace_task_config(env=env), {})
-    with pytest.raises(InputError, match="would have 135 environment variables .* takes 128 at most"):
+    with pytest.raises(InputError, match="would have 135 environment variables .* accepts at most 128"):
         trainjob_spec(config, pods, RUNTIME_PATCHES, None)
     assert trainjob_spec(config, pods, POD_TEMPLATE_OVERRIDES, None)
 

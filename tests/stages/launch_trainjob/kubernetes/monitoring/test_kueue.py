@@ -17,7 +17,7 @@ TOO_LARGE = (
 @pytest.mark.parametrize(
     ("message", "reason", "told_as"),
     [
-        (TOO_LARGE, "Pending", "it needs 3 nvidia.com/gpu, the queue has 2 at most (flavor a100)"),
+        (TOO_LARGE, "Pending", "it needs 3 nvidia.com/gpu, but the queue has at most 2 (flavor a100)"),
         ("LocalQueue nope doesn't exist", "Inadmissible", "LocalQueue nope doesn't exist"),
     ],
 )

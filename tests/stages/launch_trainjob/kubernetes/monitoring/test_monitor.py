@@ -83,7 +83,7 @@ def test_a_node_count_that_somebody_edits_does_not_end_the_training(launch, caps
 
     with Cluster(life=life) as cluster:
         launch(cluster, hurried(start_deadline_minutes=MOMENT))
-    assert any(line.startswith("Running, although the TrainJob says") for line in told(capsys))
+    assert any(line.startswith("Running, although the TrainJob reports") for line in told(capsys))
 
 
 def test_a_job_that_is_removed_right_after_it_completed_is_complete(launch, tmp_path):
@@ -104,6 +104,6 @@ def test_a_job_that_somebody_deleted_is_told_as_that(launch):
         job.delete_by_somebody()
 
     with Cluster(life=life) as cluster:
-        with pytest.raises(TrainingError, match="is gone: somebody deleted it while it trained"):
+        with pytest.raises(TrainingError, match="is gone: somebody deleted it during the training"):
             launch(cluster)
         assert not cluster.asked(verb="delete", resource="trainjobs")

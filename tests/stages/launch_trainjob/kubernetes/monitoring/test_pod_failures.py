@@ -35,9 +35,9 @@ def test_out_of_host_memory_is_told_with_pod_lines_and_what_to_raise(launch, cap
         assert cluster.trainjobs and not cluster.asked(verb="delete")
     message = str(error.value)
     assert "ended with exit code 137 (OOMKilled)" in message
-    assert "2 ends of pods in all" in message
+    assert "2 terminations of pods in all" in message
     assert "  loading the model again" in message
-    assert "raise training_resource_memory_per_worker (32Gi now)" in message
+    assert "raise training_resource_memory_per_worker (now 32Gi)" in message
     assert sum("(OOMKilled)" in line for line in told(capsys)) == 2
 
 
@@ -80,7 +80,7 @@ def test_a_failed_pod_that_is_gone_keeps_its_cause_and_its_last_lines(launch):
             lambda pod: pod.evict("The node was low on resource: ephemeral-storage."),
             r"\(Evicted\): The node was low on resource: ephemeral-storage.",
         ),
-        (lambda pod: pod.delete(), "is gone: it was deleted before its end could be seen"),
+        (lambda pod: pod.delete(), "is gone: it was deleted before its termination was observed"),
     ],
     ids=["evicted", "deleted"],
 )
@@ -254,7 +254,7 @@ def test_an_exit_code_that_says_so_ends_the_job_at_once(launch):
         job.wait_for_deletion()
 
     with Cluster(life=life) as cluster:
-        with pytest.raises(TrainingError, match="it would end so at each further attempt") as error:
+        with pytest.raises(TrainingError, match="failed and every retry would fail in the same way") as error:
             launch(cluster)
         assert not cluster.trainjobs
     assert "the loss of step 3 is nan" in str(error.value)
@@ -284,7 +284,7 @@ def test_the_same_python_error_twice_ends_the_job(launch):
         job.wait_for_deletion()
 
     with Cluster(life=life) as cluster:
-        with pytest.raises(TrainingError, match="it has ended twice in the same way"):
+        with pytest.raises(TrainingError, match="failed twice in the same way"):
             launch(cluster)
         assert not cluster.trainjobs
 
@@ -338,5 +338,5 @@ def test_an_eviction_with_the_exit_code_of_a_kill_gets_no_advice_about_memory(la
 
     with Cluster(life=life) as cluster, pytest.raises(TrainingError) as error:
         launch(cluster)
-    assert "The node ran out of something" in str(error.value)
+    assert "The node ran out of a resource" in str(error.value)
     assert "training_resource_memory_per_worker" not in str(error.value)

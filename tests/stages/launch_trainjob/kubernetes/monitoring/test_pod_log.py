@@ -54,7 +54,7 @@ def test_without_the_right_to_read_logs_the_training_goes_on(launch, capsys):
     with Cluster(life=life, rules=without(ROLE, "pods/log")) as cluster:
         launch(cluster)
     lines = told(capsys)
-    assert sum("the training's log cannot be read, the training goes on" in line for line in lines) == 1
+    assert sum("the log of the training cannot be read, the training continues" in line for line in lines) == 1
     assert lines[-1] == "Complete"
 
 
@@ -90,4 +90,4 @@ def test_a_log_that_cannot_be_written_is_said_and_the_training_goes_on(launch, c
 
     with Cluster(life=life) as cluster:
         launch(cluster)
-    assert any("log cannot be read, the training goes on: OSError" in line for line in told(capsys))
+    assert any("log of the training cannot be read, the training continues: OSError" in line for line in told(capsys))

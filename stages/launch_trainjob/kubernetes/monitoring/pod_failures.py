@@ -153,8 +153,8 @@ class PodFailures:
         last_ends = {
             failure.index: failure for failure in candidates if not failure.deleted or failure.pod not in failed
         }
-        # When several nodes fail together, most fail because the first did. A reason that says more than an exit code is
-        # the likelier cause.
+        # When several nodes fail together, most fail because the first did. A reason that says more than an exit code
+        # is the likelier cause.
         return min(
             last_ends.values(),
             key=lambda failure: (failure.deleted, failure.reason in _PLAIN, failure.finished or "~"),

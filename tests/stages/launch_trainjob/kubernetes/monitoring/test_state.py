@@ -94,8 +94,8 @@ CREATING = {"reason": "ContainerCreating"}
             [pod(running=True), pod(1, conditions=UNSCHEDULABLE)],
             [],
             STARTING,
-            "1 of 2 nodes are running. Pending: job-node-0-1 is not scheduled (Unschedulable): 0/3 nodes are available: "
-            "3 Insufficient nvidia.com/gpu.",
+            "1 of 2 nodes are running. Pending: job-node-0-1 is not scheduled (Unschedulable): 0/3 nodes are "
+            "available: 3 Insufficient nvidia.com/gpu.",
         ),
         (
             job(),

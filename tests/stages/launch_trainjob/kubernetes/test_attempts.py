@@ -1,4 +1,4 @@
-"""Retries of the stage, and SIGTERM in each phase: which TrainJob is taken up, replaced, deleted."""
+"""Retries of the stage, and SIGTERM in each phase: which TrainJob is adopted, replaced, deleted."""
 
 import os
 import signal

@@ -91,7 +91,7 @@ def test_pods_that_never_end_are_an_error_and_nothing_is_created_beside_them(lau
         config = hurried(time_limit_minutes=MOMENT)
         with pytest.raises(TrainingError):
             launch(cluster, config, deletion=0.1)
-        with pytest.raises(InputError, match="it would train in the same folder"):
+        with pytest.raises(InputError, match="and would train in the same folder"):
             launch(cluster, config, deletion=0.3)
         assert len(cluster.jobs) == 1
 

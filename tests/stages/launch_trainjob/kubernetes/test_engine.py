@@ -48,7 +48,7 @@ def test_a_training_is_followed_from_its_pods_to_its_last_step(launch, capsys, t
     assert [re.sub(rf"{pod}-\w+", pod, line) for line in told(capsys)] == [
         f"TrainJob {name} in namespace ns created: 1 x 8 cpu, 32Gi memory, 1 nvidia.com/gpu, runtime training-hub",
         "Pending: the pods are being created",
-        f"Pending: {pod} starts",
+        f"Pending: {pod} is starting",
         f"Pending: {pod} is pulling its image",
         "Running: 1 of 1 node",
         *(
@@ -331,7 +331,7 @@ def test_several_workers_on_a_read_write_once_claim_are_warned_about(launch, cap
         cluster.add_claim("run-workspace", ["ReadWriteOnce"])
         launch(cluster, training_config(training_resource_num_workers=2))
     assert any(
-        "run-workspace is ReadWriteOnce: all 2 training pods must run on the node of this pod" in line
+        "run-workspace is ReadWriteOnce: all 2 training pods must run on the same node as this pod" in line
         for line in told(capsys)
     )
 

@@ -99,7 +99,7 @@ def test_the_launchers_own_variables_stay_with_the_launcher():
 
 @pytest.mark.parametrize("name", ["PET_NNODES", "MASTER_ADDR", "RANK"])
 def test_a_variable_that_the_runtime_owns_is_refused(name):
-    with pytest.raises(InputError, match=f"{name} of the task is set by the training runtime"):
+    with pytest.raises(InputError, match=f"{name} is set by the training runtime"):
         pods_of(task=workspace_task_config(env=[{"name": name, "value": "1"}]))
 
 
@@ -176,17 +176,17 @@ def test_placement_goes_in_whole():
         (
             training_config(),
             task_config(volume_mounts=[{"name": "gone", "mountPath": "/kfp-workspace"}]),
-            "no volume of this task covers",
+            "which is not on a volume of this task",
         ),
         (
             training_config(training_base_model="/models/mine"),
             workspace_task_config(),
-            "training_base_model is /models/mine, which no volume",
+            "training_base_model is /models/mine, which is not on a volume",
         ),
         (
             with_osft(training_config(), data_output_dir="/fast/data", data_path="/fast/data/data.jsonl"),
             workspace_task_config(),
-            "training_data_output_dir is /fast/data, which no volume",
+            "training_data_output_dir is /fast/data, which is not on a volume",
         ),
         (
             training_config(),

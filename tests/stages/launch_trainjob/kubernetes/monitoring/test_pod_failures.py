@@ -51,7 +51,7 @@ def test_out_of_gpu_memory_names_the_parameters_to_lower(launch):
 
     with (
         Cluster(life=life) as cluster,
-        pytest.raises(TrainingError, match=r"lower training_max_tokens_per_gpu \(64000 now\)"),
+        pytest.raises(TrainingError, match=r"lower training_max_tokens_per_gpu \(now 64000\)"),
     ):
         launch(cluster)
 

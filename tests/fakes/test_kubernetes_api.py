@@ -11,8 +11,6 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from fakes.kubernetes import ROLE, SEES_RUNTIMES, Cluster, rule, without
-
-# Connections and tokens
 from helpers.kubernetes_requests import (
     TRAINJOBS,
     Launcher,
@@ -22,6 +20,8 @@ from helpers.kubernetes_requests import (
     until,
     writes,
 )
+
+# Connections and tokens
 
 
 def test_a_client_without_the_clusters_ca_does_not_get_through():

@@ -9,8 +9,6 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from fakes.kubernetes import Cluster, Job, JobGone
-
-# Lives
 from helpers.kubernetes_requests import (
     NODE_0,
     Body,
@@ -22,6 +20,8 @@ from helpers.kubernetes_requests import (
     with_pod_settings,
     writes,
 )
+
+# Lives
 
 
 def test_kueue_suspends_and_resumes_and_jobs_status_counts_jobs():

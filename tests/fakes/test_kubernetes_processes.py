@@ -158,7 +158,7 @@ def test_a_claim_must_be_mounted_where_its_folder_is(tmp_path: Path, mounted: bo
             Launcher(cluster).create(body, field_validation="Strict")
             assert ran(cluster)["Complete"] and cluster.jobs[0].pod(0).logs == ["{}\n"]
     else:
-        with pytest.raises(AssertionError, match="not to be seen in the container"), cluster:
+        with pytest.raises(AssertionError, match="not visible in the container"), cluster:
             Launcher(cluster).create(body, field_validation="Strict")
             cluster.wait_until(lambda: not cluster.trainjobs)
 

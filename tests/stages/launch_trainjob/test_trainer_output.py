@@ -91,7 +91,7 @@ def test_of_a_failure_the_first_workers_traceback_is_left_without_torchruns_repo
     ]
 
 
-def test_a_worker_that_was_killed_is_said_to_want_memory():
+def test_a_killed_worker_is_attributed_to_a_lack_of_memory():
     output = TrainerOutput(num_epochs=1)
     output.read("E1122 1 torch/distributed/elastic/multiprocessing/api.py:1] failed (exitcode: -9)")
     text = output.describe_failure(1, Path("run.log"))

@@ -174,7 +174,7 @@ def test_a_secret_whose_answer_was_lost_is_there(launch, monkeypatch):
         assert len(cluster.secrets) == 1
 
 
-def test_a_wait_that_the_server_asks_for_is_said_and_has_an_end(launch, capsys, monkeypatch):
+def test_a_wait_that_the_server_asks_for_is_logged_and_bounded(launch, capsys, monkeypatch):
     from kfp_osft.stages.launch_trainjob.kubernetes import client
 
     monkeypatch.setattr(client, "_LONGEST_PAUSE_SECONDS", 0.2)

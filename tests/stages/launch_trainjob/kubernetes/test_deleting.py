@@ -134,7 +134,7 @@ def test_a_deletion_goes_on_through_an_outage_and_through_403(launch, capsys):
     assert sum("is to be deleted: retrying" in line for line in told(capsys)) == 1
 
 
-def test_without_the_right_to_delete_the_command_to_do_it_is_told(launch, capsys):
+def test_without_the_right_to_delete_the_command_for_it_is_logged(launch, capsys):
     with Cluster(life=runs_on, rules=without(ROLE, "trainjobs", "delete")) as cluster:
         with pytest.raises(TrainingError):
             launch(cluster, hurried(time_limit_minutes=MOMENT), deletion=0.5)
@@ -142,7 +142,7 @@ def test_without_the_right_to_delete_the_command_to_do_it_is_told(launch, capsys
     assert told(capsys)[-1].endswith(f"Delete it with: kubectl delete trainjob {job['metadata']['name']} -n ns")
 
 
-def test_nothing_is_said_of_the_deletion_of_what_was_never_created(launch, capsys):
+def test_nothing_is_logged_about_deleting_what_was_never_created(launch, capsys):
     with Cluster() as cluster, pytest.raises(InputError):
         launch(cluster, training_config(training_runtime="gone"))
     assert not any("delet" in line for line in told(capsys))

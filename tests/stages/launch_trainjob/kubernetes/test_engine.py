@@ -74,7 +74,7 @@ def test_a_training_too_quick_to_be_seen_running_is_complete_with_its_log(launch
     assert lines[-1] == "Complete"
 
 
-def test_waiting_for_quota_is_told_and_does_not_count_as_starting(launch, capsys):
+def test_waiting_for_quota_is_logged_and_does_not_count_as_starting(launch, capsys):
     def life(job: Job) -> None:
         job.suspend("Waiting in the queue gpus")
         job.sleep(0.6)
@@ -213,7 +213,7 @@ def test_a_token_that_the_launcher_has_by_value_goes_into_a_secret_of_the_trainj
     assert "hf_value_of_the_launcher" not in "\n".join(told(capsys))
 
 
-def test_without_the_right_to_create_secrets_nothing_is_created_and_the_remedy_is_told(launch, monkeypatch):
+def test_without_the_right_to_create_secrets_nothing_is_created_and_the_remedy_is_named(launch, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_value_of_the_launcher")
     with Cluster(rules=without(ROLE, "secrets")) as cluster:
         with pytest.raises(InputError, match="use_secret_as_env on the task") as error:
@@ -278,7 +278,7 @@ def test_url_and_token_of_the_environment_go_before_the_pods_own_identity(launch
         launch(cluster)
 
 
-def test_a_token_that_is_not_accepted_is_said_without_it(launch, monkeypatch):
+def test_a_rejected_token_is_reported_without_its_value(launch, monkeypatch):
     with Cluster() as cluster:
         monkeypatch.setenv("KUBERNETES_SERVER_URL", cluster.url)
         monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "a-token-of-yesterday")

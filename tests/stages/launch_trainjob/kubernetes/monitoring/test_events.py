@@ -22,7 +22,7 @@ def test_a_mount_that_has_mended_is_no_trouble(launch):
         launch(cluster, trouble=1.6)
 
 
-def test_events_of_the_trainjob_before_are_not_told_of_the_new_one(launch, capsys):
+def test_events_of_an_earlier_trainjob_are_not_reported_for_the_new_one(launch, capsys):
     def first(job: Job) -> None:
         job.event("Warning", "TrainJobResourcesCreationFailed", "of the one before")
         job.fail()
@@ -40,7 +40,7 @@ def test_events_of_the_trainjob_before_are_not_told_of_the_new_one(launch, capsy
     assert not any("of the one before" in line for line in told(capsys))
 
 
-def test_pods_that_cannot_be_created_are_told_once_and_without_the_script(launch, capsys):
+def test_pods_that_cannot_be_created_are_reported_once_and_without_the_script(launch, capsys):
     def life(job: Job) -> None:
         for suffix in ("abcde", "fghij", "klmno"):
             pod = f"{job.kubernetes_job}-0-{suffix}"

@@ -34,7 +34,7 @@ def test_what_kueue_can_never_admit_ends_at_the_start_deadline_with_its_words(la
     assert f"Waiting for quota in the queue gpus: {told_as}" in str(error.value)
 
 
-def test_what_kueue_says_of_a_full_queue_is_told_and_has_no_limit(launch, capsys):
+def test_kueues_message_about_a_full_queue_is_logged_and_has_no_limit(launch, capsys):
     message = "couldn't assign flavors to pod set node: insufficient unused quota for cpu in flavor a, 1 more needed"
 
     def life(job: Job) -> None:

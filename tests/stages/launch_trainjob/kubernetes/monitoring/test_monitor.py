@@ -41,7 +41,7 @@ def test_a_container_that_cannot_start_ends_the_job_with_the_kubelets_reason(lau
         assert not cluster.trainjobs
 
 
-def test_an_image_that_comes_at_the_second_try_is_waited_for(launch, capsys):
+def test_an_image_that_can_be_pulled_at_the_second_attempt_is_waited_for(launch, capsys):
     def life(job: Job) -> None:
         job.create_pods()
         job.pod(0).scheduled()
@@ -97,7 +97,7 @@ def test_a_job_that_is_removed_right_after_it_completed_is_complete(launch, tmp_
         launch(cluster)
 
 
-def test_a_job_that_somebody_deleted_is_told_as_that(launch):
+def test_a_job_that_somebody_deleted_is_reported_as_deleted(launch):
     def life(job: Job) -> None:
         job.start()
         job.launcher_saw("pods")

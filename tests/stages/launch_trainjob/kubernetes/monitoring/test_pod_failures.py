@@ -14,7 +14,7 @@ TRACEBACK = ("Traceback (most recent call last):", '  File "train.py", line 1', 
 # Causes.
 
 
-def test_out_of_host_memory_is_told_with_pod_lines_and_what_to_raise(launch, capsys):
+def test_out_of_host_memory_is_reported_with_pod_lines_and_what_to_raise(launch, capsys):
     def life(job: Job) -> None:
         job.start()
         job.pod(0).log("loading the model", "computing the decomposition")

@@ -5,7 +5,7 @@ from helpers.launching import step, told
 from kfp_osft.stages.launch_trainjob.kubernetes.monitoring import monitor, pod_log
 
 
-def test_a_log_that_is_cut_in_the_middle_of_a_line_is_told_once_and_whole(launch, tmp_path):
+def test_a_log_that_is_cut_in_the_middle_of_a_line_repeats_and_loses_nothing(launch, tmp_path):
     def life(job: Job) -> None:
         job.start()
         job.wait_for_log_reader()
@@ -75,7 +75,7 @@ def test_a_line_without_an_end_is_cut_and_the_log_goes_on(launch, tmp_path):
     assert second == "the next line"
 
 
-def test_a_log_that_cannot_be_written_is_said_and_the_training_goes_on(launch, capsys, monkeypatch):
+def test_a_log_that_cannot_be_written_is_reported_and_the_training_continues(launch, capsys, monkeypatch):
     def broken(self, raw: str) -> None:
         raise OSError(28, "No space left on device")
 

@@ -154,7 +154,7 @@ def test_what_rarely_resolves_by_itself_is_trouble(pods, events, trouble):
     assert state.sentence.endswith(f": {trouble}")
 
 
-def test_trouble_of_one_pod_is_told_before_the_patience_of_another():
+def test_trouble_of_one_pod_is_reported_before_another_pod_that_only_waits():
     pods = [pod(conditions=UNSCHEDULABLE), pod(1, waiting={"reason": "ErrImagePull", "message": "not found"})]
     assert (
         read_state(job(nodes=2), pods, [], 2).sentence == "Pending: job-node-0-1 cannot start: ErrImagePull: not found"

@@ -34,7 +34,7 @@ from fakes.registry import (
 )
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import preprocess
-from kfp_osft.stages.preprocess.base_model import check_base_model
+from kfp_osft.stages.preprocess.base_model import BaseModel, check_base_model
 from kfp_osft.stages.preprocess.oci import registry as oci_registry
 from kfp_osft.stages.preprocess.oci.model import pull_model, pulled_digest
 from kfp_osft.stages.preprocess.oci.registry import SECRET_VARIABLE, docker_auths, parse_reference
@@ -1094,7 +1094,7 @@ def test_a_pulled_model_is_known_by_its_digest(push: Callable, layout: Layout, w
 
     model = pull_model(push(layout.tar(below("models", files), "gzip")), workspace)
 
-    digest = check_base_model(str(model))["oci"]
+    digest = check_base_model(BaseModel("oci://host/model:1", model))["oci"]
     assert model.parent.name == digest.removeprefix("sha256:")[:12]
     assert contents(model) == files
 

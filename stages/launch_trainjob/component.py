@@ -25,7 +25,7 @@ def launch_trainjob(
     run_name: str = "",
     run_id: str = "",
     task_name: str = "",
-    kubernetes_config: dsl.TaskConfig = None,
+    kubernetes_config: dsl.TaskConfig = None,  # pyright: ignore[reportArgumentType]  # KFP allows no Optional here
 ) -> NamedTuple("Outputs", [("checkpoint_dir", str), ("trainjob_name", str)]):
     """Trains the model with OSFT and follows the training to its end.
 

@@ -27,7 +27,7 @@ _TWO_WAYS = (
 
 
 class Launched(NamedTuple):
-    """Where the checkpoints are, and what the job is called."""
+    """The outputs of the stage."""
 
     checkpoint_dir: str
     trainjob_name: str
@@ -36,7 +36,7 @@ class Launched(NamedTuple):
 def launch(
     training_config: str, pvc_path: str, task_config: Any, run_name: str = "", run_id: str = "", task_name: str = ""
 ) -> Launched:
-    """Trains and returns when the training is complete; a training that is complete already is not repeated.
+    """Trains and returns when the training is complete; a training that is already complete is not repeated.
 
     Args:
         training_config: what preprocess returned.
@@ -47,14 +47,14 @@ def launch(
         task_name: of this task in the run.
 
     Raises:
-        InputError: a configuration that is not preprocess's, data that is gone, neither a cluster nor
+        InputError: a configuration that is not from preprocess, missing data, neither a cluster nor
             OSFT_LAUNCHER=local; what train_on_cluster raises.
         TrainingError: the training failed; with its last lines.
     """
     config = TrainingConfig.from_json(training_config)
     launcher = os.environ.get("OSFT_LAUNCHER", "")
     if launcher not in ("", _LOCAL):
-        raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or not set for a cluster")
+        raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or unset for a cluster")
     use_workspace(writable_folder("pvc_path", pvc_path))
     checkpoint_dir = Path(config.osft["ckpt_output_dir"])
     if not Path(config.osft["data_path"]).is_file():
@@ -138,13 +138,13 @@ def _train_on_cluster(config: TrainingConfig, task: Task, checkpoint_dir: Path) 
 
 
 def _clear_unfinished(checkpoint_dir: Path, resumable: bool) -> None:
-    """Takes away what an interrupted attempt left: mini-trainer would append to its metrics, and nothing may take
-    its checkpoints for those of this training. The data of preprocess stays, and so does, where the engine can
-    resume, a state that mini-trainer saved when it was interrupted, with the metrics up to it."""
-    # Of no training but the one that will write it.
+    """Removes the leftovers of an interrupted attempt: mini-trainer would append to its metrics, and its checkpoints
+    must not be taken for those of this training. The data of preprocess is kept; so is, if the engine can resume, a
+    state that mini-trainer saved when it was interrupted, with the metrics up to it."""
+    # Only the coming training may write it.
     (checkpoint_dir / COMPLETE_FILE).unlink(missing_ok=True)
     if resumable and saved_states(str(checkpoint_dir)):
-        log("The training goes on from the state that was saved when it was interrupted")
+        log("The training resumes from the state that was saved when it was interrupted")
         return
     for leftover in (*checkpoint_dir.glob("training_*"), checkpoint_dir / "hf_format", checkpoint_dir / STATES_FOLDER):
         if leftover.is_dir():

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import IO, cast
 
 from kfp_osft.shared.parameters.environment import blot_out, secret_values
 from kfp_osft.shared.processes.process_tree import ProcessTree, start_watchdog
@@ -22,17 +23,17 @@ from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None:
     """Trains on this computer and returns when the training has succeeded.
 
-    Runs the text of the training script, exactly as a cluster does, and logs one line per optimizer step.
-    No process of it outlives this call, nor this process, however that one ends.
+    Runs the same training script as a cluster does, and logs one line per optimizer step. None of its processes
+    outlives this call or this process, however it ends.
 
     Args:
         train_args: {"osft": keyword arguments of training_hub.osft, "device": "auto", "cuda" or "cpu"}.
         env: environment variables of the training, added to this process's own. The values of variables that
-            are named like a secret (HF_TOKEN, WANDB_API_KEY, ...) are blotted out in all output.
-        log_path: the trainer's whole output is appended to this file.
+            are named like a secret (HF_TOKEN, WANDB_API_KEY, ...) are redacted in all output.
+        log_path: the complete output of the trainer is appended to this file.
 
     Raises:
-        TrainingError: the training failed; holds its exit code and its last lines.
+        TrainingError: the training failed; with its exit code and last lines.
     """
     environment = {**os.environ, **env}
     environment[ARGS_VARIABLE] = base64.b64encode(json.dumps(train_args).encode()).decode()
@@ -55,12 +56,13 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        output_pipe = cast(IO[bytes], training.stdout)
         cleaner = threading.Thread(target=_end_leftovers, args=[training], daemon=True)
         cleaner.start()
         watchdog = None
         try:
             watchdog = start_watchdog(training.pid)
-            for raw in training.stdout:
+            for raw in output_pipe:
                 line = blot_out(raw.decode("utf-8", errors="replace"), secrets)
                 log_file.write(line)
                 log_file.flush()
@@ -70,7 +72,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
             if training.poll() is None:
                 ProcessTree(training.pid).end()
             cleaner.join()
-            training.stdout.close()
+            output_pipe.close()
             if watchdog is not None:
                 watchdog.kill()
                 watchdog.wait()
@@ -79,7 +81,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
 
 
 def _end_leftovers(training: subprocess.Popen) -> None:
-    """Ends what outlives the script: it would hold the script's output open, and its reader with it."""
+    """Ends processes that outlive the script: they would keep its output open, and block its reader."""
     tree = ProcessTree(training.pid)
     while training.poll() is None:
         tree.living()

@@ -1,4 +1,4 @@
-"""The launcher's sign of life in the workspace, by which a training knows that it is followed (train_attendance.py)."""
+"""The launcher's sign of life in the workspace, which tells a training that it is followed (train_attendance.py)."""
 
 import contextlib
 import threading
@@ -6,18 +6,18 @@ import time
 from pathlib import Path
 
 SIGN_FILE = "launcher_alive"
-# A sign that is not older than this many pauses is taken for that of a launcher that lives.
+# A launcher counts as alive if its sign is at most this many intervals old.
 _FRESH = 3
 
 
 class SignOfLife:
-    """Writes the sign again and again while it is entered, and sees whether another launcher does.
+    """Writes the sign regularly while the context is entered, and notices whether another launcher does.
 
-    In a thread of its own, which a volume that does not answer may hold as long as it likes.
+    In a thread of its own, so that a volume that hangs blocks nothing else.
 
     Args:
-        file: in a folder that the training pods see.
-        name: of this launcher, that no other one has.
+        file: in a folder that the training pods mount.
+        name: unique to this launcher.
         seconds: between two signs.
     """
 
@@ -29,16 +29,18 @@ class SignOfLife:
 
     def __enter__(self) -> "SignOfLife":
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        # The first one before anybody looks for it. Ages by the clock of the file server, which is not this computer's.
+        # The first sign is written before anybody checks it. Its age is measured by the file server's clock, which may
+        # differ from this computer's.
         earlier = self._time()
         self._write()
-        if earlier is not None and self._time() - earlier < _FRESH * self._seconds:
+        written = self._time()
+        if earlier is not None and written is not None and written - earlier < _FRESH * self._seconds:
             self._other_seen = time.monotonic()
         threading.Thread(target=self._repeat, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Who comes next takes an ended launcher for no living one."""
+        """Removes the sign, so that the next launcher does not take this one to be alive."""
         self._ended.set()
         with contextlib.suppress(OSError):
             if self._is_own(self._file.read_text(encoding="utf-8")):
@@ -46,7 +48,7 @@ class SignOfLife:
 
     @property
     def other_is_alive(self) -> bool:
-        """Whether another launcher has written, not long ago."""
+        """Whether another launcher has written its sign recently."""
         return time.monotonic() - self._other_seen < _FRESH * self._seconds
 
     def _repeat(self) -> None:

@@ -1,4 +1,4 @@
-"""What a person wants to see of the training's output, and why a training failed."""
+"""The readable part of the training's output, and why a training failed."""
 
 import collections
 import re
@@ -13,11 +13,11 @@ from kfp_osft.stages.launch_trainjob.train_end import SAY
 
 
 class TrainerOutput:
-    """Reads the training script's output line by line: what of it a person wants to see, and why it failed.
+    """Reads the training script's output line by line, and picks what is worth reading and why it failed.
 
     mini-trainer prints some 25 lines of coloured JSON and a progress bar for each optimizer step, and much
-    about its own setup. Of this come through: one line a step, warnings and errors, the data's size, saved
-    checkpoints, and what the training script says itself. Of quick steps one a second comes through.
+    about its own setup. Kept are: one line per step, at most one a second, warnings and errors, the size of the data,
+    saved checkpoints, and the training script's own messages.
     """
 
     _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -31,23 +31,23 @@ class TrainerOutput:
         r"|loading base model|computing distributed svd",
         re.IGNORECASE,
     )
-    # Warnings for programmers, torch's internal log lines, the marks below a line of a traceback, and that a model is
-    # saved in the type that it had.
+    # Warnings for programmers, torch's internal log lines, the markers below a line of a traceback, and the note that a
+    # model is saved in its own dtype.
     _NOT_WORTH_READING = re.compile(
         r"FutureWarning|DeprecationWarning|^\[?[EWI]\d{4} |^[~^]+$|Found tensor \S+ with dtype \S+ casting"
     )
 
     def __init__(self, num_epochs: int, seconds_between_steps: float = 1.0) -> None:
-        """Begins to read.
+        """Starts with no line read.
 
         Args:
-            num_epochs: the training's, from which the total number of steps follows.
-            seconds_between_steps: a step that comes earlier after the last one that was told is left out; the
-                first and the last one never are.
+            num_epochs: of the training, to compute the total number of steps.
+            seconds_between_steps: a step that follows the last logged one sooner is left out, except the first and the
+                last step.
         """
         self._num_epochs = num_epochs
         self._seconds_between_steps = seconds_between_steps
-        self._told_at = float("-inf")
+        self._logged_at = float("-inf")
         self._fields: dict = {}
         self._step_seconds: collections.deque[float] = collections.deque(maxlen=20)
         self._recent: collections.deque[str] = collections.deque(maxlen=2000)
@@ -55,7 +55,7 @@ class TrainerOutput:
         self._worker_exit_code: int | None = None
 
     def read(self, raw: str) -> str | None:
-        """One line of output as a readable line; None for the many that are noise."""
+        """A line of output in readable form; None if it is noise."""
         line = self._plain(raw)
         text = line.strip()
         if not text or self._PROGRESS_BAR.search(text) or not re.search(r"\w|[{}]", text):
@@ -76,17 +76,17 @@ class TrainerOutput:
         return self._worth_reading(self._RANK.sub("", line))
 
     def describe_failure(self, exit_code: int, log_path: Path) -> str:
-        """Why a training failed, for a person: exit code, the last lines that matter, where the log is."""
+        """Why a training failed: exit code, the last relevant lines, and where the log is."""
         lines = [f"The training process ended with {_exit_name(exit_code)}."]
         if self._worker_exit_code is not None and self._worker_exit_code < 0:
-            lines.append(f"A process of torchrun's ended with {_exit_name(self._worker_exit_code)}.")
+            lines.append(f"A worker process of torchrun ended with {_exit_name(self._worker_exit_code)}.")
         if -signal.SIGKILL in (exit_code, self._worker_exit_code):
-            lines.append("Usually that is the system's answer to a process that wants too much memory.")
+            lines.append("Usually the system kills a process in this way because memory has run out.")
         lines += ["Its last lines:", *(f"  {line}" for line in self.last_words())]
-        return "\n".join([*lines, f"The whole output: {log_path}"])
+        return "\n".join([*lines, f"Full output: {log_path}"])
 
     def last_words(self, count: int = 20) -> list[str]:
-        """The last lines that matter: the end of the first failing worker's traceback, no torchrun report."""
+        """The last relevant lines: the end of the first failing worker's traceback, without torchrun's report."""
         lines = []
         for line in self._recent:
             if self._WORKER_FAILED.search(line):
@@ -96,16 +96,16 @@ class TrainerOutput:
             return [lines[-1].removeprefix(SAY)]
         starts = [i for i, line in enumerate(lines) if "Traceback (most recent call last)" in line]
         if starts and (rank := self._RANK.match(lines[starts[0]])):
-            # Workers fail together and write at the same time: follow the first.
+            # Workers fail together and their output interleaves: keep the first one's.
             lines = [line.removeprefix(rank[0]) for line in lines[starts[0] :] if line.startswith(rank[0])]
         return [line for line in lines if not self._NOT_WORTH_READING.search(line.strip())][-count:]
 
     def _plain(self, raw: str) -> str:
-        """Without colours, pictures and what a carriage return has overwritten."""
+        """The line without colours, emoji and what a carriage return has overwritten."""
         line = self._COLOUR.sub("", raw.rstrip("\r\n").rsplit("\r", 1)[-1]).rstrip()
-        pictures = {char for char in line if unicodedata.category(char) == "So"}
-        if pictures:
-            line = "".join(char for char in line if char not in pictures and char != "\ufe0f").strip()
+        emoji = {char for char in line if unicodedata.category(char) == "So"}
+        if emoji:
+            line = "".join(char for char in line if char not in emoji and char != "\ufe0f").strip()
         return line
 
     def _worth_reading(self, line: str) -> str | None:
@@ -131,14 +131,14 @@ class TrainerOutput:
             seconds = float(self._fields["time_per_batch"])
         except (KeyError, ValueError):  # other JSON, such as the parameters
             return None
-        # The first step pays for the start: it counts only until there is another.
+        # The first step includes the startup: it counts only until there is a second.
         if step == 2:
             self._step_seconds.clear()
         self._step_seconds.append(seconds)
         now = time.monotonic()
-        if step < total and now - self._told_at < self._seconds_between_steps:
+        if step < total and now - self._logged_at < self._seconds_between_steps:
             return None
-        self._told_at = now
+        self._logged_at = now
         left = (total - step) * sum(self._step_seconds) / len(self._step_seconds)
         return str(
             TrainingStep(

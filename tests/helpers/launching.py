@@ -7,7 +7,7 @@ from fakes.kubernetes import Cluster
 from helpers.training_configs import training_config
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes import connection
-from kfp_osft.stages.launch_trainjob.kubernetes.job import Timing
+from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 
 TIMING = Timing(
     poll=0.03,

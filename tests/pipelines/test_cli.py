@@ -274,9 +274,9 @@ def test_a_base_model_folder_is_passed_by_its_whole_path(started, tmp_path, monk
         (InputError("first\nsecond"), 2, "kfp-osft run: first; second"),
         (TrainingError("out of memory\nat step 3"), 1, "kfp-osft run: out of memory; at step 3"),
         (
-            TrainingError("exit code 1.\nIts last lines:\n  a\n  b\nThe whole output: training.log"),
+            TrainingError("exit code 1.\nIts last lines:\n  a\n  b\nFull output: training.log"),
             1,
-            "kfp-osft run: exit code 1. The whole output: training.log",
+            "kfp-osft run: exit code 1. Full output: training.log",
         ),
         (
             ModuleNotFoundError("No module named 'torch'", name="torch"),

@@ -1,7 +1,10 @@
 """One namespace of a Kubernetes cluster, through the official client: the few requests that a TrainJob needs.
 
-Answers are plain dicts, as the API server sends them. What fails is a ClusterError; requests that may pass the next
-time are sent again until the patience is over.
+Responses are plain dicts, as the API server sends them. A failed request raises a ClusterError; one that may succeed
+later is retried until `patience` is over. An untrusted certificate is never retried.
+
+The retry loop is ours, not urllib3's Retry: that sleeps through Retry-After without a log line, and cannot tell a
+server that is still loading its RBAC rules, or a webhook that is down, from a rejection.
 """
 
 import json
@@ -15,13 +18,13 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import Forbidden, NotFound, Refused, Unavailable, translated
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import TRAINER_GROUP, TRAINER_VERSION
 
-# For a connection, and for the next bytes of an answer.
+# To connect, and to wait for the next bytes of a response.
 _TIMEOUT_SECONDS = (10, 30)
 _DELETE_TIMEOUT_SECONDS = (3, 5)
 _LOG_TIMEOUT_SECONDS = (10, 120)
 _LONGEST_PAUSE_SECONDS = 30
 _LONGEST_BACKOFF_SECONDS = 8
-# A pause from here on is worth a line.
+# Pauses of at least this are logged.
 _LONG_PAUSE_SECONDS = 10
 _KUEUE_GROUP, _KUEUE_VERSIONS = "kueue.x-k8s.io", ("v1beta2", "v1beta1")
 
@@ -30,11 +33,11 @@ class Cluster:
     """See connection.connect().
 
     Attributes:
-        namespace: of all that is asked for.
-        patience: seconds for which a request is sent again while the API server is unavailable.
-        starting: seconds for which a refusal by RBAC, or an API that is not served, may be that of a server that
-            has just started: it answers before it has read its rules.
-        backoff: seconds before the first repetition; doubles with each further one.
+        namespace: of all objects.
+        patience: seconds for which a request is retried while the API server is unavailable.
+        starting: seconds for which a denial by RBAC, or an API that is not served, may come from a server that has
+            just started: it answers before it has loaded its rules.
+        backoff: seconds before the first retry; doubles with each further one.
     """
 
     def __init__(self, api_client: Any, namespace: str, token_file: Path | None) -> None:
@@ -68,7 +71,7 @@ class Cluster:
             return None
 
     def create_trainjob(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Creates it; a field that the server does not know is an error (fieldValidation=Strict)."""
+        """Creates it; an unknown field is an error (fieldValidation=Strict)."""
         return self._ask(
             self._custom.create_namespaced_custom_object, *self._trainjobs(), body, field_validation="Strict"
         )
@@ -77,10 +80,10 @@ class Cluster:
         return self._found(self._custom.get_namespaced_custom_object, *self._trainjobs(), name)
 
     def delete_trainjob(self, name: str, uid: str = "") -> bool:
-        """Asks once for its deletion; its pods go later. False: there is none, or one with another uid.
+        """Requests its deletion once; its pods are deleted later. False: it does not exist, or has another uid.
 
-        In the background: while a TrainJob that is deleted in the foreground is still there, Trainer makes its JobSet
-        and its pods anew as often as the garbage collector removes them.
+        In the background: while a TrainJob being deleted in the foreground still exists, Trainer recreates its JobSet
+        and pods each time the garbage collector removes them.
         """
         body = {"preconditions": {"uid": uid}} if uid else {}
         try:
@@ -103,7 +106,7 @@ class Cluster:
         return True
 
     def training_runtime(self, name: str) -> dict[str, Any] | None:
-        """The namespace's own runtime of that name; None where there is none, or the token may not see it."""
+        """The TrainingRuntime of that name in the namespace; None if there is none, or the token may not read it."""
         try:
             return self._found(
                 self._custom.get_namespaced_custom_object,
@@ -118,7 +121,7 @@ class Cluster:
             return None
 
     def runtime_names(self) -> tuple[list[str] | None, list[str] | None]:
-        """The runtimes of the namespace, and those of the cluster; None for what this token may not list."""
+        """The runtimes of the namespace, and those of the cluster; None for what the token may not list."""
         return (
             self._names(
                 self._custom.list_namespaced_custom_object,
@@ -139,7 +142,7 @@ class Cluster:
         return self._ask(self._core.list_namespaced_pod, self.namespace, label_selector=label_selector)["items"]
 
     def events(self, **involved: str) -> list[dict[str, Any]]:
-        """The events about the objects with these fields (name, kind, uid); none where the token may not see them."""
+        """The events about the objects with these fields (name, kind, uid); none if the token may not list them."""
         selector = ",".join(f"involvedObject.{field}={value}" for field, value in involved.items())
         try:
             return self._ask(self._core.list_namespaced_event, self.namespace, field_selector=selector, optional=True)[
@@ -149,7 +152,7 @@ class Cluster:
             return []
 
     def workloads(self) -> list[dict[str, Any]] | None:
-        """Kueue's Workloads of the namespace; None where there is no Kueue, or the token may not see them."""
+        """Kueue's Workloads of the namespace; None if there is no Kueue, or the token may not list them."""
         for version in _KUEUE_VERSIONS:
             try:
                 return self._ask(
@@ -168,7 +171,7 @@ class Cluster:
         return None
 
     def access_modes(self, claim: str) -> list[str] | None:
-        """The access modes of a PersistentVolumeClaim; None where it is not there, or the token may not see it."""
+        """The access modes of a PersistentVolumeClaim; None if it does not exist, or the token may not read it."""
         try:
             found = self._found(
                 self._core.read_namespaced_persistent_volume_claim, claim, self.namespace, optional=True
@@ -178,18 +181,17 @@ class Cluster:
         return found["spec"].get("accessModes", []) if found else None
 
     def create_secret(self, body: Mapping[str, Any], dry_run: bool = False) -> None:
-        """Creates it, or only sees whether it could be. That it is there already is no error: a request whose answer
-        was lost is sent again, and nobody else uses its name."""
+        """Creates it, or with dry_run checks whether that is allowed. One that already exists is not an error: a
+        request whose response was lost is retried, and nobody else uses its name."""
         try:
-            self._ask(
-                self._core.create_namespaced_secret, self.namespace, body, **{"dry_run": "All"} if dry_run else {}
-            )
+            # The client leaves out a query parameter that is None.
+            self._ask(self._core.create_namespaced_secret, self.namespace, body, dry_run="All" if dry_run else None)
         except Refused as error:
             if error.status != 409:
                 raise
 
     def pod_log(self, pod: str, container: str, **options: Any) -> Iterator[bytes]:
-        """The log of a container in pieces as they come, each line with its timestamp.
+        """The log of a container in chunks as they arrive, each line with its timestamp.
 
         Args:
             options: of CoreV1Api.read_namespaced_pod_log: follow, since_seconds, previous, tail_lines.
@@ -208,7 +210,7 @@ class Cluster:
             try:
                 yield from response.stream(65536)
             finally:
-                # Closes the connection: what is left of a log that is followed has no end.
+                # Closes the connection: a followed log would never be read to its end.
                 response.close()
 
     def _trainjobs(self) -> tuple[str, str, str, str]:
@@ -221,7 +223,7 @@ class Cluster:
             return None
 
     def _found(self, request: Callable, *args: Any, **options: Any) -> dict[str, Any] | None:
-        """The answer, or None where the object is not there."""
+        """The response, or None if the object does not exist."""
         try:
             return self._ask(request, *args, **options)
         except NotFound:
@@ -235,13 +237,13 @@ class Cluster:
         may_be_missing: bool = False,
         **options: Any,
     ) -> dict[str, Any]:
-        """The answer's JSON, of a request that is sent again while that may help. Raises ClusterError.
+        """The response's JSON; retries the request while that may help. Raises ClusterError.
 
         Args:
-            optional: a right that may well be missing: its refusal is not asked about twice.
-            may_be_missing: the same of an API that may well not be installed, once the server has surely started.
+            optional: the right may well be missing: a denial is not retried.
+            may_be_missing: the API may well not be installed: a 404 is retried only until the server must have started.
         """
-        began, pause, told = time.monotonic(), self.backoff, False
+        began, pause, logged = time.monotonic(), self.backoff, False
         while True:
             try:
                 with translated(self.url):
@@ -257,11 +259,11 @@ class Cluster:
                     raise
                 wished = min(error.retry_after, _LONGEST_PAUSE_SECONDS)
                 if wished > _LONG_PAUSE_SECONDS:
-                    log(f"{error}; it asks to wait {error.retry_after:.0f} s: asking again in {wished:.0f} s")
-                elif not told and time.monotonic() - began > _LONG_PAUSE_SECONDS:
-                    told = True
-                    log(f"{error}; asking again for {limit:.0f} s")
-            # Of many launchers that were refused together not all come back together.
+                    log(f"{error}; it asks to wait {error.retry_after:.0f} s: retrying in {wished:.0f} s")
+                elif not logged and time.monotonic() - began > _LONG_PAUSE_SECONDS:
+                    logged = True
+                    log(f"{error}; retrying for {limit:.0f} s")
+            # Jitter: launchers that failed together should not retry together.
             time.sleep(max(pause * random.uniform(1, 1.5), wished))
             pause = min(2 * pause, _LONGEST_BACKOFF_SECONDS)
 
@@ -269,16 +271,16 @@ class Cluster:
         answer = self._with_new_token(
             request, *args, _preload_content=False, _request_timeout=_TIMEOUT_SECONDS, **options
         )
-        # call_api answers with status and headers too.
+        # call_api returns status and headers too.
         response = answer[0] if isinstance(answer, tuple) else answer
         try:
             return json.loads(response.data)
         except ValueError:
-            raise Unavailable(f"{self.url} answers with something that is not JSON") from None
+            raise Unavailable(f"{self.url} sent a response that is not JSON") from None
 
     def _with_new_token(self, request: Callable, *args: Any, **options: Any) -> Any:
-        """Sends a request; where the token is not accepted, once more with the token file's present content, since
-        Kubernetes replaces the tokens that it mounts."""
+        """Sends a request; if the token is not accepted, once more with the token file's current content, since
+        Kubernetes rotates the tokens that it mounts."""
         from kubernetes.client import ApiException
 
         try:

@@ -1,4 +1,4 @@
-"""The Kubernetes engine: a training as a TrainJob, followed to its end and never left behind."""
+"""The Kubernetes engine: trains as a TrainJob, follows it to its end and never leaves it running."""
 
 import os
 import secrets
@@ -13,9 +13,10 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
-from kfp_osft.stages.launch_trainjob.kubernetes.following import Following
-from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, Timing, owner_of_this_pod
+from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, owner_of_this_pod
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.monitor import Monitor
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import TrainingPods, training_pods
+from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import pods_field, trainjob_name, trainjob_spec
 from kfp_osft.stages.launch_trainjob.sign_of_life import SIGN_FILE, SignOfLife
 
@@ -25,7 +26,7 @@ _TIMING = Timing()
 
 @dataclass(frozen=True)
 class Task:
-    """The task of a pipeline run that trains.
+    """The task in a pipeline run that trains.
 
     Attributes:
         run_name, run_id: of the pipeline run, or empty.
@@ -51,22 +52,22 @@ def train_on_cluster(
 ) -> str:
     """Trains as a TrainJob and returns its name when it is complete.
 
-    A TrainJob of this very task that runs, or is complete, is taken up; one that failed is replaced. What still runs
-    when this call ends is deleted, and that is waited for, whatever ends it: an error, SIGTERM, Ctrl-C; but not where
-    another launcher of this task follows it. One that failed by itself stays, for people to look at.
+    A TrainJob of this very task that is running or complete is adopted; one that failed is replaced. If it still runs
+    when this call ends (by an error, SIGTERM or Ctrl-C), it is deleted and its pods are waited for, unless another
+    launcher of this task follows it. One that failed by itself is kept for inspection.
 
     Args:
         cluster: where to train.
-        config: what preprocess checked.
-        task: who asks.
-        log_path: the log of node 0 is written to this file.
-        before_creation: is called just before a new TrainJob is created.
+        config: from preprocess.
+        task: the calling task.
+        log_path: file for the log of node 0.
+        before_creation: called just before a new TrainJob is created.
         timing: how to wait.
 
     Raises:
-        InputError: what would not train, or not see its data: no Trainer or runtime, no volume, no right. Nothing is
-            left running.
-        TrainingError: it could not start, or failed; with pod, reason and last lines.
+        InputError: it could not train or not see its data: no Trainer or runtime, no volume, a missing right. Nothing
+            is left running.
+        TrainingError: it could not start, or failed; names the pod, the reason and its last lines.
     """
     cluster.patience = timing.creation
     pods = training_pods(config, task.pvc_path, task.task_config, os.environ)
@@ -83,18 +84,18 @@ def train_on_cluster(
     with (
         terminable(),
         SignOfLife(Path(config.osft["ckpt_output_dir"], SIGN_FILE), launcher, timing.sign) as sign,
-        # A log that is followed is read from its start, also by a second launcher.
+        # A followed log is read from its start, by a second launcher too.
         log_path.open("w", encoding="utf-8") as log_file,
     ):
         try:
-            if not job.take_up():
+            if not job.adopt():
                 before_creation()
                 job.create(spec, pods, owner_of_this_pod(cluster))
-            Following(cluster, job, config, timing, log_file).to_the_end()
+            Monitor(cluster, job, config, timing, log_file).wait_for_completion()
         except BaseException as error:
-            # Before anything else, the closing of files included, which a volume may delay.
+            # Before anything else, even closing files, which a volume may delay.
             if job.exists and sign.other_is_alive:
-                log(f"{job.place} is left to the other launcher of this task, which follows it")
+                log(f"{job.place} is left running: another launcher of this task follows it")
             else:
                 _clean_up(job, isinstance(error, Terminated))
             raise
@@ -102,7 +103,7 @@ def train_on_cluster(
 
 
 def _clean_up(job: Job, terminated: bool) -> None:
-    """Deletes what still runs; SIGTERM does not keep it from that."""
+    """Deletes a TrainJob that still runs, even if SIGTERM arrives meanwhile."""
     try:
         if job.exists:
             job.delete(quietly=terminated)
@@ -120,13 +121,13 @@ def _claim_warnings(cluster: Cluster, pods: TrainingPods, workers: int) -> list[
             continue
         if modes == ["ReadWriteOncePod"]:
             raise InputError(
-                f"the claim {claim} is ReadWriteOncePod: this pod has it, so no training pod can mount "
-                "it; use ReadWriteMany"
+                f"the claim {claim} is ReadWriteOncePod and mounted by this pod, so no training pod can "
+                "mount it; use ReadWriteMany"
             )
         if "ReadWriteOnce" in modes:
             who = f"all {workers} training pods" if workers > 1 else "the training pod"
             warnings.append(
-                f"the claim {claim} is ReadWriteOnce: {who} must run on the node of this pod, or will not "
-                "start; ReadWriteMany has no such limit"
+                f"the claim {claim} is ReadWriteOnce: {who} must run on the same node as this pod, or "
+                "will not start; ReadWriteMany has no such limit"
             )
     return warnings

@@ -1,4 +1,4 @@
-"""What the cluster's API server answers instead of what was asked for: one family, each member told in a sentence."""
+"""Failed requests to the API server, as one family of exceptions whose texts are sentences for a person."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 
 _UNAVAILABLE_STATUS = (408, 429, 500, 502, 503, 504)
-# What admission says when it really refuses, and not only cannot be reached.
+# Phrases of an admission that rejects, as opposed to one that cannot be reached.
 _ADMISSION = ("denied the request", "exceeded quota", "violates PodSecurity", "is forbidden: ")
 
 
@@ -18,11 +18,11 @@ class ClusterError(InputError):
 
 
 class Unavailable(ClusterError):
-    """What passes by itself as a rule: the server cannot be reached, is busy, starts, or a webhook of its is down.
+    """Usually temporary: the server cannot be reached, is busy or starting, or one of its webhooks is down.
 
     Attributes:
-        retry_after: seconds that the server asks to wait; 0 where it does not say.
-        not_served: it answered 404 for the path, and not for the object.
+        retry_after: seconds that the server asks to wait; 0 if it does not say.
+        not_served: the 404 was for the path, not for the object.
     """
 
     def __init__(self, message: str, retry_after: float = 0, not_served: bool = False) -> None:
@@ -36,15 +36,15 @@ class Untrusted(ClusterError):
 
 
 class Forbidden(ClusterError):
-    """The token is not accepted, or may not do this: says which verb on which resource is missing."""
+    """The token is not accepted, or lacks a right; the text names the verb and the resource."""
 
 
 class NotFound(ClusterError):
-    """The object is not there, in the server's own words: no proxy's page, and no API that is not served yet."""
+    """The server itself says that the object does not exist; not a proxy's page, nor an API that is not served yet."""
 
 
 class Refused(ClusterError):
-    """The API server refuses the object: it is invalid, exists already, or admission denies it.
+    """The API server rejects the object: it is invalid, exists already, or admission denies it.
 
     Attributes:
         status: HTTP status.
@@ -57,7 +57,7 @@ class Refused(ClusterError):
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turns the client's exceptions into ours, without the headers and bodies that it puts into its messages."""
+    """Turns the client's exceptions into ours, without the headers and bodies that its messages contain."""
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
@@ -67,7 +67,7 @@ def translated(url: str) -> Iterator[None]:
         raise _meaning(error, url) from None
     except (HTTPError, OSError) as error:
         cause = network_cause(error)
-        # A host name that cannot be resolved may be in a minute: a cluster's DNS has bad moments, too.
+        # A host name that cannot be resolved now may resolve in a minute: a cluster's DNS has outages, too.
         kind = Untrusted if is_lasting(error) and cause.startswith("TLS") else Unavailable
         raise kind(f"the cluster's API server {url} does not answer: {cause}") from None
 
@@ -88,7 +88,7 @@ def _meaning(error: Any, url: str) -> ClusterError:
         code in _UNAVAILABLE_STATUS
         or "failed calling webhook" in sentence
         or (code == 409 and status.get("reason") == "Conflict")
-        # A proxy's answers are not the API server's; those of a server that starts come close.
+        # Without a Status it is a proxy's answer; a starting server's answers look similar.
         or (code in (403, 404) and not status)
         or (code == 403 and not any(sign in sentence for sign in _ADMISSION))
         or (code == 404 and status.get("reason") == "NotFound")
@@ -97,11 +97,11 @@ def _meaning(error: Any, url: str) -> ClusterError:
         return Unavailable(
             f"the cluster's API server {url} answers {code}: {sentence}", _retry_after(error), not_served=code == 404
         )
-    return Refused(f"the cluster refuses it ({code}): {sentence}", code)
+    return Refused(f"the cluster rejected the request ({code}): {sentence}", code)
 
 
 def _status_object(body: Any) -> dict[str, Any]:
-    """The Status of an answer; {} for a page that is none."""
+    """The Status object in a response; {} for any other body, such as a proxy's page."""
     try:
         status = json.loads(body)
     except (TypeError, ValueError):

@@ -1,10 +1,9 @@
-"""One TrainJob of ours: found or created, looked at, deleted."""
+"""The TrainJob of this task: adopted or created, read, deleted."""
 
 import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kfp_osft.shared.reporting.errors import InputError
@@ -12,8 +11,9 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import ClusterError, Forbidden, Refused
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import FAILED, read_phase
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import TrainingPods
-from kfp_osft.stages.launch_trainjob.kubernetes.state import FAILED, read_state
+from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
     CREATION_ANNOTATION,
     MANAGED_BY,
@@ -25,48 +25,14 @@ from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
 _CONFLICT = 409
 
 
-@dataclass(frozen=True)
-class Timing:
-    """How the engine waits, in seconds.
-
-    Attributes:
-        poll: between two looks at a TrainJob that runs or waits.
-        hurry: between two looks where much happens: pods start, a log has ended.
-        look: how long one look asks an API server that is unavailable.
-        creation: how long a server that is unavailable is asked for what comes before the training runs.
-        trouble: how long a reason that hardly mends by itself (an image that cannot be pulled) may stand.
-        refused: how long the API server may refuse the token, or the right to look, while a training runs.
-        unreachable: how long it may be unavailable while a training runs.
-        deletion: how long to ask for a deletion, and to wait for the pods to be gone.
-        doubt: how long a TrainJob whose creation was interrupted may still turn up.
-        recovery: how long all nodes must run after a failure for the job to have survived it; the Job controller
-            removes a pod that has failed too often only after the kubelet has started it again.
-        log: how long to wait for the rest of the log of a training that has ended.
-        sign: between two signs of life.
-    """
-
-    poll: float = 5
-    hurry: float = 1
-    look: float = 8
-    creation: float = 120
-    trouble: float = 120
-    refused: float = 600
-    unreachable: float = 1800
-    deletion: float = 120
-    doubt: float = 10
-    recovery: float = 30
-    log: float = 20
-    sign: float = 5
-
-
 class Job:
-    """One TrainJob, from finding or creating it to its end.
+    """One TrainJob, from its adoption or creation to its deletion.
 
     Attributes:
         name: of the TrainJob.
-        place: how people are told of it.
-        uid: of the TrainJob; empty while it is not known.
-        exists: whether there may be one of ours.
+        place: what messages call it.
+        uid: of the TrainJob; empty while unknown.
+        exists: whether there may be one that is ours to delete.
     """
 
     def __init__(self, cluster: Cluster, name: str, config: TrainingConfig, timing: Timing) -> None:
@@ -75,10 +41,10 @@ class Job:
         self._cluster, self._config, self._timing = cluster, config, timing
         self._in_doubt = False
 
-    def take_up(self) -> bool:
-        """Looks for a TrainJob that an earlier attempt left. True: it runs or is complete, and will be followed.
+    def adopt(self) -> bool:
+        """Looks for a TrainJob of an earlier attempt. True: it is running or complete, and will be followed.
 
-        Else none is there, and no pod of one: two trainings in one folder would spoil it.
+        Otherwise neither a TrainJob nor a pod of one is left: two trainings would corrupt their common folder.
         """
         found = self._cluster.trainjob(self.name)
         if found is not None and self._follows(found):
@@ -90,11 +56,11 @@ class Job:
         """Creates it, with the Secret that its pods need.
 
         Raises:
-            ClusterError, InputError: nothing of it is left.
+            ClusterError, InputError: it was not created.
         """
         secret = f"{self.name}-env-{secrets.token_hex(3)}" if pods.secret_env else ""
         if secret:
-            # Known before a GPU is asked for.
+            # Fails before any GPU is requested.
             self._create_secret(secret, pods.secret_env, None)
         creation = secrets.token_hex(8)
         variables = {secret: sorted(pods.secret_env)} if secret else {}
@@ -104,8 +70,8 @@ class Job:
             return
         if dropped := dropped_fields(body["spec"], stored["spec"]):
             raise InputError(
-                f"the cluster's Trainer does not know {', '.join(dropped)}, and dropped it: the training "
-                "would run without; this generation of the Trainer is not supported"
+                f"the cluster's Trainer dropped {', '.join(dropped)}, which it does not know: the training "
+                "would run without it; this generation of the Trainer is not supported"
             )
         if secret:
             self._create_secret(secret, pods.secret_env, stored)
@@ -116,24 +82,24 @@ class Job:
         )
 
     def get(self) -> dict[str, Any] | None:
-        """The TrainJob as it is now; None where this one is gone."""
+        """The TrainJob as it is now; None if it no longer exists."""
         found = self._cluster.trainjob(self.name)
         if found is None or (self.uid and found["metadata"]["uid"] != self.uid):
             return None
         return found
 
     def pods(self, only: str = "") -> list[dict[str, Any]]:
-        """All of its pods, those of an earlier TrainJob of the same name too; `only`: a further label selector."""
+        """Its pods, including those of an earlier TrainJob of the same name; `only`: a further label selector."""
         return self._cluster.pods(f"jobset.sigs.k8s.io/jobset-name={self.name}{only}")
 
     def delete(self, quietly: bool = False) -> bool:
-        """Deletes it and waits until its pods are gone; says what is left. False: it could not be deleted.
+        """Deletes it and waits until its pods are gone; logs what is left. False: it could not be deleted.
 
-        The request is the first thing that happens, and what is said comes after it: a launcher that Argo ends has a
-        second, and nobody reads its log any more.
+        The request comes first and logging after it: a launcher that Argo terminates may have only a second, and nobody
+        reads its log any more.
 
         Args:
-            quietly: the log's reader may be gone: an error in writing to it is none.
+            quietly: ignore errors in writing the log, whose reader may be gone.
         """
         until = time.monotonic() + self._timing.deletion
         self._cluster.patience = self._timing.look
@@ -147,68 +113,68 @@ class Job:
                 if not left:
                     break
                 if first:
-                    _say(f"{self.place} is deleted; its pods end: {', '.join(left)}", quietly)
+                    _log_deletion(f"{self.place} is deleted; its pods are terminating: {', '.join(left)}", quietly)
             except ClusterError as error:
                 if not problem:
-                    _say(f"{error}. {self.place} is to be deleted: asking again", quietly)
+                    _log_deletion(f"{error}. {self.place} is to be deleted: retrying", quietly)
                 problem = str(error)
             if time.monotonic() > until:
                 break
             time.sleep(min(1, self._timing.poll))
         if not accepted:
-            _say(
-                f"Warning: {self.place} may still hold its GPUs, it could not be deleted: {problem}. Delete it with: "
+            _log_deletion(
+                f"Warning: {self.place} could not be deleted and may still hold its GPUs: {problem}. Delete it with: "
                 f"kubectl delete trainjob {self.name} -n {self._cluster.namespace}",
                 quietly,
             )
         elif left == []:
-            _say(f"{self.place} is deleted, its pods are gone", quietly)
+            _log_deletion(f"{self.place} is deleted, its pods are gone", quietly)
         else:
-            seen = f"these pods are still there: {', '.join(left)}" if left else f"its pods cannot be seen: {problem}"
-            _say(f"Warning: {self.place} is deleted; {seen}", quietly)
+            seen = f"these pods still exist: {', '.join(left)}" if left else f"its pods cannot be listed: {problem}"
+            _log_deletion(f"Warning: {self.place} is deleted; {seen}", quietly)
         return accepted
 
     def _follows(self, found: Mapping[str, Any]) -> bool:
-        """Whether this TrainJob is to be followed; else it is in the way, and being deleted or deleted here."""
+        """Whether to follow this TrainJob; otherwise it is being deleted, or failed and is deleted here."""
         metadata = found["metadata"]
         if metadata.get("annotations", {}).get(TRAINING_ANNOTATION) != self._config.fingerprint:
-            raise InputError(f"there is a {self.place} that this task has not made; delete or rename it")
+            raise InputError(f"{self.place} already exists and was not created by this task; delete it")
         if metadata.get("deletionTimestamp"):
             log(f"{self.place} of an earlier attempt is being deleted")
             return False
         self.uid, self.exists = metadata["uid"], True
-        if read_state(found, []).phase != FAILED:
-            log(f"{self.place} of an earlier attempt is there: followed")
+        if read_phase(found) != FAILED:
+            log(f"{self.place} exists from an earlier attempt: following it")
             return True
-        log(f"{self.place} of an earlier attempt failed: replaced")
+        log(f"{self.place} failed in an earlier attempt: replacing it")
         if not self.delete():
             self.exists = False
-            raise InputError(f"the {self.place} of an earlier attempt cannot be replaced: it could not be deleted")
+            raise InputError(f"{self.place} of an earlier attempt cannot be replaced: it could not be deleted")
         self.uid = ""
         return False
 
     def _wait_for_its_end(self, found: Mapping[str, Any] | None) -> None:
-        """Until neither a TrainJob of the name nor a pod of one is there."""
-        until, told = time.monotonic() + self._timing.deletion, False
+        """Waits until neither a TrainJob of this name nor a pod of one exists."""
+        until, logged = time.monotonic() + self._timing.deletion, False
         while True:
             left = [pod["metadata"]["name"] for pod in self.pods() if not _has_ended(pod)]
             if found is not None:
                 found = self._cluster.trainjob(self.name)
             if not left and found is None:
                 return
-            if not told:
-                told = True
-                log(f"Waiting for the end of an earlier {self.place}: {', '.join(left) or 'it is being deleted'}")
+            if not logged:
+                logged = True
+                log(f"Waiting until an earlier {self.place} is gone: {', '.join(left) or 'it is being deleted'}")
             if time.monotonic() > until:
                 raise InputError(
-                    f"an earlier {self.place} is still there after {self._timing.deletion:.0f} s "
-                    f"({', '.join(left) or 'being deleted'}): it would train in the same folder. See why it does not "
-                    "end, then run this again"
+                    f"an earlier {self.place} still exists after {self._timing.deletion:.0f} s "
+                    f"({', '.join(left) or 'being deleted'}) and would train in the same folder. Find out why it does "
+                    "not end, then run this again"
                 )
             time.sleep(min(1, self._timing.poll))
 
     def _stored(self, body: Mapping[str, Any], creation: str) -> dict[str, Any] | None:
-        """The TrainJob as it is stored; None where another launcher of this task was first, whose is followed."""
+        """The TrainJob as stored; None if another launcher of this task created it first: that one is followed."""
         until = time.monotonic() + self._timing.creation
         while True:
             self.exists = self._in_doubt = True
@@ -224,9 +190,9 @@ class Job:
                     more = f". {_runtimes(self._cluster)}" if "runtime" in str(error).lower() else ""
                     raise InputError(f"{error}{more}") from None
                 if found is None:
-                    # It was there a moment ago.
+                    # Deleted a moment ago.
                     continue
-                # Created by a request whose answer was lost, and which was sent again; or by somebody else.
+                # Created by a request whose response was lost and which was retried, or by somebody else.
                 if found["metadata"].get("annotations", {}).get(CREATION_ANNOTATION) != creation:
                     if self._follows(found):
                         return None
@@ -240,7 +206,7 @@ class Job:
             return stored
 
     def _ask_for_deletion(self) -> bool:
-        """Whether it is deleted now. One whose creation was interrupted may turn up after it was asked for."""
+        """True once deletion is requested. A TrainJob whose creation was interrupted may appear only after a while."""
         if not self._in_doubt:
             self._cluster.delete_trainjob(self.name, self.uid)
             return True
@@ -251,7 +217,7 @@ class Job:
         return True
 
     def _create_secret(self, name: str, values: dict[str, str], owner: Mapping[str, Any] | None) -> None:
-        """Creates it, owned by the TrainJob; without an owner it only sees whether that is allowed."""
+        """Creates it, owned by the TrainJob; without an owner, checks only whether that is allowed."""
         metadata: dict[str, Any] = {"name": name, "labels": MANAGED_BY}
         if owner:
             metadata["ownerReferences"] = [
@@ -270,16 +236,16 @@ class Job:
         except Forbidden as error:
             names = ", ".join(sorted(values))
             raise InputError(
-                f"{names} is given to this task as a value, and would go to the training pods in a Secret, which may "
-                f"not be created: {error}. Give it from a Secret of the namespace "
-                "(kfp.kubernetes.use_secret_as_env on the task), or allow the verb"
+                f"{names} is set on this task by value and must go to the training pods in a Secret, which may "
+                f"not be created: {error}. Set it from a Secret of the namespace "
+                "(kfp.kubernetes.use_secret_as_env on the task), or grant the verb"
             ) from None
 
 
 def owner_of_this_pod(cluster: Cluster) -> dict[str, Any] | None:
-    """What the launcher's own pod belongs to (the Workflow), as owner: the TrainJob goes with the run, and not with
-    this pod, which a retry deletes. None where this is not a pod of that cluster, since Kubernetes deletes an object at
-    once whose owner is not there."""
+    """ownerReference to the owner of the launcher's pod, the Workflow: the TrainJob is deleted with the run, not with
+    this pod, which a retry deletes. None if this is not a pod of that cluster, since Kubernetes deletes an object at
+    once if its owner does not exist."""
     name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
     if not name or not uid:
         return None
@@ -299,22 +265,22 @@ def _has_ended(pod: Mapping[str, Any]) -> bool:
 
 
 def _runtimes(cluster: Cluster) -> str:
-    """Which runtimes there are, as far as the token may see it."""
+    """The runtimes that exist, as far as the token may list them."""
     own, shared = cluster.runtime_names()
-    names = sorted({*(own or []), *(shared or [])})
+    names = sorted(set(own or ()) | set(shared or ()))
     hidden = [
         what
-        for what, seen in ((f"TrainingRuntimes of {cluster.namespace}", own), ("ClusterTrainingRuntimes", shared))
-        if seen is None
+        for what, listed in ((f"TrainingRuntimes of {cluster.namespace}", own), ("ClusterTrainingRuntimes", shared))
+        if listed is None
     ]
-    known = f"Runtimes that training_runtime can name: {', '.join(names)}" if names else "It sees no runtime"
+    known = f"Allowed for training_runtime: {', '.join(names)}" if names else "No runtime was found"
     if not hidden:
         return known
-    may_not = f"this token may not list {' and '.join(hidden)}; ask whoever runs the cluster"
+    may_not = f"this token may not list {' and '.join(hidden)}; ask the administrator of the cluster"
     return f"{known}; {may_not}" if names else f"{may_not[0].upper()}{may_not[1:]}"
 
 
-def _say(message: str, quietly: bool) -> None:
+def _log_deletion(message: str, quietly: bool) -> None:
     try:
         log(message)
     except OSError:

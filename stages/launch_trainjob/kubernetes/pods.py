@@ -1,6 +1,6 @@
-"""What the training pods get from the task and from the parameters: environment, volumes, resources, placement.
+"""The training pods' environment, volumes, resources and placement, from the task and the parameters.
 
-Only computes; see trainjob.py for the TrainJob that is made of it.
+Pure functions; trainjob.py builds the TrainJob from them.
 """
 
 import base64
@@ -25,12 +25,12 @@ from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 _GPU = "nvidia.com/gpu"
 _NO_ACCELERATORS = ("cpu", "memory", "ephemeral-storage", "storage", "hugepages-")
 _DEFAULTS = {parameter.name: parameter.default for parameter in ALL_PARAMETERS}
-# The launcher's own: the cluster's credentials have no business in a training, which installs nothing either.
+# The launcher's own: the training needs no credentials of the cluster, and installs nothing.
 _LAUNCHERS_OWN = ("KUBERNETES_", "KFP_", "OSFT_", "PIP_")
-# Of no use to the training: its script stands alone, and the authorities lie in the workspace.
+# Useless to the training: its script is self-contained, and the certificate authorities are in the workspace.
 _LAUNCHERS_MOUNTS = (find_package.MOUNT_PATH, certificates.MOUNT_PATH)
 _SHARED_MEMORY = "/dev/shm"
-#: Secrets that the training may need and that the launcher hands on where it only has the value.
+#: Secrets that the training may need and that the launcher passes on if it has only their values.
 HANDED_ON_SECRETS = ("HF_TOKEN",)
 
 
@@ -39,12 +39,12 @@ class TrainingPods:
     """Fragments of the pods' spec, as Kubernetes' JSON has them.
 
     Attributes:
-        env: without those of secret_env; literals are quoted against expansion where they are ours.
-        secret_env: variables whose values only the launcher has; they go through a Secret.
+        env: without secret_env; our own literals are escaped against expansion.
+        secret_env: variables whose values only the launcher has; they are passed in a Secret.
         requests, limits: quantities as strings, without zeros.
-        processes: training processes in a pod.
-        accelerators: in a pod; 0 trains on CPU.
-        warnings: sentences about what will not be as given.
+        processes: training processes per pod.
+        accelerators: per pod; 0 trains on CPU.
+        warnings: sentences about values that are overridden.
     """
 
     env: list[dict[str, Any]]
@@ -70,17 +70,17 @@ class TrainingPods:
 def training_pods(
     config: TrainingConfig, pvc_path: str, task_config: Any, environment: Mapping[str, str]
 ) -> TrainingPods:
-    """Puts together what the parameters, the task and the launcher's environment say.
+    """Combines the parameters, the task's settings and the launcher's environment.
 
     Args:
-        config: the checked parameters.
+        config: the validated parameters.
         pvc_path: the workspace, which a volume must cover.
         task_config: KFP's TaskConfig of the task, or None.
-        environment: the launcher's own, for secrets that the task hands over by value only.
+        environment: the launcher's own, for secrets that the task has only by value.
 
     Raises:
-        InputError: no volume covers a path that the training uses, or it is read-only; a variable that the runtime
-            owns.
+        InputError: a path that the training uses is on no volume, or on a read-only one; a variable is reserved for
+            the runtime.
     """
     mounts = [mount for mount in _of(task_config, "volume_mounts") or [] if mount["mountPath"] not in _LAUNCHERS_MOUNTS]
     mounted = {mount["name"] for mount in mounts}
@@ -111,7 +111,7 @@ def training_pods(
 
 
 def unexpanded(text: str) -> str:
-    """The text such that the kubelet, which replaces $(NAME) in commands and env and $$ by $, gives it back as it is.
+    """Escapes the text so that the kubelet, which expands $(NAME) and $$ in commands and env, restores it unchanged.
 
     Source: Kubernetes' third_party/forked/golang/expansion.
     """
@@ -146,9 +146,9 @@ def _check_volumes(config: TrainingConfig, pvc_path: str, volumes: list[dict], m
         )
         if place is None:
             raise InputError(
-                f"{what} is {path}, which no volume of this task covers (mounted: "
+                f"{what} is {path}, which is not on a volume of this task (mounted: "
                 f"{', '.join(sorted(covering)) or 'none'}): the training pods could not see it. In a pipeline with a "
-                "workspace give pvc_path=dsl.WORKSPACE_PATH_PLACEHOLDER; or mount a claim with "
+                "workspace set pvc_path=dsl.WORKSPACE_PATH_PLACEHOLDER, or mount a claim with "
                 "kfp.kubernetes.mount_pvc"
             )
         if written and place.get("readOnly"):
@@ -156,8 +156,8 @@ def _check_volumes(config: TrainingConfig, pvc_path: str, volumes: list[dict], m
 
 
 def _resources(trainjob: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[dict[str, dict], int, list[str]]:
-    """What a pod requests and is limited to. A parameter that has its default leaves what the task says; else it
-    holds."""
+    """Requests and limits of a pod, its accelerators, and warnings. A parameter other than its default overrides the
+    task's value."""
     warnings: list[str] = []
     requests = {name: str(quantity) for name, quantity in (task.get("requests") or {}).items()}
     limits = {name: str(quantity) for name, quantity in (task.get("limits") or {}).items()}
@@ -169,7 +169,7 @@ def _resources(trainjob: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[di
         if from_task and given == _DEFAULTS[name]:
             continue
         if from_task and from_task != given:
-            warnings.append(f"{name}={given} is used, not the task's {resource} of {from_task}")
+            warnings.append(f"{name}={given} overrides the task's {resource} of {from_task}")
         requests[resource] = limits[resource] = given
 
     kinds = [resource for resource in {**requests, **limits} if not resource.startswith(_NO_ACCELERATORS)]
@@ -177,16 +177,16 @@ def _resources(trainjob: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[di
     given, from_task = trainjob["gpu_per_worker"], limits.get(kind) or requests.get(kind)
     if from_task is None or given != _DEFAULTS["training_resource_gpu_per_worker"]:
         if from_task is not None and from_task != str(given):
-            warnings.append(f"training_resource_gpu_per_worker={given} is used, not the task's {from_task} of {kind}")
+            warnings.append(f"training_resource_gpu_per_worker={given} overrides the task's {from_task} of {kind}")
         requests[kind] = limits[kind] = str(given)
         for other in kinds[1:]:
             requests.pop(other, None)
             limits.pop(other, None)
     else:
-        # Kubernetes wants both to be the same for what cannot be shared.
+        # Kubernetes requires both to be equal for extended resources.
         requests[kind] = limits[kind] = from_task
     accelerators = int(limits[kind])
-    # Explicit zeros break Kueue's resuming.
+    # Explicit zeros break resuming by Kueue.
     kept = {
         place: {name: quantity for name, quantity in quantities.items() if quantity not in ("0", "")}
         for place, quantities in (("requests", requests), ("limits", limits))
@@ -195,7 +195,7 @@ def _resources(trainjob: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[di
 
 
 def _shared_memory(given: str, memory: str | None, processes: int) -> str | None:
-    """Size of a /dev/shm of its own, None for none. It counts as memory of the pod."""
+    """Size of the /dev/shm volume, None for no volume. It counts towards the pod's memory."""
     if given != "auto":
         return given if quantity_value(given) else None
     if processes == 1 or not memory:
@@ -210,7 +210,7 @@ def _env(
     environment: Mapping[str, str],
     accelerators: int,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The environment by precedence: what the launcher sets, the parameter training_envs, the task, our defaults."""
+    """The environment; in order of precedence: the launcher's, training_envs, the task's, our defaults."""
     env = {name: {"value": unexpanded(folder)} for name, folder in cache_folders(pvc_path).items()}
     secret_env: dict[str, str] = {}
     for variable in task_env:
@@ -219,7 +219,7 @@ def _env(
             continue
         if is_runtimes_own(name):
             raise InputError(
-                f"the environment variable {name} of the task is set by the training runtime and cannot be given"
+                f"the environment variable {name} is set by the training runtime and cannot be set on the task"
             )
         if "valueFrom" in variable:
             env[name] = {"valueFrom": variable["valueFrom"]}
@@ -231,11 +231,11 @@ def _env(
         if environment.get(name) and name not in env:
             secret_env.setdefault(name, environment[name])
     env |= {name: {"value": unexpanded(value)} for name, value in config.env.items()}
-    # In the place of files that the launcher sees and the training pods need not.
+    # Replaces paths that exist for the launcher but may not for the training pods.
     env |= {
         name: {"value": unexpanded(path)} for name, path in certificates.bundle_variables(environment, pvc_path).items()
     }
-    # A TrainJob that asked for GPUs fails at once where there is none; it never trains on their CPU.
+    # A TrainJob that requested GPUs fails at once if there are none; it never falls back to the CPU.
     arguments = {
         "osft": config.osft,
         "device": "cuda" if accelerators else "cpu",

@@ -1,6 +1,6 @@
-"""How Red Hat's Trainer is told to follow the progress of a training: by annotations on the TrainJob itself.
+"""Annotations on the TrainJob that make Red Hat's Trainer track the progress of a training.
 
-Source: opendatahub-io/trainer, pkg/rhai/progression. Other Trainers pass over them.
+Source: opendatahub-io/trainer, pkg/rhai/progression. Other Trainers ignore them.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from kfp_osft.shared.reporting.errors import InputError
 
-#: Annotations of training_metadata_annotations that begin so go on the TrainJob, and take the place of ours.
+#: Annotations of training_metadata_annotations with this prefix go on the TrainJob and override ours.
 PROGRESS_PREFIX = "trainer.opendatahub.io/"
 
 _TRACKING, _PORT = f"{PROGRESS_PREFIX}progression-tracking", f"{PROGRESS_PREFIX}metrics-port"
@@ -26,10 +26,10 @@ def progress_annotations(trainjob: Mapping[str, Any]) -> dict[str, str]:
 
 
 def progress_port(trainjob: Mapping[str, Any]) -> int:
-    """The port on which the training pods answer the Trainer; 0 where it was told not to ask.
+    """The port on which the training pods serve their progress; 0 if tracking is off.
 
     Raises:
-        InputError: the annotation holds something else than a port that a pod without rights may open.
+        InputError: the annotation is not a port that an unprivileged pod may open.
     """
     annotations = progress_annotations(trainjob)
     if annotations[_TRACKING] != "true":

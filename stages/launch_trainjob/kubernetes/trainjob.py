@@ -1,4 +1,4 @@
-"""The TrainJob (trainer.kubeflow.org/v1alpha1) as a dict, for the two generations of servers that are deployed."""
+"""The TrainJob (trainer.kubeflow.org/v1alpha1) as a dict, for both generations of servers in use."""
 
 import hashlib
 import re
@@ -13,11 +13,11 @@ from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import PROG
 from kfp_osft.stages.launch_trainjob.train_text import train_text
 
 TRAINER_GROUP, TRAINER_VERSION = "trainer.kubeflow.org", "v1alpha1"
-#: The field of a TrainJob that changes its pods: of Trainer 2.2 and later, and of 2.1 (RHOAI 3.2 to 3.5).
+#: The field of a TrainJob that patches its pods: Trainer 2.2 and later, and 2.1 (RHOAI 3.2 to 3.5).
 RUNTIME_PATCHES, POD_TEMPLATE_OVERRIDES = "runtimePatches", "podTemplateOverrides"
-#: The container, and the replicated job, that train.
+#: Name of both the container and the replicated job that train.
 NODE = "node"
-#: On TrainJobs of ours: what they train, and by which attempt to create it they were created.
+#: Annotations of our TrainJobs: the training's fingerprint, and the attempt that created it.
 TRAINING_ANNOTATION = "kfp-osft/training"
 CREATION_ANNOTATION = "kfp-osft/creation"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "kfp-osft"}
@@ -27,24 +27,24 @@ _HASH_CHARACTERS = 10
 _FIELD_MANAGER = "kfp-osft/launch"
 # Kueue reads its labels (queue, priority) on the TrainJob.
 _KUEUE = "kueue.x-k8s.io/"
-# Of Trainer 2.2 and later.
+# Limit of Trainer 2.2 and later.
 _MOST_VARIABLES = 128
 
 
 def pods_field(openapi: Mapping[str, Any] | None) -> str:
-    """Which of the two fields this server's TrainJob has.
+    """Which of the two fields the TrainJob of this server has.
 
     Args:
-        openapi: the server's OpenAPI document of the Trainer's API, None where it has none.
+        openapi: the server's OpenAPI document of the Trainer's API, None if it has none.
 
     Raises:
-        InputError: no Trainer, or one of a generation that is not known. With the wrong field the server would drop
-            the volumes and train without them.
+        InputError: no Trainer, or one of an unknown generation. With the wrong field the server would drop the volumes
+            and train without them.
     """
     if openapi is None:
         raise InputError(
             f"there is no Kubeflow Trainer on this cluster: it does not serve {TRAINER_GROUP}/"
-            f"{TRAINER_VERSION}; have it installed (Red Hat OpenShift AI: the component trainer)"
+            f"{TRAINER_VERSION}; ask for it to be installed (Red Hat OpenShift AI: the component trainer)"
         )
     for schema in openapi.get("components", {}).get("schemas", {}).values():
         if any(kind.get("kind") == "TrainJob" for kind in schema.get("x-kubernetes-group-version-kind", [])):
@@ -65,16 +65,16 @@ def trainjob_spec(config: TrainingConfig, pods: TrainingPods, field: str, runtim
 
     Args:
         field: RUNTIME_PATCHES or POD_TEMPLATE_OVERRIDES.
-        runtime_kind: TrainingRuntime for one of the namespace; None for the cluster's, which is the server's default.
+        runtime_kind: TrainingRuntime for one in the namespace; None for the server's default, ClusterTrainingRuntime.
 
     Raises:
-        InputError: more environment variables than the server takes.
+        InputError: more environment variables than the server accepts.
     """
     variables = len(pods.env) + len(pods.secret_env)
     if field == RUNTIME_PATCHES and variables > _MOST_VARIABLES:
         raise InputError(
-            f"the training pods would have {variables} environment variables (training_envs, the task's, and ours); "
-            f"this Trainer takes {_MOST_VARIABLES} at most"
+            f"the training pods would have {variables} environment variables (training_envs, the task's and ours); "
+            f"this Trainer accepts at most {_MOST_VARIABLES}"
         )
     node = {"name": NODE, "volumeMounts": pods.volume_mounts}
     pod_spec = {
@@ -85,7 +85,7 @@ def trainjob_spec(config: TrainingConfig, pods: TrainingPods, field: str, runtim
         "containers": [node] if pods.volume_mounts else [],
     }
     labels = {name: value for name, value in config.trainjob["labels"].items() if not name.startswith(_KUEUE)}
-    # Explicit empty values break Kueue's resuming.
+    # Explicit empty values break resuming by Kueue.
     annotations = {
         name: value for name, value in config.trainjob["annotations"].items() if not name.startswith(PROGRESS_PREFIX)
     }
@@ -99,7 +99,7 @@ def trainjob_spec(config: TrainingConfig, pods: TrainingPods, field: str, runtim
         "trainer": {
             "numNodes": config.trainjob["num_workers"],
             "numProcPerNode": pods.processes,
-            # Not torchrun: mini-trainer starts its own, and each of torchrun's workers would start a training.
+            # Not torchrun: mini-trainer starts its own, and each worker of torchrun would start a training.
             "command": ["python", "-c", unexpanded(train_text())],
             "env": pods.env,
             "resourcesPerNode": {"requests": pods.requests, "limits": pods.limits},
@@ -121,9 +121,9 @@ def trainjob(
     Args:
         name: see trainjob_name.
         spec: see trainjob_spec.
-        secret: name of a Secret -> the variables that come from it; empty where there is none.
+        secret: name of a Secret -> the variables taken from it; empty if there is none.
         owner: an ownerReference, or None.
-        creation: of this attempt to create it, and of no other.
+        creation: unique to this attempt to create it.
     """
     env = [
         {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret_name, "key": variable}}}
@@ -151,10 +151,10 @@ def trainjob(
 
 
 def trainjob_name(run_name: str, run_id: str, task_name: str, spec: Mapping[str, Any]) -> str:
-    """A name of at most 48 characters that a retry of the same task of the same run finds again.
+    """A name of at most 48 characters that a retry of the same task in the same run finds again.
 
-    It begins with the run's name, which need not be that run's alone, and ends in a hash of run, task and spec, so that
-    the tasks of a loop, and runs that are not known, do not take each other's TrainJobs.
+    It begins with the run's name, which need not be unique, and ends in a hash of run, task and spec, so that the
+    iterations of a loop, and runs without a name, do not adopt each other's TrainJobs.
     """
     hashed = f"{run_name}\n{run_id}\n{task_name}\n{fingerprint(spec)}"
     digest = hashlib.sha256(hashed.encode()).hexdigest()[:_HASH_CHARACTERS]
@@ -166,7 +166,7 @@ def trainjob_name(run_name: str, run_id: str, task_name: str, spec: Mapping[str,
 
 
 def dropped_fields(sent: Any, stored: Any, place: str = "spec") -> list[str]:
-    """What a server has not kept of an object, by its path: one that does not know a field prunes it."""
+    """Paths of the fields that the server did not keep: it prunes those that it does not know."""
     if isinstance(sent, Mapping):
         if not isinstance(stored, Mapping):
             return [place]

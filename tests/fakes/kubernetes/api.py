@@ -1,4 +1,4 @@
-"""The API: what is answered to a request that has come in whole."""
+"""The API: computes the response to a complete request."""
 
 import base64
 import copy
@@ -38,7 +38,7 @@ _METHODS = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 @dataclass
 class Answer:
-    """status, and either a body of JSON or chunks of text that come as they come."""
+    """A status, and either a JSON body or chunks of text that arrive over time."""
 
     status: int
     body: Any = None
@@ -47,7 +47,7 @@ class Answer:
 
 
 def describe(request: Request) -> Target | None:
-    """Fills in the request's verb, resource and so on; returns what it aims at."""
+    """Fills in the request's verb, resource and so on; returns its target."""
     target = target_of(request.path)
     if target is None:
         return None
@@ -88,7 +88,7 @@ def answer(cluster: "Cluster", request: Request, target: Target | None) -> Answe
 
 
 def _if_ready(cluster: "Cluster", request: Request, target: Target | None) -> None:
-    """A server that has just started has not read its rules yet, and then not its CRDs."""
+    """A server that has just started has not loaded its RBAC rules yet, and then not its CRDs."""
     age = time.monotonic() - cluster.started
     if age < cluster.dirty / 2:
         asked = f'resource "{target.resource.plural}"' if target else f'path "{request.path}"'
@@ -172,7 +172,7 @@ def _admit(cluster: "Cluster", body: Body, field_validation: str) -> None:
         raise ApiError(
             400, f'TrainJob in version "v1alpha1" cannot be handled as a TrainJob: strict decoding error: {listed}'
         )
-    # The status subresource takes status away from whoever creates.
+    # With a status subresource, the status in a create request is dropped.
     body.pop("status", None)
     schema.fill_in(body, trainjob)
     causes = schema.violations(body, trainjob)
@@ -281,7 +281,7 @@ def _openapi_index(cluster: "Cluster") -> Body:
 
 
 def openapi(generation: str) -> Body:
-    """OpenAPI v3 of the Trainer's group, named as a server names the schemas of a CRD: the group from behind."""
+    """OpenAPI v3 of the Trainer's group, with schema names as for CRDs: the group reversed."""
     prefix = ".".join(reversed(TRAINER_GROUP.split("."))) + ".v1alpha1"
     metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
     trainjob = copy.deepcopy(schema.trainjob_schema(generation))

@@ -1,4 +1,4 @@
-"""The cluster as a test holds it."""
+"""The cluster as tests use it."""
 
 import base64
 import contextlib
@@ -39,7 +39,7 @@ Life = Callable[[Job], None]
 
 
 class Cluster:
-    """A Kubernetes API server with the Kubeflow Trainer, on 127.0.0.1, while it is entered.
+    """A Kubernetes API server with the Kubeflow Trainer, on 127.0.0.1, while the context is entered.
 
         with Cluster(trainer="2.3", life=straight_success) as cluster:
             launch(cluster.url, cluster.token, cluster.ca_file)
@@ -163,13 +163,13 @@ class Cluster:
             raise self.errors[0]
 
     def rotate_token(self) -> str:
-        """Makes a new token, writes it to token_file, and returns it; the old one is worth nothing from now on."""
+        """Makes a new token, writes it to token_file, and returns it; the old one becomes invalid."""
         self.token = secrets.token_urlsafe(24)
         self.token_file.write_text(self.token)
         return self.token
 
     def client(self) -> "ApiClient":
-        """The real client, with this cluster's address, CA and present token."""
+        """The real client, with this cluster's address, CA and current token."""
         from kubernetes import client
 
         configuration = client.Configuration(host=self.url)
@@ -190,7 +190,7 @@ class Cluster:
         page: bool = False,
         **wanted: Any,
     ) -> None:
-        """Answers the next `times` matching requests with 408, 409, 429, 500, 503 or 504, or another code.
+        """Responds to the next `times` matching requests with 408, 409, 429, 500, 503 or 504, or another code.
 
         retry_after: seconds, for the header. carried_out: the request takes effect all the same. message: of the
         Status, in the place of the usual one. page: a proxy's page, and not a Status.
@@ -198,15 +198,15 @@ class Cluster:
         self.faults.add(Fault(times, wanted, status, retry_after, carried_out, message=message, page=page))
 
     def reset_connections(self, times: int = 1, *, carried_out: bool = False, **wanted: Any) -> None:
-        """Takes the next `times` matching requests and resets their connections (TCP RST) instead of an answer."""
+        """Resets the connections (TCP RST) of the next `times` matching requests instead of responding."""
         self.faults.add(Fault(times, wanted, 0, carried_out=carried_out))
 
     def hang(self, seconds: float, times: int = 1, **wanted: Any) -> None:
-        """Lets the next `times` matching requests wait that long before they are answered as usual."""
+        """Delays the responses to the next `times` matching requests by that long."""
         self.faults.add(Fault(times, wanted, seconds=seconds))
 
     def go_down(self) -> None:
-        """The API server is not there: its connections end, and new ones are refused. Lives go on."""
+        """Stops the API server: its connections end, and new ones are refused. Lives continue."""
         self._server.__exit__()
 
     def come_back(self, dirty: float = 0) -> None:
@@ -218,10 +218,10 @@ class Cluster:
         self._server = HttpServer(self, self._server.server_port)
         self._server.__enter__()
 
-    # What the cluster has.
+    # What exists in the cluster.
 
     def add_secret(self, name: str, values: dict[str, str]) -> None:
-        """A Secret that somebody else made."""
+        """Creates a Secret as somebody else."""
         self.store.create(
             SECRETS,
             self.namespace,
@@ -236,14 +236,14 @@ class Cluster:
         self.store.create(CONFIG_MAPS, self.namespace, {"metadata": {"name": name}, "data": dict(values)})
 
     def add_claim(self, name: str, access_modes: Sequence[str]) -> None:
-        """A PersistentVolumeClaim."""
+        """Creates a PersistentVolumeClaim."""
         self.store.create(
             CLAIMS, self.namespace, {"metadata": {"name": name}, "spec": {"accessModes": list(access_modes)}}
         )
 
     @property
     def secrets(self) -> dict[str, dict[str, str]]:
-        """The Secrets there are: name to key to value, decoded."""
+        """The existing Secrets: name to key to value, decoded."""
         return {
             body["metadata"]["name"]: {
                 key: base64.b64decode(value).decode() for key, value in body.get("data", {}).items()
@@ -257,26 +257,26 @@ class Cluster:
 
     @property
     def trainjobs(self) -> list[Body]:
-        """The TrainJobs there are, as they are stored."""
+        """The existing TrainJobs, as stored."""
         return self.store.list(TRAINJOBS, self.namespace)
 
     @property
     def pods(self) -> list[Body]:
-        """The pods of TrainJobs that there are."""
+        """The existing pods of TrainJobs."""
         return self.store.list(PODS, self.namespace, lambda body: body["metadata"]["name"] != self.launcher_pod)
 
     def delete_launcher_pod(self) -> None:
-        """What a retry by KFP's API does first: whatever belongs to the launcher's pod goes with it."""
+        """The first step of a retry by KFP's API: deletes the launcher's pod, and what it owns."""
         self.store.delete(PODS, self.namespace, self.launcher_pod)
 
     def delete_run(self) -> None:
-        """The run is deleted in KFP: its Workflow goes, and what that owns."""
+        """Deletes the run in KFP: its Workflow, and what that owns."""
         self.store.delete(WORKFLOWS, self.namespace, self.workflow)
 
-    # What was asked of it.
+    # Recorded requests.
 
     def asked(self, **wanted: Any) -> list[Request]:
-        """The requests that were answered and match: asked(verb="list", resource="pods")."""
+        """The answered requests that match: asked(verb="list", resource="pods")."""
         with self.store.changed:
             return [request for request in self.requests if request.status is not None and request.matches(**wanted)]
 
@@ -293,7 +293,7 @@ class Cluster:
         self.wait_until(lambda: len(self.asked(**wanted)) >= times, f"{times} requests {wanted}")
         return self.asked(**wanted)[times - 1]
 
-    # For the server and the lives.
+    # Used by the server and the lives.
 
     def record(self, request: Request) -> None:
         with self.store.changed:
@@ -306,7 +306,7 @@ class Cluster:
             self.store.changed.wait_for(lambda: self.store.closed or time.monotonic() >= end, seconds)
 
     def pod(self, name: str) -> Pod | None:
-        """None for a pod that no TrainJob has."""
+        """None for a pod that belongs to no TrainJob."""
         return self._pods.get(name)
 
     def know_pod(self, pod: Pod) -> None:
@@ -322,7 +322,7 @@ class Cluster:
         return pod_template(self.store.get(resource, namespace, reference["name"]), trainjob)
 
     def make_anew(self, trainjob: Body) -> None:
-        """Trainer ignores a deletionTimestamp: the JobSet that the garbage collector removes is made again."""
+        """Trainer ignores a deletionTimestamp: the JobSet that the garbage collector removes is created again."""
         job = next(job for job in self.jobs if job.uid == trainjob["metadata"]["uid"])
         for number in range(self.foreground_remakes):
             timer = threading.Timer(0.03 * (number + 1), job.remake_pods)
@@ -330,7 +330,7 @@ class Cluster:
             timer.start()
 
     def start_life(self, trainjob: Body) -> None:
-        """Called with the store held, so that the TrainJob and what the Trainer makes of it appear together."""
+        """Called with the store held, so that the TrainJob and the Trainer's changes to it appear together."""
         if len(trainjob["metadata"]["name"]) > LONGEST_NAME:
             self._refuse_pods(trainjob)
             return
@@ -354,12 +354,12 @@ class Cluster:
             pass
         except BaseException as error:
             self.errors.append(error)
-            # So that a launcher that follows it comes to an end.
+            # So that a launcher that follows it ends.
             with contextlib.suppress(ApiError):
                 job.delete_by_somebody()
 
     def _refuse_pods(self, trainjob: Body) -> None:
-        """JobSet's webhook refuses a name whose pods' names would be too long; the TrainJob itself stays."""
+        """JobSet's webhook denies a name whose pods' names would be too long; the TrainJob itself is kept."""
         metadata = trainjob["metadata"]
         message = (
             'TrainJob resources reconciliation failed: admission webhook "vjobset.kb.io" denied the request: '

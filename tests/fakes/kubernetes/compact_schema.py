@@ -118,7 +118,7 @@ def _spec(generation: str) -> Schema:
 
 def _trainer(generation: str) -> Schema:
     old = generation == "2.1"
-    # How long an item of command may be has changed with each of these.
+    # The length limit of an item of command differs between them.
     item = _text() | ({} if old else {"maxLength": 65536 if generation == "2.2" else 1048576})
     processes = {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
     return _object(
@@ -168,7 +168,7 @@ def _pod_spec(generation: str) -> Schema:
     several = None if generation == "2.1" else 64
     return _object(
         {
-            # What Kubernetes itself defines, and neither the server nor a launcher looks into.
+            # Kubernetes' own types, which neither the server nor a launcher inspects.
             "affinity": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
             "containers": _map_list(container, "name", several),
             "initContainers": _map_list(container, "name", several),

@@ -1,4 +1,4 @@
-"""Faults of the API that a test asks for: errors, resets, silence."""
+"""Faults that a test injects into the API: errors, resets, delays."""
 
 import threading
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Fault:
 
 
 class Faults:
-    """The faults that are still to come, in the order they were asked for."""
+    """The pending faults, in the order in which they were requested."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Faults:
             self._pending.clear()
 
     def next_for(self, request: Request) -> Fault | None:
-        """Takes one of the first fault that the request matches."""
+        """Consumes one use of the first fault that matches the request."""
         with self._lock:
             for fault in self._pending:
                 if request.matches(**fault.wanted):

@@ -1,4 +1,4 @@
-"""HTTPS on 127.0.0.1: connections, bytes, resets. What is answered comes from cluster.api."""
+"""HTTPS on 127.0.0.1: connections, bytes, resets. The responses come from api."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @lru_cache
 def certificate_authority() -> trustme.CA:
-    """One for all clusters of this process."""
+    """Shared by all clusters of this process."""
     return trustme.CA()
 
 
@@ -40,7 +40,7 @@ def _tls() -> ssl.SSLContext:
 
 
 class HttpServer(ThreadingHTTPServer):
-    """Serves a Cluster while it is entered."""
+    """Serves a Cluster while the context is entered."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -67,7 +67,7 @@ class HttpServer(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
-            # Here and not while accepting: a slow handshake must not keep others waiting.
+            # Here and not while accepting: a slow handshake must not block other connections.
             request.settimeout(10)
             secure = _tls().wrap_socket(request, server_side=True)
             secure.settimeout(None)
@@ -83,7 +83,7 @@ class HttpServer(ThreadingHTTPServer):
                 self._connections.discard(secure)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is none of our errors; anything else fails the test."""
+        """A client that disconnects midway is not an error; anything else fails the test."""
         error = sys.exception()
         if error is not None and not isinstance(error, OSError):
             self.cluster.errors.append(error)
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
-        # Before the client can have it: its next step must find this one recorded.
+        # Before the client receives it: its next step must find this request recorded.
         self._answered(request, status)
         self.end_headers()
         self.wfile.write(body)
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         except LogCut:
             self._reset()
         finally:
-            # Ends the log's reader now, not when the generator is collected.
+            # Ends the log's reader now, not when the generator is garbage-collected.
             close = getattr(chunks, "close", None)
             if close:
                 close()
@@ -182,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.cluster.store.changed.notify_all()
 
     def _client_is_gone(self) -> bool:
-        """A client that waits for a log sends nothing, so what is to be read is its farewell."""
+        """A client that waits for a log sends nothing, so readable data means that it has disconnected."""
         return bool(select.select([self.connection], [], [], 0)[0])
 
     def _reset(self) -> None:

@@ -1,4 +1,4 @@
-"""What a kubelet makes of a container: its environment, its command line, its mounts."""
+"""How a kubelet sets up a container: environment, command line and mounts."""
 
 import base64
 import re
@@ -18,11 +18,11 @@ _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 
 class ConfigError(Exception):
-    """Why a container cannot be configured, as CreateContainerConfigError says it."""
+    """Why a container cannot be configured, in the words of CreateContainerConfigError."""
 
 
 def expand(text: str, environment: Mapping[str, str]) -> str:
-    """$(NAME) becomes the variable's value, or stays where there is none; $$ becomes $.
+    """$(NAME) becomes the variable's value, or stays if there is no such variable; $$ becomes $.
 
     So $$(NAME) gives $(NAME), and a $ before anything else stays. Source: Kubernetes' expansion package.
     """
@@ -58,7 +58,7 @@ def environment(cluster: "Cluster", pod: Body) -> dict[str, str]:
 
 
 def _value_from(cluster: "Cluster", pod: Body, source: Body) -> str | None:
-    """None for what is optional and not there."""
+    """None for an optional reference that does not exist."""
     if "fieldRef" in source:
         return _field(pod, source["fieldRef"]["fieldPath"])
     for kind, resource, said in (("secretKeyRef", SECRETS, "secret"), ("configMapKeyRef", CONFIG_MAPS, "configmap")):
@@ -91,7 +91,7 @@ def _field(pod: Body, path: str) -> str:
 
 
 def unknown_volumes(spec: Body) -> Iterator[str]:
-    """What the API server says of a pod whose container mounts a volume that the pod does not have."""
+    """The API server's message for a container that mounts a volume its pod does not have."""
     volumes = {volume["name"] for volume in spec.get("volumes", ())}
     for number, container in enumerate(spec["containers"]):
         for position, mount in enumerate(container.get("volumeMounts", ())):
@@ -100,7 +100,7 @@ def unknown_volumes(spec: Body) -> Iterator[str]:
 
 
 def unknown_claims(pod: Body, claims: Mapping[str, Path]) -> Iterator[str]:
-    """Names of the PersistentVolumeClaims that the pod wants and that do not exist."""
+    """Names of the PersistentVolumeClaims of the pod that do not exist."""
     for volume in pod["spec"].get("volumes", ()):
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")
         if claim is not None and claim not in claims:
@@ -108,7 +108,7 @@ def unknown_claims(pod: Body, claims: Mapping[str, Path]) -> Iterator[str]:
 
 
 def uncovered(pod: Body, claims: Mapping[str, Path]) -> Iterator[str]:
-    """A sentence for each claim whose folder the container would not see at its own path."""
+    """A sentence for each claim whose folder is not mounted at its own path in the container."""
     volumes = {
         volume["name"]: volume.get("persistentVolumeClaim", {}).get("claimName")
         for volume in pod["spec"].get("volumes", ())
@@ -119,4 +119,4 @@ def uncovered(pod: Body, claims: Mapping[str, Path]) -> Iterator[str]:
             mount["mountPath"] for mount in mounts if volumes.get(mount["name"]) == claim and not mount.get("subPath")
         ]
         if not any(folder.is_relative_to(path) for path in paths):
-            yield f"{folder} of claim {claim} is not to be seen in the container; the claim is mounted at {paths}"
+            yield f"{folder} of claim {claim} is not visible in the container; the claim is mounted at {paths}"

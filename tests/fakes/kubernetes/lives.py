@@ -1,4 +1,4 @@
-"""A TrainJob's life: what the cluster does with it, as a test scripts it.
+"""A TrainJob's life: what the cluster does with it, scripted by a test.
 
 A life is a function that takes the Job and runs in a thread of its own from the moment the TrainJob is created:
 
@@ -66,7 +66,7 @@ class Job:
             if self._live()["spec"]["suspend"]:
                 self.suspend()
 
-    # Its pods.
+    # Pods.
 
     def create_pods(self, count: int | None = None) -> None:
         """Creates a pending pod for each node: spec.trainer.numNodes of them unless `count` says otherwise."""
@@ -75,7 +75,7 @@ class Job:
             self.create_pod(index)
 
     def create_pod(self, index: int) -> Pod:
-        """A pod for one node; for an index that had one before, the pod that replaces it."""
+        """Creates the pod of a node; for an index that had one before, its replacement."""
         with self._store.changed:
             self.check_alive()
             spec, labels, annotations = self.cluster.pod_template(self.manifest)
@@ -101,14 +101,14 @@ class Job:
         return next(pod for pod in reversed(self.pods) if pod.index == index)
 
     def start(self) -> None:
-        """Creates the pods where there are none yet, and starts them all."""
+        """Creates the missing pods, and starts them all."""
         if not self.pods:
             self.create_pods()
         for pod in self._active_pods():
             if "running" not in _state(pod):
                 pod.start()
 
-    # Its conditions.
+    # Conditions.
 
     def suspend(self, message: str = "TrainJob is suspended") -> None:
         """Kueue holds it back: spec.suspend, and condition Suspended=True with reason Suspended.
@@ -122,13 +122,13 @@ class Job:
             self._set_condition("Suspended", "True", "Suspended", message)
 
     def resume(self, message: str = "TrainJob is resumed") -> None:
-        """Kueue admits it: condition Suspended=False, reason Resumed. It shows nothing else when it runs."""
+        """Kueue admits it: condition Suspended=False, reason Resumed. A running job has no other condition."""
         with self._store.changed:
             self._live()["spec"]["suspend"] = False
             self._set_condition("Suspended", "False", "Resumed", message)
 
     def complete(self) -> None:
-        """All pods that run end with exit code 0, and the condition Complete is True."""
+        """Ends all running pods with exit code 0, and sets the condition Complete."""
         for pod in self._active_pods():
             if "running" in _state(pod):
                 pod.terminate(0)
@@ -168,7 +168,7 @@ class Job:
         )
 
     def expire(self) -> None:
-        """Its time to live after its end is over: it is removed, with its pods."""
+        """Its time to live is over: removes it with its pods."""
         self.delete_by_somebody()
 
     def kueue_says(self, message: str, reason: str = "Pending", *, active: bool = True) -> None:
@@ -191,7 +191,7 @@ class Job:
         )
 
     def remake_pods(self) -> None:
-        """Trainer and JobSet make the pods again although the TrainJob is being deleted; for the cluster."""
+        """Recreates the pods although the TrainJob is being deleted, as Trainer and JobSet do; used by the cluster."""
         with self._store.changed:
             body = self._store.find(TRAINJOBS, self.namespace, self.name)
             if body is None or body["metadata"]["uid"] != self.uid or self._store.closed:
@@ -212,7 +212,7 @@ class Job:
             self.cluster.pods_made_anew += 1
 
     def delete_by_somebody(self) -> None:
-        """Somebody deletes the TrainJob (kubectl, in the background). The life goes no further than this."""
+        """Deletes the TrainJob as somebody else (kubectl, in the background). The life ends here."""
         self._store.delete(TRAINJOBS, self.namespace, self.name)
 
     def event(
@@ -272,7 +272,7 @@ class Job:
                 | times,
             )
 
-    # What there is to see.
+    # State.
 
     @property
     def manifest(self) -> Body:
@@ -287,7 +287,7 @@ class Job:
 
     @property
     def kubernetes_job(self) -> str:
-        """Name of the batch Job that has the pods."""
+        """Name of the batch Job that owns the pods."""
         return f"{self.name}-{CONTAINER}-0"
 
     # Waiting for the launcher.
@@ -333,7 +333,7 @@ class Job:
                 raise TimeoutError(f"{what}: not within {self.cluster.patience} s. Last requests:\n{asked}")
 
     def wait_for(self, predicate: Callable[[], object]) -> None:
-        """Waits until it is true however long that takes, for what the launcher has no part in. Raises JobGone."""
+        """Waits without a limit, for what does not depend on the launcher. Raises JobGone."""
         with self._store.changed:
             self._store.changed.wait_for(self._alive_and(predicate))
 
@@ -343,7 +343,7 @@ class Job:
             self._store.changed.wait_for(lambda: self._over)
 
     def sleep(self, seconds: float) -> None:
-        """Lets time pass; JobGone comes through at once."""
+        """Sleeps; JobGone interrupts it at once."""
         end = time.monotonic() + seconds
         with self._store.changed:
             self._store.changed.wait_for(lambda: self._over or time.monotonic() >= end, seconds)
@@ -356,7 +356,7 @@ class Job:
 
         return asked
 
-    # For the cluster.
+    # Used by the cluster.
 
     def check_alive(self) -> None:
         """Raises JobGone once the TrainJob is deleted."""

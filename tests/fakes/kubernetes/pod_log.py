@@ -1,4 +1,4 @@
-"""The log of one run of a container, and how it is read: the kubelet's options, followed or not."""
+"""The log of one run of a container, and reading it with the kubelet's options, followed or not."""
 
 import re
 import threading
@@ -15,7 +15,7 @@ _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
 class LogCut(Exception):
-    """The connection that reads this log is to be reset."""
+    """The connection that reads this log must be reset."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Line:
 
 @dataclass
 class _Reader:
-    """One connection that follows: how much of the log is on its way to it."""
+    """A following connection: how much of the log has been sent to it."""
 
     seen: int = 0
     cut: bool = False
@@ -94,7 +94,7 @@ class LogOptions:
         if "sinceSeconds" in numbers:
             since = time.time() - numbers["sinceSeconds"]
         elif "sinceTime" in query:
-            # The API server passes it on to the kubelet in whole seconds.
+            # The API server passes it to the kubelet in whole seconds.
             since = float(int(datetime.fromisoformat(query["sinceTime"]).timestamp()))
         flags = {name: query.get(name) in ("true", "1", "True") for name in ("follow", "previous", "timestamps")}
         return cls(
@@ -130,7 +130,7 @@ class ContainerLog:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """The container is gone: who follows reads the rest, and then the end."""
+        """The container has ended: followers read the rest, and then the end."""
         with self._changed:
             self.ended = True
             self._changed.notify_all()
@@ -142,11 +142,11 @@ class ContainerLog:
 
     @property
     def readers(self) -> int:
-        """Connections that follow it now."""
+        """Number of connections that follow it."""
         return len(self._readers)
 
     def cut(self, seconds: float) -> None:
-        """Resets the connections that follow it, once all that was written is on its way to them."""
+        """Resets the connections that follow it, once everything written has been sent to them."""
         with self._changed:
             condemned = list(self._readers)
             self._changed.wait_for(lambda: all(reader.seen == self._size for reader in condemned), seconds)
@@ -156,7 +156,7 @@ class ContainerLog:
             self._changed.wait_for(lambda: not any(reader in self._readers for reader in condemned), seconds)
 
     def read(self, options: LogOptions) -> Iterator[bytes]:
-        """Yields what is to be sent; b"" now and then while there is nothing.
+        """Yields the data to send; b"" from time to time while there is none.
 
         Raises LogCut where the connection is to be reset.
         """

@@ -1,4 +1,4 @@
-"""A pod of a TrainJob, and what a scheduler and a kubelet do to it."""
+"""A pod of a TrainJob, and what the scheduler and the kubelet do to it."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _UNREADY = f"containers with unready status: [{CONTAINER}]"
 
 _EVICTED = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 4Ki. "
 
-#: What the kubelet says of a container that waits, by the reason.
+#: The kubelet's messages for a waiting container, by reason.
 _WAITING_MESSAGES = {
     "ImagePullBackOff": 'Back-off pulling image "{image}"',
     "ErrImagePull": 'failed to pull and unpack image "{image}": not found',
@@ -27,14 +27,14 @@ _WAITING_MESSAGES = {
     "CrashLoopBackOff": "back-off 10s restarting failed container={container} pod={pod}",
 }
 
-#: What the kubelet answers to a reader of a log that is not there yet, by the reason of the container's waiting.
+#: The kubelet's errors for a log that does not exist yet, by the container's waiting reason.
 _NO_LOG_YET = {"ErrImagePull": "image can't be pulled", "ImagePullBackOff": "trying and failing to pull image"}
 
 _container_ids = itertools.count(1)
 
 
 class Pod:
-    """One pod. All its operations take effect at once and return nothing, and raise JobGone once it is deleted.
+    """One pod. Its operations take effect at once, return nothing, and raise JobGone once it is deleted.
 
     Attributes:
         name: of the pod.
@@ -70,7 +70,7 @@ class Pod:
         self.name: str = self._store.create(PODS, job.namespace, body)["metadata"]["name"]
         job.cluster.know_pod(self)
 
-    # What the scheduler does.
+    # The scheduler's actions.
 
     def unschedulable(self, message: str) -> None:
         """No node fits: condition PodScheduled False with reason Unschedulable, and the event FailedScheduling."""
@@ -108,7 +108,7 @@ class Pod:
             source="default-scheduler",
         )
 
-    # What the kubelet does.
+    # The kubelet's actions.
 
     def pulling(self) -> None:
         """The image is being pulled: still ContainerCreating, and the event Pulling."""
@@ -156,7 +156,7 @@ class Pod:
             self.log_part(line + "\n")
 
     def log_part(self, text: str | bytes) -> None:
-        """Writes text as it is: with no newline at its end, a line of which the rest is still to come."""
+        """Writes text as it is: without a newline at its end, its last line is incomplete."""
         self._job.check_alive()
         self._current_run().write(text.encode() if isinstance(text, str) else text)
 
@@ -169,7 +169,7 @@ class Pod:
         self._current_run().cut(self._job.cluster.patience)
 
     def terminate(self, exit_code: int, reason: str | None = None, message: str | None = None) -> None:
-        """The container ends and so does its log; the pod's phase is Succeeded for exit code 0.
+        """Ends the container and its log; the pod's phase is Succeeded for exit code 0.
 
         After another code the pod stays in phase Running, as with restartPolicy OnFailure: restart() it, let it
         wait in CrashLoopBackOff, or delete() it as the Job controller does when the backoff is used up.
@@ -199,7 +199,7 @@ class Pod:
                 run.end()
 
     def restart(self) -> None:
-        """The kubelet starts the container again: restartCount + 1, lastState, a new log; terminate() comes first."""
+        """Restarts the container after terminate(): restartCount + 1, lastState, a new log."""
         with self._change() as pod:
             container = pod["status"]["containerStatuses"][0]
             container["restartCount"] += 1
@@ -208,7 +208,7 @@ class Pod:
         self.start()
 
     def evict(self, message: str = _EVICTED) -> None:
-        """The kubelet evicts it: phase Failed with reason Evicted; its containers and their logs are gone."""
+        """Evicts it: phase Failed with reason Evicted; its containers and their logs are gone."""
         with self._change() as pod:
             pod["status"] |= {"phase": "Failed", "reason": "Evicted", "message": message}
             _set_condition(pod, "DisruptionTarget", "True", "TerminationByKubelet", message)
@@ -226,7 +226,7 @@ class Pod:
         self.event("Warning", "Evicted", message)
 
     def lose_node(self) -> None:
-        """The node stops answering: not Ready, reason NodeLost, marked for deletion but not gone; no log to be had."""
+        """The node stops answering: not Ready, reason NodeLost, marked for deletion but still there; without a log."""
         with self._change() as pod:
             node = pod["spec"].get("nodeName", "")
             pod["status"] |= {
@@ -247,7 +247,7 @@ class Pod:
         self.event("Warning", "NodeNotReady", "Node is not ready", source="node-controller")
 
     def delete(self) -> None:
-        """The pod is gone, now: what the Job controller does to a failed one, or an administrator by force."""
+        """Removes the pod at once, as the Job controller does with a failed one, or an administrator by force."""
         with self._store.changed:
             self._job.check_alive()
             self._end_logs()
@@ -258,7 +258,7 @@ class Pod:
         """An event on this pod; type_: Normal or Warning."""
         self._job.event(type_, reason, message, on=self, source=source)
 
-    # What there is to see.
+    # State.
 
     @property
     def image(self) -> str:
@@ -271,7 +271,7 @@ class Pod:
 
     @property
     def log_readers(self) -> int:
-        """Connections that follow the newest log now."""
+        """Number of connections that follow the newest log."""
         return self._runs[-1].readers if self._runs else 0
 
     @property
@@ -334,7 +334,7 @@ class Pod:
 
     @contextmanager
     def _change(self) -> Iterator[Body]:
-        """The Pod itself, to be changed; the TrainJob's jobsStatus is kept in step."""
+        """The Pod itself, to change; updates the TrainJob's jobsStatus afterwards."""
         with self._store.changed:
             self._job.check_alive()
             pod = self._store.live(PODS, self._job.namespace, self.name)

@@ -1,4 +1,4 @@
-"""A life in which the cluster really runs the TrainJob: each node's command is a process on this computer."""
+"""A life that really runs the TrainJob: each node's command is a process on this computer."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def run_as_processes(
     image_environment: Mapping[str, str] | None = None,
     linger: float = 0.3,
 ) -> "Life":
-    """A life that runs what the stored manifest says, and nothing else.
+    """A life that runs exactly what the stored manifest says.
 
     Each node is one process: trainer.command and args, with trainer.env (secretKeyRef, configMapKeyRef and fieldRef
     resolved; $(NAME) expanded as the kubelet does) and the server's PET_* for a rendezvous on 127.0.0.1. `python` is
@@ -71,7 +71,7 @@ def run_as_processes(
 
 
 def _follow(job: Job, nodes: list["_Node"], restarts: int, linger: float) -> None:
-    """Until all nodes have ended well, or one of them has failed once too often. Raises JobGone."""
+    """Returns when all nodes have succeeded, or one is out of retries. Raises JobGone."""
     waiting = list(nodes)
     while waiting:
         job.wait_for(lambda: any(node.exit_code is not None for node in waiting))
@@ -91,7 +91,7 @@ def _follow(job: Job, nodes: list["_Node"], restarts: int, linger: float) -> Non
 
 
 def _rendezvous(job: Job) -> dict[str, str]:
-    """What the torch plugin sets; node 0 is on this computer, and so are all."""
+    """The variables that the torch plugin sets; all nodes are on this computer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return {
@@ -103,7 +103,7 @@ def _rendezvous(job: Job) -> dict[str, str]:
 
 
 def _processes_per_node(trainer: Body) -> str:
-    """As the torch plugin has it: without GPUs, "auto" is the number of CPUs."""
+    """As in the torch plugin: without GPUs, "auto" is the number of CPUs."""
     wanted = trainer.get("numProcPerNode", "auto")
     if wanted not in ("auto", "cpu"):
         return str(wanted)
@@ -164,7 +164,7 @@ class _Node:
         self._pod.terminate(self.exit_code, "StartError" if self._process is None else None)
 
     def kill(self, grace: float) -> None:
-        """SIGTERM, and SIGKILL for all that is left after `grace` seconds."""
+        """SIGTERM, then SIGKILL for what is left after `grace` seconds."""
         if self._tree is not None:
             self._tree.end(grace)
         if self._reader is not None:
@@ -172,7 +172,7 @@ class _Node:
         self._folder.cleanup()
 
     def _own_environment(self) -> dict[str, str]:
-        """Waits, as the kubelet does, until all that env refers to is there."""
+        """Waits, as the kubelet does, until everything that env refers to exists."""
         while True:
             try:
                 own = kubelet.environment(self._job.cluster, self._pod.body)
@@ -196,7 +196,7 @@ class _Node:
             while True:
                 something = select.select([output], [], [], 0.5)[0]
                 if process.poll() is not None:
-                    # What a container's first process leaves behind does not outlive it.
+                    # Processes that the container's first process leaves behind are killed.
                     tree.end(0)
                 elif time.monotonic() - looked > 1:
                     tree.living()
@@ -205,7 +205,7 @@ class _Node:
                     text = os.read(output.fileno(), 65536)
                     if not text:
                         break
-                    # Being deleted, it says what nobody reads.
+                    # It is being deleted: nobody reads its log.
                     with contextlib.suppress(JobGone, ValueError):
                         self._pod.log_part(text)
         code = process.wait()

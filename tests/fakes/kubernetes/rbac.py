@@ -1,4 +1,4 @@
-"""Which verbs on which resources a token may use.
+"""The verbs and resources that a token may use.
 
 Rules have the shape that they have in a Role or ClusterRole, so that a manifest's rules can be given to the server.
 """
@@ -17,7 +17,7 @@ def rule(group: str, resource: str, *verbs: str) -> Rule:
     return {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
 
 
-#: What the launcher's Role grants.
+#: The rules of the launcher's Role.
 ROLE: tuple[Rule, ...] = (
     rule(TRAINER_GROUP, "trainjobs", "create", "get", "delete"),
     rule("", "pods", "get", "list"),
@@ -26,19 +26,19 @@ ROLE: tuple[Rule, ...] = (
     rule("", "secrets", "create"),
 )
 
-#: Further rules, to see which runtimes there are.
+#: Additional rules, to list the runtimes.
 SEES_RUNTIMES: tuple[Rule, ...] = (
     rule(TRAINER_GROUP, "trainingruntimes", "get", "list"),
     rule(TRAINER_GROUP, "clustertrainingruntimes", "get", "list"),
 )
 
 
-#: What lets a launcher say why Kueue does not admit a TrainJob.
+#: Additional rules, to report why Kueue does not admit a TrainJob.
 SEES_WORKLOADS: tuple[Rule, ...] = (rule("kueue.x-k8s.io", "workloads", "list"),)
 
 
 def without(rules: Sequence[Rule], resource: str, verb: str | None = None) -> list[Rule]:
-    """The rules less a resource, or less one verb on it: without(ROLE, "trainjobs", "delete")."""
+    """The rules without a resource, or without one verb on it: without(ROLE, "trainjobs", "delete")."""
     left = []
     for one in rules:
         kept = {**one, "resources": [name for name in one["resources"] if name != resource]}
@@ -52,7 +52,7 @@ def without(rules: Sequence[Rule], resource: str, verb: str | None = None) -> li
 
 
 def allowed(rules: Sequence[Rule], verb: str, group: str, resource: str) -> bool:
-    """True where a rule grants it; "*" stands for all."""
+    """Whether a rule grants it; "*" matches everything."""
 
     def has(granted: list[str], wanted: str) -> bool:
         return wanted in granted or "*" in granted
@@ -63,7 +63,7 @@ def allowed(rules: Sequence[Rule], verb: str, group: str, resource: str) -> bool
 
 
 def check(rules: Sequence[Rule], user: str, own_namespace: str, verb: str, target: Target) -> None:
-    """Raises ApiError 403 in the words of the real authorizer. A Role reaches no other namespace than its own."""
+    """Raises ApiError 403 in the words of the real authorizer. A Role grants nothing outside its namespace."""
     resource = target.resource
     asked = f"{resource.plural}/{target.subresource}" if target.subresource else resource.plural
     in_reach = not resource.namespaced or target.namespace == own_namespace
@@ -82,7 +82,7 @@ def check(rules: Sequence[Rule], user: str, own_namespace: str, verb: str, targe
 
 
 def check_owner_references(rules: Sequence[Rule], qualified: str, name: str, owners: list[dict[str, Any]]) -> None:
-    """OwnerReferencesPermissionEnforcement, which OpenShift has switched on.
+    """OwnerReferencesPermissionEnforcement, which OpenShift enables.
 
     blockOwnerDeletion takes the right to update the owner's finalizers.
     """

@@ -1,4 +1,4 @@
-"""What was asked of the server."""
+"""The requests that the server received."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class Request:
-    """One request as it came, and how it was answered.
+    """One request as received, and its response.
 
     Attributes:
         method: of HTTP.
@@ -36,7 +36,7 @@ class Request:
     time: float = field(default_factory=time.time)
 
     def matches(self, **wanted: object) -> bool:
-        """True where each attribute given is so: matches(verb="get", resource="pods", subresource="log").
+        """Whether it has all the given attributes: matches(verb="get", resource="pods", subresource="log").
 
         A resource alone means its objects, not their subresources.
         """

@@ -1,4 +1,4 @@
-"""The resources that the server has, and how a path names one."""
+"""The resources of the server, and parsing a path into one."""
 
 import re
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _PATH = re.compile(
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of object by the names that the API has for it."""
+    """A kind of object, with the names that the API uses for it."""
 
     plural: str
     kind: str
@@ -73,7 +73,7 @@ def target_of(path: str) -> Target | None:
             match["core"] or match["version"],
         ):
             if resource.namespaced and not match["namespace"]:
-                # A list over all namespaces; no launcher has business there.
+                # A list across all namespaces; no launcher needs that.
                 return Target(resource, "", "", "")
             return Target(resource, match["namespace"] or "", match["name"] or "", match["subresource"] or "")
     return None

@@ -1,4 +1,4 @@
-"""What a TrainJob may hold, by the generation of the Trainer: pruning, defaults and validation as by a CRD.
+"""The fields of a TrainJob, by generation of the Trainer: pruning, defaults and validation as by a CRD.
 
 The schemas are those of the CustomResourceDefinitions where they lie beside the repository, in ../shared/crds, and
 otherwise the compact ones of cluster.compact_schema.
@@ -68,7 +68,7 @@ def trainjob_schema(generation: str) -> Schema:
 
 @lru_cache
 def crd_schema(generation: str) -> Schema | None:
-    """The one of the CRD's file, or None where there is no such file."""
+    """The schema from the CRD's file, or None if there is no such file."""
     for file in CRD_FOLDER.glob(f"trainjobs-{generation}.*.yaml"):
         definition = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -81,7 +81,7 @@ def pod_settings_field(generation: str) -> str:
 
 
 def prune(body: dict[str, Any], schema: Schema) -> list[str]:
-    """Removes from the body what the schema does not know; returns its paths."""
+    """Removes fields from the body that the schema does not know; returns their paths."""
     unknown = [f"metadata.{name}" for name in body.get("metadata", {}) if name not in _METADATA]
     for path in unknown:
         del body["metadata"][path.removeprefix("metadata.")]
@@ -132,7 +132,7 @@ def fill_in(value: Any, schema: Schema) -> None:
 
 
 def violations(body: dict[str, Any], schema: Schema) -> list[Cause]:
-    """What the schema refuses, as causes of a Status, in the order of their fields."""
+    """Violations of the schema, as causes of a Status, ordered by field."""
     causes = [_cause(error) for error in Draft202012Validator(schema).iter_errors(body)]
     if not causes:
         causes = [*_duplicates(body, schema, ""), *_broken_rules(body, schema, "")]
@@ -215,7 +215,7 @@ def _duplicates(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
         yield from _duplicates(part, inner, f"{path}{step}".removeprefix("."))
 
 
-#: The CEL rules that say something of a new object, and what they mean.
+#: The CEL rules that apply to a new object, in Python.
 _RULES: dict[str, Callable[[Any], bool]] = {
     "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')": lambda body: bool(
         re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", body["metadata"]["name"])

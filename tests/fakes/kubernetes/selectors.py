@@ -10,7 +10,7 @@ from fakes.kubernetes.validation import check_label_selector
 
 _SET = re.compile(r"(?P<key>\S+) (?P<operator>in|notin) \((?P<values>[^)]*)\)")
 
-#: Field selectors beside metadata.name and metadata.namespace, which every resource has.
+#: Field selectors besides metadata.name and metadata.namespace, which every resource has.
 _FIELDS = {
     PODS: (
         "spec.nodeName",
@@ -38,7 +38,7 @@ _FIELDS = {
 
 
 def selected_by(resource: Resource, query: dict[str, str]) -> Callable[[dict[str, Any]], bool]:
-    """What a list's labelSelector and fieldSelector leave. Raises ApiError 400."""
+    """The objects that match a list's labelSelector and fieldSelector. Raises ApiError 400."""
     labels = [_label_test(part) for part in _parts(query.get("labelSelector", ""))]
     fields = [_field_test(resource, part) for part in _parts(query.get("fieldSelector", ""))]
     return lambda body: (
@@ -86,6 +86,6 @@ def _field_test(resource: Resource, part: str) -> Callable[[dict[str, Any]], boo
 
 
 def _equation(part: str) -> tuple[str, bool, str]:
-    """Left side, whether it is to be equal, right side."""
+    """Left side, whether they must be equal, right side."""
     left, right = re.split(r"!=|==|=", part, maxsplit=1)
     return left.strip(), "!=" not in part, right.strip()

@@ -1,8 +1,8 @@
-"""The answers of a Kubernetes API server that are no success: Status objects, worded as the real one words them."""
+"""Error responses of a Kubernetes API server: Status objects with the wording of the real one."""
 
 from typing import Any
 
-#: reason of a Status by its code, where a sentence does not give another one.
+#: Default reason of a Status by its code.
 _REASONS = {
     400: "BadRequest",
     401: "Unauthorized",
@@ -20,7 +20,7 @@ _REASONS = {
 
 
 class ApiError(Exception):
-    """An answer with a Status of status Failure; `details` as in metav1.StatusDetails."""
+    """A response with a Status whose status is Failure; `details` as in metav1.StatusDetails."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ApiError(Exception):
 
 
 class PageNotFound(Exception):
-    """A path that nothing serves: answered with 404 in plain text, as a server without the resource's CRD does."""
+    """A path that nothing serves: a 404 in plain text, as a server without the resource's CRD does."""
 
 
 def not_found(qualified: str, name: str) -> ApiError:
@@ -80,12 +80,12 @@ def invalid(kind: str, group: str, name: str, causes: list[dict[str, str]]) -> A
 
 
 def denied_by_webhook(webhook: str, sentence: str) -> ApiError:
-    """A refusal by a validating webhook built with controller-runtime: 403, as a missing right is."""
+    """A denial by a validating webhook built with controller-runtime: 403, like a missing right."""
     return ApiError(403, f'admission webhook "{webhook}" denied the request: {sentence}')
 
 
 def too_busy(code: int, retry_after: int | None, message: str = "") -> ApiError:
-    """What a burst of 408, 409, 429, 500, 503 or 504 says, or the message."""
+    """An injected 408, 409, 429, 500, 503 or 504, with its usual message or the given one."""
     message = (
         message
         or {

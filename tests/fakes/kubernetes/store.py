@@ -1,4 +1,4 @@
-"""The objects of the cluster, and how they come and go.
+"""The objects of the cluster: creation, changes and deletion.
 
 One condition guards all state: whoever changes something holds it and notifies; lives and followed logs wait on it.
 """
@@ -61,7 +61,7 @@ class Store:
             return copy.deepcopy(self.live(resource, namespace, name))
 
     def live(self, resource: Resource, namespace: str, name: str) -> Body:
-        """The object itself, to be changed with `changed` held and then touched. Raises ApiError 404."""
+        """The object itself, to change while holding `changed` and then touch. Raises ApiError 404."""
         try:
             return self._objects[resource, namespace, name]
         except KeyError:
@@ -112,12 +112,12 @@ class Store:
             return copy.deepcopy(body)
 
     def touch(self, body: Body) -> None:
-        """Called after an object was changed: a new resourceVersion, and all who wait look again."""
+        """Call after changing an object: sets a new resourceVersion and wakes all waiters."""
         body["metadata"]["resourceVersion"] = str(next(self._revision))
         self.changed.notify_all()
 
     def delete(self, resource: Resource, namespace: str, name: str, policy: str = "Background") -> Body:
-        """Deletes as the policy says; returns a copy of the object as it is then.
+        """Deletes according to the policy; returns a copy of the object afterwards.
 
         Background: gone at once, and what it owns goes after termination_seconds. Foreground: stays with a
         deletionTimestamp until what it owns is gone. Orphan: what it owns stays. A pod always takes
@@ -148,7 +148,7 @@ class Store:
             return copy.deepcopy(body)
 
     def remove(self, resource: Resource, namespace: str, name: str) -> None:
-        """Takes an object away at once."""
+        """Removes an object at once."""
         with self.changed:
             self._remove(resource, self.live(resource, namespace, name))
 

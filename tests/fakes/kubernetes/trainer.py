@@ -1,4 +1,4 @@
-"""The Trainer as it is installed: its runtimes, and the pods that it makes of a runtime and a TrainJob."""
+"""The installed Trainer: its runtimes, and the pods that it builds from a runtime and a TrainJob."""
 
 import copy
 from typing import Any
@@ -12,7 +12,7 @@ IMAGE = "quay.io/example/training-hub:latest"
 
 
 def runtime(name: str) -> Body:
-    """A ClusterTrainingRuntime or TrainingRuntime for PyTorch, as far as a launcher may look into it."""
+    """A ClusterTrainingRuntime or TrainingRuntime for PyTorch, as far as a launcher may read it."""
     container = {"name": CONTAINER, "image": IMAGE, "command": ["sleep", "infinity"]}
     return {
         "metadata": {"name": name, "labels": {"trainer.kubeflow.org/framework": "torch"}},
@@ -78,7 +78,7 @@ def _override(spec: Body, settings: Body) -> None:
 
 
 def _merged(old: list[Body], new: list[Body], key: str = "name") -> list[Body]:
-    """What is new takes the place of what has the same key, or comes after the old."""
+    """New items replace those with the same key, or are appended."""
     changed = {item[key]: item for item in new}
     kept = [changed.pop(item[key], item) for item in old]
     return copy.deepcopy(kept + list(changed.values()))

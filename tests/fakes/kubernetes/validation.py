@@ -1,4 +1,4 @@
-"""What the API server's validation says of metadata, Secrets and options, as far as a launcher can get it wrong."""
+"""The API server's validation of metadata, Secrets and options, as far as a launcher can violate it."""
 
 import re
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def check_metadata(resource: Resource, body: dict[str, Any]) -> None:
 
 
 def check_secret(body: dict[str, Any]) -> None:
-    """Raises ApiError 422 for a key that is none."""
+    """Raises ApiError 422 for an invalid key."""
     causes = [
         _cause(f"data[{key}]", f'Invalid value: "{key}": a valid config key must consist of alphanumeric characters')
         for key in body.get("data", {})

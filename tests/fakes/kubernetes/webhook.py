@@ -1,4 +1,4 @@
-"""What the Trainer's webhooks do to a new TrainJob: defaults, and refusals in their words."""
+"""The Trainer's webhooks for a new TrainJob: defaults, and denials in their words."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -26,7 +26,7 @@ def default(body: dict[str, Any], *, suspend: bool) -> None:
 
 
 def check(body: dict[str, Any], cluster_runtimes: Collection[str], runtimes: Collection[str]) -> None:
-    """The validating webhook. Raises ApiError 403 with all that is wrong."""
+    """The validating webhook. Raises ApiError 403 that lists everything wrong."""
     wrong = list(_refusals(body, cluster_runtimes, runtimes))
     if wrong:
         raise denied_by_webhook(VALIDATOR, wrong[0] if len(wrong) == 1 else "[" + ", ".join(wrong) + "]")
@@ -64,7 +64,7 @@ def _refusals(body: dict[str, Any], cluster_runtimes: Collection[str], runtimes:
 
 
 def _pod_settings(spec: dict[str, Any]) -> Iterator[str]:
-    """Refusals of podTemplateOverrides and runtimePatches: unknown jobs and containers, env of the own containers."""
+    """Denials for podTemplateOverrides and runtimePatches: unknown jobs and containers, env of built-in containers."""
     for field, job, pod in pod_settings(spec):
         path = f"spec.{field}: Invalid value: {_shown(spec[field])}: "
         if job != CONTAINER:

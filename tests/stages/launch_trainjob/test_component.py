@@ -78,7 +78,7 @@ def test_a_launcher_that_is_none_is_refused(errors_of, monkeypatch, tmp_path: Pa
 
     (error,) = errors_of(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
 
-    assert error == "OSFT_LAUNCHER=laptop is not allowed; allowed: local, or not set for a cluster"
+    assert error == "OSFT_LAUNCHER=laptop is not allowed; allowed: local, or unset for a cluster"
 
 
 def test_a_training_config_that_is_none_is_refused(errors_of, tmp_path: Path):

@@ -85,7 +85,7 @@ def test_a_failed_training_raises_with_its_exit_code_and_last_lines(script, line
     assert all(part in str(error.value) for part in [*told, str(tmp_path / "run.log")])
 
 
-def test_secrets_are_blotted_out_everywhere(script, lines, tmp_path, monkeypatch):
+def test_secrets_are_redacted_everywhere(script, lines, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "key-of-this-process")
     script("import os; print('kfp-osft:', dict(os.environ)); raise ValueError(os.environ['HF_TOKEN'])")
     with pytest.raises(TrainingError) as error:
@@ -341,7 +341,7 @@ def test_a_training_that_fails_in_a_worker_tells_the_workers_exception(trained, 
         Trained(trained.base, tmp_path, data_path=str(tmp_path / "nowhere.jsonl"), use_processed_dataset=True)
     *_, last_words, log_place = str(error.value).splitlines()
     assert last_words.strip().startswith("FileNotFoundError") and "nowhere.jsonl" in last_words
-    assert log_place == f"The whole output: {tmp_path / 'run.log'}"
+    assert log_place == f"Full output: {tmp_path / 'run.log'}"
 
 
 @pytest.mark.slow

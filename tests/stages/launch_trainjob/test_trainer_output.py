@@ -91,11 +91,11 @@ def test_of_a_failure_the_first_workers_traceback_is_left_without_torchruns_repo
     ]
 
 
-def test_a_worker_that_was_killed_is_said_to_want_memory():
+def test_a_killed_worker_is_attributed_to_a_lack_of_memory():
     output = TrainerOutput(num_epochs=1)
     output.read("E1122 1 torch/distributed/elastic/multiprocessing/api.py:1] failed (exitcode: -9)")
     text = output.describe_failure(1, Path("run.log"))
-    assert "ended with signal SIGKILL" in text and "too much memory" in text
+    assert "ended with signal SIGKILL" in text and "memory has run out" in text
 
 
 def test_of_quick_steps_the_first_the_last_and_one_a_second_are_left(monkeypatch):

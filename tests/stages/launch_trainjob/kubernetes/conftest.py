@@ -10,9 +10,9 @@ from fakes.kubernetes import Cluster
 from helpers.launching import TIMING, in_pod_of
 from helpers.training_configs import training_config, workspace_task_config
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.stages.launch_trainjob.kubernetes import following
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring import monitor
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
 
@@ -37,7 +37,7 @@ def launch(monkeypatch, tmp_path):
     def run(cluster: Cluster, config=None, task=None, before_creation=lambda: None, run_name="run", **timing):
         in_pod_of(cluster, monkeypatch)
         # Each step, however quick.
-        monkeypatch.setattr(following, "TrainerOutput", functools.partial(TrainerOutput, seconds_between_steps=0))
+        monkeypatch.setattr(monitor, "TrainerOutput", functools.partial(TrainerOutput, seconds_between_steps=0))
         connection = connect()
         connection.backoff, connection.starting = 0.01, 0.2
         return train_on_cluster(

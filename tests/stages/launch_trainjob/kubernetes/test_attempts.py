@@ -1,4 +1,4 @@
-"""Retries of the stage, and SIGTERM in each phase: which TrainJob is taken up, replaced, deleted."""
+"""Retries of the stage, and SIGTERM in each phase: which TrainJob is adopted, replaced, deleted."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def test_a_failed_job_of_an_earlier_attempt_is_replaced(launch, capsys):
         assert len(cluster.trainjobs) == 1
         name = launch(cluster)
         assert [job.name for job in cluster.jobs] == [name, name]
-    assert any("of an earlier attempt failed: replaced" in line for line in told(capsys))
+    assert any("failed in an earlier attempt: replacing it" in line for line in told(capsys))
 
 
 def test_a_complete_job_of_an_earlier_attempt_is_taken_as_it_is(launch):
@@ -88,7 +88,7 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_its_trainjob_u
         launch(cluster)
         assert len(cluster.jobs) == 1 and not cluster.asked(verb="delete", resource="trainjobs")
     lines = told(capsys)
-    assert any("of an earlier attempt is there: followed" in line for line in lines)
+    assert any("exists from an earlier attempt: following it" in line for line in lines)
     assert [line.split(" |")[0] for line in lines if line.startswith("step")] == ["step 1/4", "step 2/4"]
 
 

@@ -1,10 +1,13 @@
-"""Which cluster is connected to, as whom, and whom it trusts."""
+"""The connection to the cluster: its address, the token and the trusted certificate authorities."""
+
+import time
+import types
 
 import pytest
 
 from fakes.kubernetes import Cluster
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.launch_trainjob.kubernetes import connection
+from kfp_osft.stages.launch_trainjob.kubernetes import client, connection
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import Untrusted
 
@@ -49,11 +52,24 @@ def test_an_unknown_namespace_is_an_error_that_says_how_to_give_it(monkeypatch, 
     assert connect().namespace == "mine"
 
 
-def test_a_certificate_of_an_unknown_authority_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    "request_",
+    [
+        lambda cluster: cluster.trainer_api(),
+        lambda cluster: cluster.pods(""),
+        lambda cluster: cluster.delete_trainjob("train"),
+    ],
+    ids=["OpenAPI", "list", "delete"],
+)
+def test_a_certificate_of_an_unknown_authority_fails_at_once_and_names_the_remedy(monkeypatch, request_):
+    def sleep(seconds: float) -> None:
+        pytest.fail("it is retried")
+
+    monkeypatch.setattr(client, "time", types.SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
     with Cluster() as cluster:
         monkeypatch.setenv("KUBERNETES_SERVER_URL", cluster.url)
         monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", cluster.token)
         monkeypatch.setenv("KUBERNETES_NAMESPACE", "ns")
         with pytest.raises(Untrusted, match="its certificate is not trusted .*OSFT_CA_BUNDLE"):
-            connect().trainer_api()
+            request_(connect())
         assert not cluster.requests

@@ -40,7 +40,7 @@ def test_a_job_that_is_deleted_is_not_made_anew_and_its_pods_are_waited_for(laun
         assert deletion.query["propagationPolicy"] == "Background"
         assert deletion.body["preconditions"]["uid"] == cluster.jobs[0].uid
     lines = told(capsys)
-    assert any("is deleted; its pods end: " in line for line in lines)
+    assert any("is deleted; its pods are terminating: " in line for line in lines)
     assert lines[-1].endswith("is deleted, its pods are gone")
 
 
@@ -67,7 +67,7 @@ def test_pods_that_stay_are_named(launch, capsys):
         (pod,) = cluster.pods
         assert any(
             line.startswith("Warning: TrainJob")
-            and line.endswith(f"is deleted; these pods are still there: {pod['metadata']['name']}")
+            and line.endswith(f"is deleted; these pods still exist: {pod['metadata']['name']}")
             for line in told(capsys)
         )
 
@@ -83,7 +83,7 @@ def test_a_new_job_waits_until_no_pod_of_the_one_before_it_is_left(launch, capsy
             launch(cluster, hurried(time_limit_minutes=MOMENT), deletion=0.1)
         assert cluster.pods and not cluster.trainjobs
         launch(cluster, hurried(time_limit_minutes=MOMENT))
-    assert any("Waiting for the end of an earlier TrainJob" in line for line in told(capsys))
+    assert any("Waiting until an earlier TrainJob" in line for line in told(capsys))
 
 
 def test_pods_that_never_end_are_an_error_and_nothing_is_created_beside_them(launch):
@@ -91,7 +91,7 @@ def test_pods_that_never_end_are_an_error_and_nothing_is_created_beside_them(lau
         config = hurried(time_limit_minutes=MOMENT)
         with pytest.raises(TrainingError):
             launch(cluster, config, deletion=0.1)
-        with pytest.raises(InputError, match="it would train in the same folder"):
+        with pytest.raises(InputError, match="and would train in the same folder"):
             launch(cluster, config, deletion=0.3)
         assert len(cluster.jobs) == 1
 
@@ -131,10 +131,10 @@ def test_a_deletion_goes_on_through_an_outage_and_through_403(launch, capsys):
         with pytest.raises(Terminated):
             launch(cluster, deletion=8)
         assert not cluster.trainjobs
-    assert sum("is to be deleted: asking again" in line for line in told(capsys)) == 1
+    assert sum("is to be deleted: retrying" in line for line in told(capsys)) == 1
 
 
-def test_without_the_right_to_delete_the_command_to_do_it_is_told(launch, capsys):
+def test_without_the_right_to_delete_the_command_for_it_is_logged(launch, capsys):
     with Cluster(life=runs_on, rules=without(ROLE, "trainjobs", "delete")) as cluster:
         with pytest.raises(TrainingError):
             launch(cluster, hurried(time_limit_minutes=MOMENT), deletion=0.5)
@@ -142,7 +142,7 @@ def test_without_the_right_to_delete_the_command_to_do_it_is_told(launch, capsys
     assert told(capsys)[-1].endswith(f"Delete it with: kubectl delete trainjob {job['metadata']['name']} -n ns")
 
 
-def test_nothing_is_said_of_the_deletion_of_what_was_never_created(launch, capsys):
+def test_nothing_is_logged_about_deleting_what_was_never_created(launch, capsys):
     with Cluster() as cluster, pytest.raises(InputError):
         launch(cluster, training_config(training_runtime="gone"))
     assert not any("delet" in line for line in told(capsys))
@@ -265,7 +265,7 @@ def test_a_launcher_that_is_stopped_leaves_the_job_to_another_one_that_follows_i
             with pytest.raises(Terminated):
                 launch(cluster, config)
         assert cluster.trainjobs and not cluster.asked(verb="delete")
-    assert "is left to the other launcher of this task, which follows it" in told(capsys)[-1]
+    assert "is left running: another launcher of this task follows it" in told(capsys)[-1]
 
 
 # The launcher dies hard.

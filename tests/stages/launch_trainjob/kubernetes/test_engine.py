@@ -48,8 +48,8 @@ def test_a_training_is_followed_from_its_pods_to_its_last_step(launch, capsys, t
     assert [re.sub(rf"{pod}-\w+", pod, line) for line in told(capsys)] == [
         f"TrainJob {name} in namespace ns created: 1 x 8 cpu, 32Gi memory, 1 nvidia.com/gpu, runtime training-hub",
         "Pending: the pods are being created",
-        f"Pending: {pod} starts",
-        f"Pending: {pod} pulls its image",
+        f"Pending: {pod} is starting",
+        f"Pending: {pod} is pulling its image",
         "Running: 1 of 1 node",
         *(
             f"step {number}/4 | epoch 1 | loss {2 - number / 10:.4f} | lr 0.0001 | 100 tokens/s | {4 - number} s left"
@@ -74,7 +74,7 @@ def test_a_training_too_quick_to_be_seen_running_is_complete_with_its_log(launch
     assert lines[-1] == "Complete"
 
 
-def test_waiting_for_quota_is_told_and_does_not_count_as_starting(launch, capsys):
+def test_waiting_for_quota_is_logged_and_does_not_count_as_starting(launch, capsys):
     def life(job: Job) -> None:
         job.suspend("Waiting in the queue gpus")
         job.sleep(0.6)
@@ -213,7 +213,7 @@ def test_a_token_that_the_launcher_has_by_value_goes_into_a_secret_of_the_trainj
     assert "hf_value_of_the_launcher" not in "\n".join(told(capsys))
 
 
-def test_without_the_right_to_create_secrets_nothing_is_created_and_the_remedy_is_told(launch, monkeypatch):
+def test_without_the_right_to_create_secrets_nothing_is_created_and_the_remedy_is_named(launch, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_value_of_the_launcher")
     with Cluster(rules=without(ROLE, "secrets")) as cluster:
         with pytest.raises(InputError, match="use_secret_as_env on the task") as error:
@@ -234,7 +234,7 @@ def test_without_the_right_to_create_secrets_nothing_is_created_and_the_remedy_i
         (
             {"rules": [*ROLE, *SEES_RUNTIMES]},
             {"training_runtime": "gone"},
-            "Runtimes that training_runtime can name: torch-distributed, training-hub",
+            "Allowed for training_runtime: torch-distributed, training-hub",
         ),
         (
             {},
@@ -262,7 +262,7 @@ def test_a_runtime_of_the_namespace_is_taken_where_the_token_may_see_it(launch):
 
 def test_a_task_without_the_workspaces_volume_asks_for_nothing(launch):
     with Cluster() as cluster:
-        with pytest.raises(InputError, match="which no volume of this task covers"):
+        with pytest.raises(InputError, match="which is not on a volume of this task"):
             launch(cluster, task=task_config())
         assert not cluster.requests
 
@@ -278,7 +278,7 @@ def test_url_and_token_of_the_environment_go_before_the_pods_own_identity(launch
         launch(cluster)
 
 
-def test_a_token_that_is_not_accepted_is_said_without_it(launch, monkeypatch):
+def test_a_rejected_token_is_reported_without_its_value(launch, monkeypatch):
     with Cluster() as cluster:
         monkeypatch.setenv("KUBERNETES_SERVER_URL", cluster.url)
         monkeypatch.setenv("KUBERNETES_AUTH_TOKEN", "a-token-of-yesterday")
@@ -331,7 +331,7 @@ def test_several_workers_on_a_read_write_once_claim_are_warned_about(launch, cap
         cluster.add_claim("run-workspace", ["ReadWriteOnce"])
         launch(cluster, training_config(training_resource_num_workers=2))
     assert any(
-        "run-workspace is ReadWriteOnce: all 2 training pods must run on the node of this pod" in line
+        "run-workspace is ReadWriteOnce: all 2 training pods must run on the same node as this pod" in line
         for line in told(capsys)
     )
 

@@ -99,7 +99,7 @@ def test_the_launchers_own_variables_stay_with_the_launcher():
 
 @pytest.mark.parametrize("name", ["PET_NNODES", "MASTER_ADDR", "RANK"])
 def test_a_variable_that_the_runtime_owns_is_refused(name):
-    with pytest.raises(InputError, match=f"{name} of the task is set by the training runtime"):
+    with pytest.raises(InputError, match=f"{name} is set by the training runtime"):
         pods_of(task=workspace_task_config(env=[{"name": name, "value": "1"}]))
 
 
@@ -120,13 +120,13 @@ GPU = "nvidia.com/gpu"
             {"training_resource_cpu_per_worker": "4"},
             {"cpu": "16"},
             {"cpu": "4", "memory": "32Gi", GPU: "1"},
-            "training_resource_cpu_per_worker=4 is used, not the task's cpu of 16",
+            "training_resource_cpu_per_worker=4 overrides the task's cpu of 16",
         ),
         (
             {"training_resource_gpu_per_worker": 2},
             {"amd.com/gpu": "1"},
             {"cpu": "8", "memory": "32Gi", "amd.com/gpu": "2"},
-            "training_resource_gpu_per_worker=2 is used, not the task's 1 of amd.com/gpu",
+            "training_resource_gpu_per_worker=2 overrides the task's 1 of amd.com/gpu",
         ),
     ],
 )
@@ -169,24 +169,24 @@ def test_placement_goes_in_whole():
         (
             training_config(),
             task_config(),
-            r"pvc_path is /kfp-workspace, which no volume of this task covers "
+            r"pvc_path is /kfp-workspace, which is not on a volume of this task "
             r"\(mounted: none\)",
         ),
         (training_config(), workspace_task_config("/kfp"), r"pvc_path is /kfp-workspace, .* \(mounted: /kfp\)"),
         (
             training_config(),
             task_config(volume_mounts=[{"name": "gone", "mountPath": "/kfp-workspace"}]),
-            "no volume of this task covers",
+            "which is not on a volume of this task",
         ),
         (
             training_config(training_base_model="/models/mine"),
             workspace_task_config(),
-            "training_base_model is /models/mine, which no volume",
+            "training_base_model is /models/mine, which is not on a volume",
         ),
         (
             with_osft(training_config(), data_output_dir="/fast/data", data_path="/fast/data/data.jsonl"),
             workspace_task_config(),
-            "training_data_output_dir is /fast/data, which no volume",
+            "training_data_output_dir is /fast/data, which is not on a volume",
         ),
         (
             training_config(),

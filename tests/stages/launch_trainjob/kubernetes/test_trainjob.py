@@ -133,11 +133,11 @@ def test_the_command_is_the_training_script_as_text_below_the_servers_limit():
     assert "OSFT_TRAIN_ARGS must be base64 of JSON" in result.stderr
 
 
-def test_more_variables_than_the_server_takes_are_told_before_it_is_asked():
+def test_more_variables_than_the_server_accepts_are_an_error_before_any_request():
     config = training_config(training_envs=",".join(f"NAME_{number}=1" for number in range(120)))
     env = [{"name": f"TASK_{number}", "value": "1"} for number in range(10)]
     pods = training_pods(config, "/kfp-workspace", workspace_task_config(env=env), {})
-    with pytest.raises(InputError, match="would have 135 environment variables .* takes 128 at most"):
+    with pytest.raises(InputError, match="would have 135 environment variables .* accepts at most 128"):
         trainjob_spec(config, pods, RUNTIME_PATCHES, None)
     assert trainjob_spec(config, pods, POD_TEMPLATE_OVERRIDES, None)
 
@@ -187,7 +187,7 @@ def openapi(*fields):
         (openapi("runtimePatches", "podTemplateOverrides"), RUNTIME_PATCHES),
     ],
 )
-def test_the_generation_is_told_by_the_servers_own_document(document, field):
+def test_the_generation_is_read_from_the_servers_openapi_document(document, field):
     assert pods_field(document) == field
 
 

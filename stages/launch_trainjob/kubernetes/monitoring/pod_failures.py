@@ -1,4 +1,4 @@
-"""Why the pods of a TrainJob failed: gathered while it runs, because a pod that used up its retries is deleted."""
+"""Why the pods of a TrainJob failed: collected while it runs, because a pod out of retries is deleted."""
 
 import json
 import re
@@ -6,36 +6,36 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_osft.stages.launch_trainjob.kubernetes.events import tidy
-from kfp_osft.stages.launch_trainjob.kubernetes.state import node_container, node_index
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.events import tidy
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import node_container, node_index
 from kfp_osft.stages.launch_trainjob.train_end import UNMENDABLE
 
-#: The reason of a pod that was deleted before its end was seen.
+#: Reason for a pod that was deleted before its termination was observed.
 GONE = "gone"
 _OUT_OF_GPU_MEMORY = ("CUDA out of memory", "OutOfMemoryError", "HIP out of memory")
-# NCCL's words, PyTorch's, and the kernel's for a page of a full memory file system (SIGBUS).
+# The messages of NCCL and PyTorch, and the kernel's signal for a full tmpfs (SIGBUS).
 _OUT_OF_SHARED_MEMORY = ("/dev/shm", "shared memory segment", "unable to write to file </torch_", "Bus error")
 _SIGKILL_EXIT_CODE = 137
 _LINES_SHOWN = 20
-# The kubelet's and the Job controller's words for an exit code; others (OOMKilled, Evicted) say more than that.
+# Reasons that say no more than the exit code; others (OOMKilled, Evicted) do.
 _PLAIN = ("Error", "ContainerStatusUnknown", GONE)
-# What differs between two times that the same thing happens: addresses, counts, times.
+# Differs between two occurrences of the same error: addresses, counts, times.
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 @dataclass(frozen=True)
 class PodFailure:
-    """One end of one pod's container.
+    """One termination of one pod's container.
 
     Attributes:
         pod, node: names.
-        index: of the training's node, as text.
+        index: of the node in the training, as text.
         reason: OOMKilled, Error, Evicted, GONE, ...
-        exit_code: of the container; None where it has none.
-        message: the kubelet's, or how far the training was.
+        exit_code: of the container; None if it has none.
+        message: the kubelet's, or how far the training had come.
         last_lines: the end of the container's log.
-        finished: when, as the kubelet writes it; empty where that is not known.
-        deleted: the pod was being deleted, or is gone: its end is not its own doing.
+        finished: when, as the kubelet writes it; empty if unknown.
+        deleted: the pod was being deleted, or is gone: it did not end by itself.
     """
 
     pod: str
@@ -50,8 +50,8 @@ class PodFailure:
 
     @property
     def is_final(self) -> bool:
-        """Whether the training script says that it would end so again. One that ended because nobody followed it goes
-        on in its next attempt, now that somebody does."""
+        """Whether the exit code of the training script says that a retry would fail in the same way. One that ended
+        because nobody followed it continues in its next attempt."""
         return self.exit_code == UNMENDABLE and self.reason in _PLAIN
 
     def sentence(self) -> str:
@@ -60,21 +60,21 @@ class PodFailure:
             return f"{where} is gone: {self.message}"
         if self.reason == GONE:
             return (
-                f"{where} is gone: it was deleted before its end could be seen (evicted, preempted, or its node was "
-                "lost)"
+                f"{where} is gone: it was deleted before its termination was observed (evicted, preempted, or its node "
+                "was lost)"
             )
         code = "" if self.exit_code is None else f" with exit code {self.exit_code}"
         message = f": {self.message}" if self.message else ""
         if self.deleted:
-            return f"{where} was deleted, and ended{code}"
+            return f"{where} was deleted and ended{code}"
         return f"{where} ended{code} ({self.reason}){message}"
 
 
 class PodFailures:
-    """What has happened to the pods so far.
+    """The terminations of the pods so far.
 
     Args:
-        last_lines: gives the end of a pod's log, by its name and whether its container was started again since.
+        last_lines: returns the end of a pod's log, given its name and whether its container has been restarted since.
     """
 
     def __init__(self, last_lines: Callable[[str, bool], Sequence[str]]) -> None:
@@ -85,10 +85,10 @@ class PodFailures:
         self._survived = 0
 
     def look_at(self, pods: Sequence[Mapping[str, Any]], suspended: bool = False) -> list[PodFailure]:
-        """Takes note of what has failed since the last look, and returns that.
+        """Records the failures since the last call, and returns them.
 
         Args:
-            suspended: the TrainJob is, which takes its pods away.
+            suspended: whether the TrainJob is suspended, which deletes its pods.
         """
         new = [failure for pod in pods for failure in self._failures_of(pod)]
         names = {pod["metadata"]["name"] for pod in pods}
@@ -106,12 +106,12 @@ class PodFailures:
         return new
 
     def survive(self) -> None:
-        """All nodes have trained for a while: what has failed so far did not end the job."""
+        """All nodes have trained for a while: the job has recovered from the failures so far."""
         self._survived = len(self._failures)
 
     def repeated(self) -> bool:
-        """Whether a node failed with exit code 1 and the same last line as the time before, and no pod was lost in
-        between: a further try would end so again."""
+        """Whether a node failed twice in a row with exit code 1 and the same last line, and no pod was lost in between:
+        another attempt would fail in the same way."""
         if len(self._failures) < 2:
             return False
         last = self._failures[-1]
@@ -125,36 +125,36 @@ class PodFailures:
         )
 
     def describe(self, trainjob: Mapping[str, Any], osft: Mapping[str, Any], node_0_lines: Sequence[str]) -> str:
-        """Why, for a person: which pod and how it ended, the last lines of its log, what usually helps.
+        """The failure, for a person: which pod, how it ended, the last lines of its log, and what usually helps.
 
         Args:
-            trainjob, osft: of the training config, for what to raise or lower.
-            node_0_lines: the last lines of node 0 that matter, where they were followed.
+            trainjob, osft: of the training config, for advice on which values to change.
+            node_0_lines: the last relevant lines of node 0, if its log was followed.
         """
         cause = self._cause()
         if cause is None:
             lines = [f"  {line}" for line in node_0_lines][-_LINES_SHOWN:]
-            return "\n".join(["no pod was seen that failed", *(["the last lines of node 0:", *lines] if lines else [])])
+            return "\n".join(["no failed pod was observed", *(["the last lines of node 0:", *lines] if lines else [])])
         last_lines = cause.last_lines or (node_0_lines if cause.index == "0" else ())
-        told = [cause.sentence()]
+        text = [cause.sentence()]
         if len(self._failures) > 1:
-            told.append(f"{len(self._failures)} ends of pods in all")
+            text.append(f"{len(self._failures)} terminations of pods in all")
         if last_lines:
-            told += ["its last lines:", *(f"  {line}" for line in list(last_lines)[-_LINES_SHOWN:])]
+            text += ["its last lines:", *(f"  {line}" for line in list(last_lines)[-_LINES_SHOWN:])]
         if advice := _advice(cause, last_lines, trainjob, osft):
-            told.append(advice)
-        return "\n".join(told)
+            text.append(advice)
+        return "\n".join(text)
 
     def _cause(self) -> PodFailure | None:
-        """The end that made the job fail: not one that the job has survived, and of each node the last."""
+        """The termination that made the job fail: a node's last one, unless the job recovered from it."""
         candidates = self._failures[self._survived :] or self._failures
-        # The Job controller removes a pod that has failed too often, also when it has just been started again.
+        # The Job controller removes a pod that has failed too often, even one just restarted.
         failed = {failure.pod for failure in candidates if not failure.deleted}
         last_ends = {
             failure.index: failure for failure in candidates if not failure.deleted or failure.pod not in failed
         }
-        # Pods of several nodes fall together, most of them because the first one did. One that says more than an exit
-        # code is the likelier cause.
+        # When several nodes fail together, most fail because the first did. A reason that says more than an exit code
+        # is the likelier cause.
         return min(
             last_ends.values(),
             key=lambda failure: (failure.deleted, failure.reason in _PLAIN, failure.finished or "~"),
@@ -162,7 +162,7 @@ class PodFailures:
         )
 
     def _failures_of(self, pod: Mapping[str, Any]) -> list[PodFailure]:
-        """The ends of a pod's container that were not seen before: its last one, and the one before."""
+        """The new terminations of a pod's container: its current state and its last one."""
         status, container = pod.get("status", {}), node_container(pod)
         ends = [(container.get(place, {}).get("terminated"), place == "lastState") for place in ("lastState", "state")]
         evicted = (status.get("phase") == "Failed" and status.get("reason")) or ""
@@ -178,7 +178,7 @@ class PodFailures:
         return found
 
     def _failure(self, pod: Mapping[str, Any], ended: Mapping[str, Any], restarted: bool) -> PodFailure | None:
-        # One end is one entry, whether it is seen as the present state or as the last.
+        # One termination is one entry, whether it is observed as `state` or `lastState`.
         metadata = pod["metadata"]
         key = (metadata.get("uid", metadata["name"]), ended.get("containerID") or ended.get("finishedAt") or "")
         if key in self._seen or (ended.get("exitCode") == 0 and ended.get("reason") in (None, "Completed")):
@@ -198,7 +198,7 @@ class PodFailures:
 
 
 def _message(text: str) -> str:
-    """A container's message as a person reads it. The training script leaves its progress there, as JSON."""
+    """A container's termination message in plain text. The training script writes its progress there, as JSON."""
     try:
         progress = json.loads(text)
         step, total = progress["currentStep"], progress["totalSteps"]
@@ -213,23 +213,23 @@ def _alike(one: str, other: str) -> bool:
 
 def _advice(failure: PodFailure, lines: Sequence[str], trainjob: Mapping[str, Any], osft: Mapping[str, Any]) -> str:
     if failure.reason == "Evicted":
-        # With exit code 137, as a container that ran out of memory has.
-        return "The node ran out of something: raise what the message names, or choose other nodes"
+        # Its exit code is 137, as if the container had run out of memory.
+        return "The node ran out of a resource: raise the one that the message names, or choose other nodes"
     text = "\n".join([*lines, *failure.last_lines])
     if any(sign in text for sign in _OUT_OF_GPU_MEMORY):
         return (
-            f"The GPU's memory is too small: lower training_max_tokens_per_gpu ({osft['max_tokens_per_gpu']} now) "
-            f"or training_unfreeze_rank_ratio ({osft.get('unfreeze_rank_ratio')} now), or use more GPUs "
-            f"(training_resource_gpu_per_worker, {trainjob['gpu_per_worker']} now)"
+            f"The GPU ran out of memory: lower training_max_tokens_per_gpu (now {osft['max_tokens_per_gpu']}) "
+            f"or training_unfreeze_rank_ratio (now {osft.get('unfreeze_rank_ratio')}), or use more GPUs "
+            f"(training_resource_gpu_per_worker, now {trainjob['gpu_per_worker']})"
         )
     if any(sign in text for sign in _OUT_OF_SHARED_MEMORY):
         return (
             "/dev/shm is too small: raise training_resource_shared_memory_per_worker "
-            f"({trainjob.get('shared_memory_per_worker')} now)"
+            f"(now {trainjob.get('shared_memory_per_worker')})"
         )
     if failure.reason == "OOMKilled" or (failure.reason == "Error" and failure.exit_code == _SIGKILL_EXIT_CODE):
         return (
-            "The pod's memory is too small: raise training_resource_memory_per_worker "
-            f"({trainjob['memory_per_worker']} now)"
+            "The pod ran out of memory: raise training_resource_memory_per_worker "
+            f"(now {trainjob['memory_per_worker']})"
         )
     return ""

@@ -9,9 +9,9 @@ from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import Forbidden, NotFound, Refused, Unavailable
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import NODE
 
-# Clocks of nodes differ; lines that were read already are passed over by their timestamps.
+# Clocks of nodes differ; lines that were read already are skipped by their timestamps.
 _OVERLAP_SECONDS = 60
-# A line that is longer is cut: nobody reads it, and it must not fill the memory.
+# Longer lines are cut, so that they do not fill the memory.
 LONGEST_LINE = 1_000_000
 _CUT = b" ... [cut]"
 # RFC 3339 with up to nanoseconds, of which Python's datetime reads microseconds.
@@ -19,14 +19,14 @@ _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\
 
 
 class PodLog:
-    """Reads in a thread of its own, from the pod that it was told of last.
+    """Reads in a thread of its own, from the pod last passed to read_from.
 
     Args:
         cluster: where the pod is.
-        on_line: is given each line, without its timestamp and line end, in order.
-        on_trouble: is given a sentence, once, when the log is not to be had.
-        on_end: is called when a log that was followed has ended, which is when its container has.
-        seconds_between: reads, after the end of one.
+        on_line: called with each line in order, without its timestamp and newline.
+        on_trouble: called once, with a sentence, when the log cannot be read.
+        on_end: called when a followed log ends, which is when its container does.
+        seconds_between: pause between two reads.
     """
 
     def __init__(
@@ -45,21 +45,21 @@ class PodLog:
         self._last_time = ""
         # How many lines with that timestamp were read: several can have the same.
         self._lines_at_last_time = 0
-        self._trouble_told = False
+        self._trouble_reported = False
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def read_from(self, pod: str, restarts: int) -> None:
-        """Tells which pod is node 0, and how often its container was started again; may be called at any time."""
+        """Sets which pod is node 0, and how often its container was restarted; may be called at any time."""
         self._pod, self._restarts = pod, restarts
         if self._thread is None:
             thread = threading.Thread(target=self._run, daemon=True)
-            # An interruption may come between any two lines, and end() joins no thread that has not started.
+            # An interruption may come between any two lines, and end() must not join a thread that has not started.
             thread.start()
             self._thread = thread
 
     def end(self, timeout_seconds: float) -> None:
-        """Reads what is still to be had, and ends; gives up after the timeout."""
+        """Reads the rest of the log, and ends; gives up after the timeout."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
@@ -67,17 +67,17 @@ class PodLog:
     def _run(self) -> None:
         try:
             self._read_all()
-        except Exception as error:  # of any kind: the training goes on, and that its log does not must be said
-            self._tell(f"{type(error).__name__}: {error}")
+        except Exception as error:  # of any kind: the training continues without its log, which must be reported
+            self._report(f"{type(error).__name__}: {error}")
 
     def _read_all(self) -> None:
         pod, restarts = self._pod, self._restarts
         while not self._ended.is_set():
             if self._pod == pod and self._restarts > restarts:
-                # The container that was there before may have said more than was read.
+                # The previous container may have written more than was read.
                 self._read(pod, previous=True)
             elif self._pod != pod:
-                # The pod that was there before may be listed still. Another one may be on a node with another clock.
+                # The previous pod may still exist. The new one may be on a node with another clock.
                 self._read(pod)
                 self._last_time, self._lines_at_last_time = "", 0
             pod, restarts = self._pod, self._restarts
@@ -94,25 +94,25 @@ class PodLog:
             for line in _whole_lines(self._cluster.pod_log(pod, NODE, **options)):
                 time_, _, text = line.decode("utf-8", errors="replace").partition(" ")
                 if resumed_at and _order(time_) <= _order(resumed_at):
-                    # Lines come in order: of those with the last time, pass over as many as were read.
+                    # Lines are in order: of those with the last timestamp, skip as many as were read.
                     seen_again += _order(time_) == _order(resumed_at)
                     if _order(time_) < _order(resumed_at) or seen_again <= read_then:
                         continue
-                self._took(time_)
+                self._count(time_)
                 self._on_line(text)
         except (Refused, NotFound, Unavailable):
-            # Not started yet, gone, or cut: the next read goes on where this one ended. A line that was cut is read
-            # anew.
+            # Not started yet, gone, or cut off: the next read continues where this one ended, with the whole of a line
+            # that was cut.
             return
         except Forbidden as error:
-            self._tell(str(error))
+            self._report(str(error))
 
-    def _tell(self, problem: str) -> None:
-        if not self._trouble_told:
-            self._trouble_told = True
+    def _report(self, problem: str) -> None:
+        if not self._trouble_reported:
+            self._trouble_reported = True
             self._on_trouble(problem)
 
-    def _took(self, time_: str) -> None:
+    def _count(self, time_: str) -> None:
         if time_ == self._last_time:
             self._lines_at_last_time += 1
         else:
@@ -120,7 +120,7 @@ class PodLog:
 
 
 def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines that have ended, without their newline, cut at LONGEST_LINE."""
+    """The complete lines, without their newline, cut at LONGEST_LINE."""
     begun: list[bytes] = []
     size = 0
     for piece in pieces:
@@ -145,7 +145,7 @@ def _parts(timestamp: str) -> tuple[str, str, str]:
 
 
 def _order(timestamp: str) -> str:
-    """Text that sorts as the times of one pod do."""
+    """Text that sorts in the order of the times of one pod."""
     seconds, fraction, _ = _parts(timestamp)
     return f"{seconds}.{fraction}"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from kfp_osft.stages.launch_trainjob.kubernetes.state import (
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import (
     COMPLETE,
     FAILED,
     PAUSED,
@@ -72,15 +72,21 @@ CREATING = {"reason": "ContainerCreating"}
             "Pending: job-node-0-0 is not scheduled (Unschedulable): 0/3 nodes are available: 3 Insufficient "
             "nvidia.com/gpu.",
         ),
-        (job(), [pod(waiting=CREATING)], [], STARTING, "Pending: job-node-0-0 starts"),
+        (job(), [pod(waiting=CREATING)], [], STARTING, "Pending: job-node-0-0 is starting"),
         (
             job(),
             [pod(waiting=CREATING)],
             [event("Scheduled"), event("Pulling")],
             STARTING,
-            "Pending: job-node-0-0 pulls its image",
+            "Pending: job-node-0-0 is pulling its image",
         ),
-        (job(), [pod(waiting=CREATING)], [event("Pulling"), event("Pulled")], STARTING, "Pending: job-node-0-0 starts"),
+        (
+            job(),
+            [pod(waiting=CREATING)],
+            [event("Pulling"), event("Pulled")],
+            STARTING,
+            "Pending: job-node-0-0 is starting",
+        ),
         (job(), [pod(running=True)], [], RUNNING, "Running: 1 of 1 node"),
         (job(nodes=2), [pod(running=True), pod(1, running=True)], [], RUNNING, "Running: 2 of 2 nodes"),
         (
@@ -88,15 +94,15 @@ CREATING = {"reason": "ContainerCreating"}
             [pod(running=True), pod(1, conditions=UNSCHEDULABLE)],
             [],
             STARTING,
-            "1 of 2 nodes run. Pending: job-node-0-1 is not scheduled (Unschedulable): 0/3 nodes are available: 3 "
-            "Insufficient nvidia.com/gpu.",
+            "1 of 2 nodes are running. Pending: job-node-0-1 is not scheduled (Unschedulable): 0/3 nodes are "
+            "available: 3 Insufficient nvidia.com/gpu.",
         ),
         (
             job(),
             [pod(waiting={"reason": "CrashLoopBackOff"}, restarts=3)],
             [],
             STARTING,
-            "job-node-0-0 failed and is started again (3 restarts so far)",
+            "job-node-0-0 failed and is being restarted (3 restarts so far)",
         ),
         (job(type="Complete"), [], [], COMPLETE, "Complete"),
         (job(type="Failed", reason="FailedJobs", message="jobset failed"), [], [], FAILED, "FailedJobs: jobset failed"),
@@ -142,13 +148,13 @@ def test_a_state_is_one_line(job_, pods, events, phase, sentence):
         ),
     ],
 )
-def test_what_hardly_mends_by_itself_is_trouble(pods, events, trouble):
+def test_what_rarely_resolves_by_itself_is_trouble(pods, events, trouble):
     state = read_state(job(), pods, events)
     assert (state.phase, state.trouble) == (STARTING, trouble)
     assert state.sentence.endswith(f": {trouble}")
 
 
-def test_trouble_of_one_pod_is_told_before_the_patience_of_another():
+def test_trouble_of_one_pod_is_reported_before_another_pod_that_only_waits():
     pods = [pod(conditions=UNSCHEDULABLE), pod(1, waiting={"reason": "ErrImagePull", "message": "not found"})]
     assert (
         read_state(job(nodes=2), pods, [], 2).sentence == "Pending: job-node-0-1 cannot start: ErrImagePull: not found"

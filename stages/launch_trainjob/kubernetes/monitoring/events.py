@@ -1,4 +1,4 @@
-"""What the events of a cluster say about a TrainJob and its pods. Only computes."""
+"""Events about a TrainJob and its pods: order, selection and text. Pure functions."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,15 +6,15 @@ from typing import Any
 
 _LONGEST_MESSAGE = 500
 _LONGEST_VALUE = 120
-# The end of a pod's name that a Job makes up anew at each try: <trainjob>-node-0-<index>-xxxxx.
+# The random suffix that a Job gives each pod: <trainjob>-node-0-<index>-xxxxx.
 _POD_SUFFIX = re.compile(r"(-node-\d+-\d+)-[a-z0-9]{5}\b")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def event_time(event: Mapping[str, Any]) -> str:
-    """When it came last, as text that sorts; API server and kubelet write it into different fields.
+    """When it last occurred, as text that sorts; API server and kubelet use different fields.
 
-    Of one second, an event with a fraction sorts before one without: the scheduler's before the kubelet's.
+    Within a second, times with a fraction sort before those without: the scheduler's before the kubelet's.
     """
     series = event.get("series") or {}
     return max(
@@ -26,12 +26,12 @@ def event_time(event: Mapping[str, Any]) -> str:
 
 
 def in_order(events: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The oldest first; of one second, as the server lists them."""
+    """Oldest first; within a second, in the server's order."""
     return sorted(events, key=event_time)
 
 
 def since(events: Iterable[Mapping[str, Any]], created: str) -> list[Mapping[str, Any]]:
-    """Those that came when the object with this creationTimestamp was there: objects before it had the same name."""
+    """Those since the object with this creationTimestamp exists: earlier objects had the same name."""
     return [event for event in events if event_time(event) >= created.rstrip("Z")]
 
 
@@ -40,19 +40,19 @@ def about(events: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, A
 
 
 def newest(events: Sequence[Mapping[str, Any]], reasons: Sequence[str]) -> Mapping[str, Any] | None:
-    """The newest event where it has one of these reasons; a later one of another reason outweighs it."""
+    """The newest event if it has one of these reasons; a later event with another reason supersedes it."""
     return events[-1] if events and events[-1].get("reason") in reasons else None
 
 
 def tidy(message: str) -> str:
-    """A message on one line, the same at each try: without pods' random names, and without the script's text, which a
-    refused pod's command quotes."""
+    """The message on one line, identical at each retry: without random suffixes of pods, and without the training
+    script, which the rejection of a pod quotes."""
     message = _QUOTED.sub(lambda quoted: quoted[0] if len(quoted[0]) <= _LONGEST_VALUE else '"..."', message)
     message = _POD_SUFFIX.sub(r"\1", " ".join(message.split()))
     return message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 3]}..."
 
 
-def said(condition: Mapping[str, Any]) -> str:
-    """Reason and message of a condition, an event or a container's state."""
+def reason_and_message(condition: Mapping[str, Any]) -> str:
+    """Reason and message of a condition, an event or a container state."""
     reason, message = condition.get("reason", ""), tidy(condition.get("message") or "")
     return f"{reason}: {message}" if reason and message else reason or message or "no reason given"

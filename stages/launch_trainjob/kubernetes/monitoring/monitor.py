@@ -1,9 +1,8 @@
-"""Follows a TrainJob to its end: looks at it again and again, tells what changes, and knows when it is too long."""
+"""Follows a TrainJob to its end: polls it, logs its state and its log, and enforces the deadlines."""
 
 import os
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,15 +12,15 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import ClusterError, Forbidden
-from kfp_osft.stages.launch_trainjob.kubernetes.events import in_order, since
-from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, Timing
-from kfp_osft.stages.launch_trainjob.kubernetes.kueue import queue_reason
-from kfp_osft.stages.launch_trainjob.kubernetes.pod_failures import PodFailures
-from kfp_osft.stages.launch_trainjob.kubernetes.pod_log import PodLog
-from kfp_osft.stages.launch_trainjob.kubernetes.state import (
+from kfp_osft.stages.launch_trainjob.kubernetes.job import Job
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.deadlines import Deadlines
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.events import in_order, since
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.kueue import QueueReason, queue_reason
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.pod_failures import PodFailures
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.pod_log import PodLog
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import (
     COMPLETE,
     FAILED,
-    PAUSED,
     QUEUED,
     RUNNING,
     STARTING,
@@ -29,27 +28,29 @@ from kfp_osft.stages.launch_trainjob.kubernetes.state import (
     current_pods,
     node_container,
     node_index,
+    read_phase,
     read_state,
 )
+from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import NODE
 from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
-_MINUTE = 60
 _LAST_LINES = 40
-# After the end of a log its pod may be seen for a few seconds only.
-_HURRIED_LOOKS = 20
+# After its log has ended, a pod may exist for a few seconds only.
+_HURRIED_POLLS = 20
 _PODS_WITH_EVENTS = 4
 
 
-class Following:
-    """The way of one TrainJob to its end.
+class Monitor:
+    """Follows one TrainJob.
 
     Args:
-        cluster, job: where it is.
-        config: of the training.
-        timing: how to wait.
-        log_file: the log of node 0 is written to it.
+        cluster: of the TrainJob.
+        job: the TrainJob.
+        config: the training's.
+        timing: intervals and limits.
+        log_file: receives the log of node 0.
     """
 
     def __init__(self, cluster: Cluster, job: Job, config: TrainingConfig, timing: Timing, log_file: TextIO) -> None:
@@ -58,21 +59,21 @@ class Following:
         self._output = TrainerOutput(num_epochs=config.osft.get("num_epochs") or 1)
         self._secrets = secret_values(dict(os.environ))
         self._failures = PodFailures(self._last_lines)
-        self._clock = Clock(config.trainjob, timing)
+        self._deadlines = Deadlines(config.trainjob, timing)
         self._unanswered_since: float | None = None
         self._log_ended = threading.Event()
-        self._hurried_looks = 0
+        self._hurried_polls = 0
         self._sees_workloads = True
         self._running_since: float | None = None
-        self._phase, self._told = STARTING, ""
+        self._phase, self._sentence = STARTING, ""
         self._pod_log = PodLog(cluster, self._on_line, self._on_log_trouble, self._log_ended.set, timing.poll)
 
-    def to_the_end(self) -> None:
+    def wait_for_completion(self) -> None:
         """Returns when the TrainJob is complete.
 
         Raises:
-            TrainingError: it failed, which leaves it (job.exists is False then), or is to be ended.
-            ClusterError: it cannot be followed any more.
+            TrainingError: it failed by itself, and is kept (job.exists is False then); or it must be deleted.
+            ClusterError: it can no longer be followed.
         """
         self._cluster.patience = self._timing.look
         try:
@@ -83,9 +84,9 @@ class Following:
 
     def _is_complete(self) -> bool:
         try:
-            state = self._look()
+            state = self._poll()
         except ClusterError as error:
-            self._do_without_answer(error)
+            self._tolerate(error)
             return False
         if self._unanswered_since is not None:
             log("The cluster's API server answers again")
@@ -93,92 +94,91 @@ class Following:
         self._phase = state.phase
         if state.phase in (COMPLETE, FAILED):
             self._pod_log.end(self._timing.log)
-        if state.sentence != self._told:
-            self._told = state.sentence
+        if state.sentence != self._sentence:
+            self._sentence = state.sentence
             log(state.sentence)
         if state.phase == COMPLETE:
             return True
         if state.phase == FAILED:
-            # It holds no GPUs, and people look for it: it stays, and the next attempt replaces it.
+            # It holds no GPUs and is worth inspecting: it is kept, and the next attempt replaces it.
             self._job.exists = False
-            raise TrainingError(f"{self._job.place} failed: {state.sentence}\n{self._why()}")
+            raise TrainingError(f"{self._job.place} failed: {state.sentence}\n{self._description()}")
         if state.phase != RUNNING:
             self._running_since = None
         elif self._running_since is None:
             self._running_since = time.monotonic()
         elif time.monotonic() - self._running_since > self._timing.recovery:
             self._failures.survive()
-        if overrun := self._clock.overrun(state.phase, state.sentence, bool(state.trouble)):
+        if overrun := self._deadlines.overrun(state.phase, state.sentence, bool(state.trouble)):
             raise TrainingError(f"{self._job.place} {overrun}")
         return False
 
-    def _look(self) -> JobState:
+    def _poll(self) -> JobState:
         job = self._job.get()
         if job is None:
             self._job.exists = False
             return self._gone()
         listed = self._job.pods(f",jobset.sigs.k8s.io/replicatedjob-name={NODE}")
-        self._take_note(self._failures.look_at(listed, suspended=bool(job["spec"].get("suspend"))))
+        self._handle_failures(self._failures.look_at(listed, suspended=bool(job["spec"].get("suspend"))))
         pods = current_pods(listed)
         for pod in pods:
             container = node_container(pod)
             if node_index(pod) == "0" and {"running", "terminated"} & set(container.get("state", {})):
                 self._pod_log.read_from(pod["metadata"]["name"], container.get("restartCount", 0))
         nodes = self._config.trainjob["num_workers"]
-        state = read_state(job, pods, [], nodes)
-        if state.phase == QUEUED:
-            return read_state(job, pods, [], nodes, queue_reason(self._workloads(), self._queue_events(), job))
-        # Only a job that does not run needs the events.
-        return read_state(job, pods, self._events(job, pods), nodes) if state.phase == STARTING else state
+        phase = read_phase(job, pods, nodes)
+        events = self._events(job, pods) if phase == STARTING else []
+        queue = queue_reason(self._workloads(), self._queue_events(), job) if phase == QUEUED else QueueReason()
+        return read_state(job, pods, events, nodes, queue)
 
     def _gone(self) -> JobState:
-        """The TrainJob is not there any more: deleted by somebody or, once it was complete, by its time to live."""
+        """The TrainJob no longer exists: deleted by somebody or, after completion, by its time to live."""
         self._pod_log.end(self._timing.log)
         if Path(self._config.osft["ckpt_output_dir"], COMPLETE_FILE).exists():
-            return JobState(COMPLETE, f"Complete; {self._job.place} is gone already")
-        raise TrainingError(f"{self._job.place} is gone: somebody deleted it while it trained")
+            return JobState(COMPLETE, f"Complete; {self._job.place} is already gone")
+        raise TrainingError(f"{self._job.place} is gone: somebody deleted it during the training")
 
-    def _take_note(self, new: list[Any]) -> None:
+    def _handle_failures(self, new: list[Any]) -> None:
         for failure in new:
             log(f"{failure.sentence()[0].upper()}{failure.sentence()[1:]}")
         if new:
-            self._hurried_looks = _HURRIED_LOOKS
+            self._hurried_polls = _HURRIED_POLLS
         final = next((failure for failure in new if failure.is_final), None)
         if final is None and not (new and self._failures.repeated()):
             return
         self._pod_log.end(self._timing.log)
-        reason = "it would end so at each further attempt" if final else "it has ended twice in the same way"
-        raise TrainingError(f"{self._job.place} failed, {reason}\n{self._why()}")
+        reason = "and every retry would fail in the same way" if final else "twice in the same way"
+        raise TrainingError(f"{self._job.place} failed {reason}\n{self._description()}")
 
-    def _why(self) -> str:
+    def _description(self) -> str:
         return self._failures.describe(self._config.trainjob, self._config.osft, self._output.last_words())
 
-    def _do_without_answer(self, error: ClusterError) -> None:
-        """An API server that does not answer ends no training that runs; one that stays away, or refuses to be asked,
-        ends it at last, for nobody could follow it."""
+    def _tolerate(self, error: ClusterError) -> None:
+        """A running training survives an API server that does not answer; only one that stays unavailable, or keeps
+        denying access, ends it, since nobody could follow it."""
         now = time.monotonic()
         if self._unanswered_since is None:
             self._unanswered_since = now
-            log(f"{error}. The training goes on; asking again")
+            log(f"{error}. The training continues; retrying")
         limit = self._timing.refused if isinstance(error, Forbidden) else self._timing.unreachable
         if now - self._unanswered_since > limit:
             raise error
-        if overrun := self._clock.overrun(self._phase, self._told, False):
+        if overrun := self._deadlines.overrun(self._phase, self._sentence, False):
             raise TrainingError(f"{self._job.place} {overrun}; {error}")
 
     def _wait(self) -> None:
-        """Until the next look: soon where much happens, and at once when the log has ended."""
-        hurry = self._hurried_looks > 0 or self._phase == STARTING
-        self._hurried_looks = max(0, self._hurried_looks - 1)
+        """Waits until the next poll: briefly while much happens, not at all when the log has ended."""
+        hurry = self._hurried_polls > 0 or self._phase == STARTING
+        self._hurried_polls = max(0, self._hurried_polls - 1)
         if self._log_ended.wait(min(self._timing.hurry, self._timing.poll) if hurry else self._timing.poll):
             self._log_ended.clear()
-            self._hurried_looks = _HURRIED_LOOKS
+            self._hurried_polls = _HURRIED_POLLS
 
     def _events(self, job: dict[str, Any], pods: list[Any]) -> list[Any]:
-        """The events about the TrainJob, its JobSet, its Job and its pods, the oldest first.
+        """The events about the TrainJob, its JobSet, its Job and its pods, oldest first.
 
-        By uid: those of an earlier TrainJob of the name last for an hour. JobSet and Job may not be read; of theirs
-        count those that are not older than the TrainJob.
+        Selected by uid: those of an earlier TrainJob of the same name are kept for an hour. The uids of JobSet and Job
+        are not known, as they may not be read; of their events those since the creation of the TrainJob count.
         """
         name, created = self._job.name, job["metadata"].get("creationTimestamp", "")
         found = self._cluster.events(uid=job["metadata"]["uid"])
@@ -207,7 +207,7 @@ class Following:
 
     @staticmethod
     def _on_log_trouble(problem: str) -> None:
-        log(f"Warning: the training's log cannot be read, the training goes on: {problem}")
+        log(f"Warning: the log of the training cannot be read, the training continues: {problem}")
 
     def _last_lines(self, pod: str, restarted: bool) -> list[str]:
         output = TrainerOutput(num_epochs=1)
@@ -218,44 +218,3 @@ class Following:
         for line in text.decode("utf-8", errors="replace").splitlines():
             output.read(blot_out(line.partition(" ")[2], self._secrets))
         return output.last_words(_LAST_LINES)
-
-
-class Clock:
-    """The deadlines: for the queue, for the start, for what hardly mends by itself, for the training.
-
-    Args:
-        trainjob: of the training config.
-        timing: for what hardly mends.
-        now: seconds of a clock that only goes forward.
-    """
-
-    def __init__(self, trainjob: dict[str, Any], timing: Timing, now: Callable[[], float] = time.monotonic) -> None:
-        self._trainjob, self._trouble_limit, self._now = trainjob, timing.trouble, now
-        self._phase = ""
-        self._phase_since = self._looked = now()
-        self._trained = 0.0
-        self._trouble_since: float | None = None
-
-    def overrun(self, phase: str, sentence: str, in_trouble: bool) -> str:
-        """What has taken too long, as the end of a sentence; empty if nothing has."""
-        now = self._now()
-        if self._phase == phase == RUNNING:
-            # The time in a queue, after a preemption, is not the training's.
-            self._trained += now - self._looked
-        if phase != self._phase:
-            self._phase, self._phase_since = phase, now
-        self._looked = now
-        self._trouble_since = (self._trouble_since or now) if in_trouble else None
-        lasts = (now - self._phase_since) / _MINUTE
-        start, queue, training = (
-            self._trainjob[name] for name in ("start_deadline_minutes", "queue_limit_minutes", "time_limit_minutes")
-        )
-        if self._trouble_since is not None and now - self._trouble_since > self._trouble_limit:
-            return f"cannot start. {sentence}"
-        if phase == STARTING and lasts > start:
-            return f"has not started within training_start_deadline_minutes={start}. {sentence}"
-        if queue and phase in (QUEUED, PAUSED) and lasts > queue:
-            return f"has waited longer than training_queue_limit_minutes={queue}. {sentence}"
-        if training and self._trained / _MINUTE > training:
-            return f"has trained longer than training_time_limit_minutes={training}"
-        return ""

@@ -1,10 +1,10 @@
-"""Why Kueue does not admit a TrainJob: it says so on its Workload, and in the Workload's events."""
+"""Why Kueue does not admit a TrainJob, from its Workload or the Workload's events."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from kfp_osft.stages.launch_trainjob.kubernetes.events import in_order, tidy
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.events import in_order, tidy
 
 #: Label on a TrainJob: its LocalQueue.
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -13,7 +13,7 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 # request (3) > maximum capacity (2)": pkg/scheduler/flavorassigner of Kueue 0.16.
 _TOO_LARGE = re.compile(r"insufficient quota for (\S+) in flavor (\S+?),.*?\((\S+)\) > maximum capacity \((\S+)\)")
 _MISSING = "doesn't exist"
-# Of another flavor, that somebody's end would free.
+# About another flavor, whose quota may become free.
 _MAY_BE_FREED = "insufficient unused quota"
 
 
@@ -21,8 +21,8 @@ class QueueReason(NamedTuple):
     """Why a TrainJob waits in its queue.
 
     Attributes:
-        sentence: Kueue's own, or shorter; empty where it says nothing.
-        hopeless: nobody's end will let it in: the queue is missing, or smaller than what the TrainJob needs.
+        sentence: Kueue's message, or a shorter form; empty if it gives none.
+        hopeless: waiting will not help: the queue is missing, or smaller than what the TrainJob needs.
     """
 
     sentence: str = ""
@@ -32,10 +32,10 @@ class QueueReason(NamedTuple):
 def queue_reason(
     workloads: Sequence[Mapping[str, Any]] | None, events: Sequence[Mapping[str, Any]], trainjob: Mapping[str, Any]
 ) -> QueueReason:
-    """Reads it from the TrainJob's Workload; where that may not be seen, from the Workloads' events.
+    """Reads the reason from the TrainJob's Workload or, if the token may not list it, from the events of Workloads.
 
     Args:
-        workloads: of the namespace, None where they may not be seen.
+        workloads: of the namespace, None if the token may not list them.
         events: about Workloads of the namespace.
         trainjob: the one that waits.
     """
@@ -47,7 +47,7 @@ def queue_reason(
     # Kueue names it after the TrainJob, with a hash.
     prefix = f"trainjob-{metadata['name']}-"
     own = [event for event in in_order(events) if event.get("involvedObject", {}).get("name", "").startswith(prefix)]
-    return _told(own[-1].get("message") or "") if own else QueueReason()
+    return _parse(own[-1].get("message") or "") if own else QueueReason()
 
 
 def _reason_of(workload: Mapping[str, Any]) -> QueueReason:
@@ -57,13 +57,13 @@ def _reason_of(workload: Mapping[str, Any]) -> QueueReason:
     for kind in ("QuotaReserved", "Admitted"):
         condition = conditions.get(kind, {})
         if condition.get("status") == "False" and condition.get("message"):
-            return _told(condition["message"])
+            return _parse(condition["message"])
     return QueueReason()
 
 
-def _told(message: str) -> QueueReason:
+def _parse(message: str) -> QueueReason:
     found = _TOO_LARGE.search(message)
     if found and _MAY_BE_FREED not in message:
         resource, flavor, needed, most = found.groups()
-        return QueueReason(f"it needs {needed} {resource}, the queue has {most} at most (flavor {flavor})", True)
+        return QueueReason(f"it needs {needed} {resource}, but the queue has at most {most} (flavor {flavor})", True)
     return QueueReason(tidy(message), _MISSING in message)

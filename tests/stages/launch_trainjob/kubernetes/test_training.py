@@ -9,9 +9,9 @@ import pytest
 
 from conftest import TINY_TRAINING
 from fakes.kubernetes import Cluster, Job, run_as_processes
+from helpers.launching import in_pod_of
 from helpers.training_configs import workspace_task_config
 from kfp_osft.shared.reporting.errors import TrainingError
-from kfp_osft.stages.launch_trainjob.kubernetes import client as cluster_module
 from kfp_osft.stages.launch_trainjob.launch import launch
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
@@ -25,10 +25,7 @@ def train(monkeypatch, tmp_path, tiny_model, chat_rows):
     def run(cluster: Cluster, rows: Path = chat_rows, **training):
         for name in ("OSFT_LAUNCHER", "KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"):
             monkeypatch.delenv(name, raising=False)
-        host, port = cluster.url.removeprefix("https://").split(":")
-        monkeypatch.setattr(cluster_module, "SERVICE_ACCOUNT", cluster.service_account)
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
-        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+        in_pod_of(cluster, monkeypatch)
         prepared = preprocess_dataset(
             str(rows), str(tmp_path), {"training_base_model": str(tiny_model), **CPU, **training}
         )

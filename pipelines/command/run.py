@@ -49,7 +49,7 @@ def add_to(commands: Subcommands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.dataset is None and options.run_file is None:
+    if all(rows is None for rows in (options.dataset, options.run_file)):
         raise InputError("the following arguments are required: --dataset, or --from")
     from kfp_osft.pipelines.local.repeated_run import repeated_run
     from kfp_osft.pipelines.local.run import run_locally

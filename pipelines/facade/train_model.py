@@ -18,7 +18,7 @@ from kfp_osft.stages.resolve_dataset.source import location_in
 @contract_parameters
 def train_model(
     pvc_path: str,
-    dataset: dsl.Input[dsl.Dataset] = None,
+    dataset: dsl.Input[dsl.Dataset] = None,  # pyright: ignore[reportArgumentType]  KFP refuses Optional artifacts
     kubernetes_config: Optional[dsl.TaskConfig] = None,
     dataset_uri: str = "",
     dataset_split: str = "train",

@@ -74,7 +74,7 @@ def test_the_matrices_may_be_named(tiny_model, tuned, capsys):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ([], "--unfreeze-rank-ratio: {tuned} has no osft_run.json that says it; give the training's"),
+        ([], "--unfreeze-rank-ratio: no osft_run.json in {tuned} has it; give the ratio of the training"),
         (["--unfreeze-rank-ratio", "25"], "--unfreeze-rank-ratio=25 is not allowed; allowed: a number from 0 to 1"),
         (["--matrices", "0"], "--matrices=0 is not allowed; allowed: an integer of at least 1"),
         (["--max-minutes", "nan"], "--max-minutes=nan is not allowed; allowed: a number above 0"),

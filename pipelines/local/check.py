@@ -44,9 +44,7 @@ def run_check(
     osft = run.get("osft", {})
     ratio = osft.get("unfreeze_rank_ratio") if unfreeze_rank_ratio is None else unfreeze_rank_ratio
     if ratio is None:
-        raise InputError(
-            f"--unfreeze-rank-ratio: no osft_run.json in {tuned} has it; give the ratio of the training"
-        )
+        raise InputError(f"--unfreeze-rank-ratio: no osft_run.json in {tuned} has it; give the ratio of the training")
     check = check_knowledge(
         base_dir,
         tuned_dir,

@@ -11,7 +11,7 @@ from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters
-from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages, check_constants
+from kfp_osft.pipelines.osft.wiring import OsftOutputs, RowSources, add_stages, check_constants
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.component import StageSettings, stage_settings
 
@@ -132,15 +132,13 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             Output: "training completed".
         """
         with stage_settings(settings.stages):
-            tasks = add_stages(
-                pvc_path,
-                training,
+            rows = RowSources(
                 dataset_uri=dataset_uri,
                 dataset_split=dataset_split,
-                check_matrices=check_matrices,
                 validation_uri=validation_uri,
                 validation_uri_split=validation_uri_split,
             )
+            tasks = add_stages(pvc_path, rows, training, check_matrices)
         task = OsftTask(tasks)
         for purpose, keys in SECRET_KEYS.items():
             kubernetes.use_secret_as_env(

@@ -1,7 +1,7 @@
 """How the six stages are connected; osft_pipeline and train_model both use this."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import pipeline_channel
@@ -83,36 +83,32 @@ def _is_known_later(value: Any) -> bool:
     )
 
 
-def add_stages(
-    pvc_path: Any,
-    training: Mapping[str, Any],
-    dataset_uri: Any = "",
-    dataset_split: Any = "train",
-    dataset: Optional[Any] = None,
-    check_matrices: Any = 0,
-    validation_uri: Any = "",
-    validation_uri_split: Any = "validation",
-) -> StageTasks:
+class RowSources(NamedTuple):
+    """Where the rows come from: constants or channels for resolve_dataset's arguments. dataset replaces dataset_uri."""
+
+    dataset_uri: Any = ""
+    dataset_split: Any = "train"
+    dataset: Any = None
+    validation_uri: Any = ""
+    validation_uri_split: Any = "validation"
+
+
+def add_stages(pvc_path: Any, rows: RowSources, training: Mapping[str, Any], check_matrices: Any = 0) -> StageTasks:
     """Adds the six stages to the pipeline that is being defined.
 
     Args:
-        pvc_path, dataset_uri, dataset_split, dataset, validation_uri, validation_uri_split: as resolve_dataset takes
-            them; dataset may be left out.
+        pvc_path: workspace folder, as in resolve_dataset.
+        rows: to train on and to hold out.
         training: training parameters by name; preprocess has a default for each one left out.
-        check_matrices: as collect_metrics takes it.
+        check_matrices: as in collect_metrics.
 
     Raises:
         InputError: a constant that is not allowed; outputs of tasks and pipeline parameters are checked by the stages.
     """
     check_constants(training)
-    source = {"dataset_uri": dataset_uri} if dataset is None else {"dataset": dataset}
-    resolved = stages.resolve_dataset(
-        pvc_path=pvc_path,
-        dataset_split=dataset_split,
-        validation_uri=validation_uri,
-        validation_uri_split=validation_uri_split,
-        **source,
-    )
+    unused = "dataset" if rows.dataset is None else "dataset_uri"
+    sources = {name: value for name, value in rows._asdict().items() if name != unused}
+    resolved = stages.resolve_dataset(pvc_path=pvc_path, **sources)
     prepared = stages.preprocess(
         dataset_path=resolved.outputs["dataset_path"],
         pvc_path=pvc_path,

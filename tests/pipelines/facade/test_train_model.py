@@ -529,7 +529,7 @@ def test_outside_a_pipeline_rows_come_by_uri_too(local_call):
 @pytest.mark.parametrize("given", [{}, {"dataset_uri": " "}])
 def test_outside_a_pipeline_without_rows_is_an_input_error(local_call, given):
     with pytest.raises(
-        InputError, match="dataset_uri is missing; outside a pipeline give it, or as dataset a dsl.Data"
+        InputError, match="dataset_uri is missing; outside a pipeline give it, or a dataset: a dsl.Data"
     ):
         train_model(pvc_path="/pvc", **given)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.places import ROOT as _ROOT
+from helpers.places import ROOT
 from kfp_osft.pipelines.demo.demo import EXAMPLE_TRAINING
 from kfp_osft.pipelines.demo.example_model import MODEL_NAME
 from kfp_osft.pipelines.demo.wheels import cache_dir
@@ -17,7 +17,7 @@ from kfp_osft.shared.parameters.checking import check_parameters
 
 def _demo(output_dir: Path) -> str:
     # The words of the README's command, in the environment of the tests.
-    assert "&& .venv/bin/kfp-osft demo\n" in (_ROOT / "README.md").read_text(encoding="utf-8")
+    assert "&& .venv/bin/kfp-osft demo\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     program = Path(sys.executable).parent / "kfp-osft"
     done = subprocess.run(
         [program, "demo", "--output-dir", output_dir],

@@ -40,7 +40,7 @@ def test_a_wheel_that_no_index_has_is_one_line_with_pips_reason(index, tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_an_environment_without_pip_is_told_how_to_install_it(tmp_path, monkeypatch):
+def test_without_pip_the_message_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$0: No module named pip" >&2\nexit 1\n')

@@ -119,7 +119,7 @@ def test_all_arguments_are_by_keyword_as_a_kfp_components():
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_the_docstring_tells_every_argument():
+def test_the_docstring_documents_every_argument():
     documentation = inspect.getdoc(train_model)
     assert train_model.__name__ == "train_model"
     assert [name for name, *_ in SIGNATURE if f"    {name}: " not in documentation] == []

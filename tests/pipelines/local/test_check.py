@@ -85,7 +85,7 @@ def test_the_matrices_may_be_named(tiny_model, tuned, capsys):
         ),
     ],
 )
-def test_bad_options_are_told_in_one_line(tiny_model, tuned, capsys, options, problem):
+def test_bad_options_are_reported_in_one_line(tiny_model, tuned, capsys, options, problem):
     assert cli.main(["check", str(tiny_model), str(tuned), *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("kfp-osft check: ") and problem.format(tuned=tuned) in line

@@ -1,4 +1,4 @@
-"""The OSFT fine-tuning as a pipeline of its own, and as one call in somebody's pipeline."""
+"""OSFT fine-tuning as a pipeline of its own, and as one call in another pipeline."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ _MODULES = {
 }
 
 
-# Importing KFP and making the pipeline takes half a second, which `kfp-osft --help` does not need.
+# Lazy: importing KFP and building the pipeline takes half a second, which `kfp-osft --help` does not need.
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,7 @@
 
 import os
 
-# In the process of a stage itself KFP defines no components, and none is needed: kfp.dsl asks for the same variable.
+# Inside a running stage, components are neither needed nor available: kfp.dsl checks the same variable.
 if os.environ.get("_KFP_RUNTIME") != "true":
     from kfp_osft.stages.collect_metrics.component import collect_metrics
     from kfp_osft.stages.export_model.component import export_model

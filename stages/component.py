@@ -1,4 +1,4 @@
-"""Makes a KFP component of a stage's function: lines that find kfp_osft, and the function that imports from it."""
+"""Makes a KFP component of a stage's function: code that finds kfp_osft, then the function, which imports from it."""
 
 import inspect
 import os
@@ -32,7 +32,7 @@ from kfp_osft.shared.reporting.stage import begin_stage
 
 begin_stage()
 """
-# KFP's executor goes by the function's signature, and its source has none but **training.
+# KFP's executor reads the function's signature, and in the source that is only **training.
 _TAIL = """
 from kfp_osft.stages.training_parameters import with_training_parameters
 
@@ -42,18 +42,18 @@ from kfp_osft.stages.training_parameters import with_training_parameters
 
 @dataclass(frozen=True)
 class StageSettings:
-    """What is fixed for the stages when a pipeline is compiled.
+    """Settings of the stages that are fixed when a pipeline is compiled.
 
     Attributes:
         image: container image.
-        package: what pip installs to bring kfp_osft into each stage, as "kfp-osft==0.1.0" or a wheel's URL; when empty
-            it is in the image, or in the ConfigMap that `kfp-osft manifest` prints.
-        pip: False for a cluster without a package index: the image must hold what the stages need.
-        certificates: name of a ConfigMap with certificate authorities that the stages trust beside the public ones, by
-            default the one that OpenShift AI puts into each project; it need not be there. Empty mounts none.
+        package: requirement that pip installs in each stage to bring kfp_osft, such as "kfp-osft==0.1.0" or a wheel's
+            URL; when empty, the code comes from the image or from the ConfigMap that `kfp-osft manifest` prints.
+        pip: False for a cluster without a package index: the image must contain what the stages need.
+        certificates: name of a ConfigMap with certificate authorities that the stages trust in addition to the public
+            ones, by default the one that OpenShift AI creates in each project; it may be missing. Empty mounts none.
 
     Raises:
-        InputError: image is not the name of one.
+        InputError: image is not the name of a container image.
     """
 
     image: str = STAGE_IMAGE
@@ -66,8 +66,8 @@ class StageSettings:
 
 
 def make_way(config: dict[str, Any], item: Mapping[str, Any]) -> None:
-    """Takes the stages' own mount of certificate authorities out of a task's Kubernetes config where an item mounts the
-    same ConfigMap, or something else in its place: a pod mounts each once, and what the caller says holds."""
+    """Removes the stages' own mount of certificate authorities from a task's Kubernetes config if `item` mounts the
+    same ConfigMap, or another volume at the same path: a pod can mount each only once, and the caller's mount wins."""
     config["configMapAsVolume"] = [
         other
         for other in config.get("configMapAsVolume", [])
@@ -79,7 +79,7 @@ def make_way(config: dict[str, Any], item: Mapping[str, Any]) -> None:
 
 
 def check_image(name: str) -> None:
-    """Raises InputError where Kubernetes would not take it for a container image."""
+    """Raises InputError unless Kubernetes would accept the name for a container image."""
     if not is_image(name):
         raise InputError(
             f"the image {name!r} is not a container image's name; allowed: registry/repository with :tag or "
@@ -92,7 +92,7 @@ _settings: ContextVar[StageSettings] = ContextVar("stage_settings", default=Stag
 
 @contextmanager
 def stage_settings(settings: StageSettings) -> Iterator[None]:
-    """The stages that are added to a pipeline inside this block have these settings."""
+    """Stages that are added to a pipeline inside this block get these settings."""
     token = _settings.set(settings)
     try:
         yield
@@ -102,7 +102,7 @@ def stage_settings(settings: StageSettings) -> Iterator[None]:
 
 class Stage(PythonComponent):
     """A stage's component. In a pipeline its task mounts the ConfigMaps with the package and with certificate
-    authorities, whether they are there or not."""
+    authorities, both optional."""
 
     def __init__(self, function: Callable, options: dict[str, Any]) -> None:
         self.options = options
@@ -123,7 +123,7 @@ class Stage(PythonComponent):
         from kfp import kubernetes
 
         for name, path in mounts.items():
-            # Without `optional` a pod waits for a missing ConfigMap for ever, and KFP does not say so.
+            # Without `optional` a pod waits for a missing ConfigMap for ever, and KFP does not say why.
             kubernetes.use_config_map_as_volume(task, name, path, optional=True)
         return task
 
@@ -132,8 +132,8 @@ def stage(training_parameters: bool = False, **options: Any) -> Callable[[Callab
     """Like kfp.dsl.component, for a function that imports from kfp_osft in its body.
 
     Args:
-        training_parameters: whether the declared ones stand in the place of the function's **training.
-        options: of kfp.dsl.component; base_image is that of the StageSettings.
+        training_parameters: whether the declared training parameters replace the function's **training.
+        options: of kfp.dsl.component; base_image comes from the StageSettings.
     """
 
     def decorate(function: Callable) -> Stage:
@@ -145,7 +145,7 @@ def stage(training_parameters: bool = False, **options: Any) -> Callable[[Callab
 
 
 def _component(function: Callable, options: dict[str, Any], settings: StageSettings) -> PythonComponent:
-    component = dsl.component(
+    component: Any = dsl.component(
         function,
         **{
             **options,
@@ -155,7 +155,7 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         },
     )
     spec = component.component_spec
-    # Argo keeps them several times over; the pipeline's form has its own.
+    # Argo stores them several times; the pipeline's form has its own descriptions.
     for described in (*(spec.inputs or {}).values(), *(spec.outputs or {}).values()):
         described.description = None
     # KFP puts the program's source last in the command (component_factory).
@@ -168,10 +168,10 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         config_map=config_map_name(),
     )
     tail = _TAIL.format(function=function.__name__) if hasattr(function, "__signature__") else ""
-    # Without docstrings: what is in the program, Argo keeps five times.
+    # Without docstrings: Argo stores the program five times.
     command[-1] = re.sub(r"\n{3,}", "\n\n", without_words(head + command[-1] + tail))
     if settings.package:
-        # Beside KFP, which is installed without its dependencies: the image has what the stages need.
+        # Like KFP itself without dependencies: the image has what the stages need.
         kfp = f"'kfp=={kfp_version}'"
         command[:] = [part.replace(kfp, f"{kfp} '{settings.package}'") if kfp in part else part for part in command]
     return component

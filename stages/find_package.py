@@ -13,10 +13,10 @@ ARCHIVE = f"{MOUNT_PATH}/kfp_osft.tar.bz2"
 
 
 def package_files(place):
-    # Content by name, of a folder kfp_osft or an archive of one; {} where there is neither.
+    # Name -> content of the files in a folder kfp_osft or an archive of one; {} if there is neither.
     if place.is_file():
         with tarfile.open(place) as archive:
-            return {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
+            return {file.name: content.read() for file in archive if (content := archive.extractfile(file))}
     modules = [*place.glob("__init__.py"), *(place / "shared").rglob("*.py"), *(place / "stages").rglob("*.py")]
     return {f"kfp_osft/{file.relative_to(place).as_posix()}": file.read_bytes() for file in modules}
 
@@ -27,6 +27,7 @@ def digest_of(files):
 
 
 def find_package(version, digest, archive_digest, config_map):
+    global package_copy
     spec = importlib.util.find_spec("kfp_osft")
     installed = spec and spec.origin and pathlib.Path(spec.origin).parent
     others = ""
@@ -35,14 +36,15 @@ def find_package(version, digest, archive_digest, config_map):
         files = package_files(pathlib.Path(place)) if place else {}
         if digest_of(files) in (digest, archive_digest):
             if place != installed:
-                find_package.copy = tempfile.TemporaryDirectory(prefix="kfp_osft_")
+                # The folder is deleted when the program ends.
+                package_copy = tempfile.TemporaryDirectory(prefix="kfp_osft_")
                 for name, content in files.items():
-                    file = pathlib.Path(find_package.copy.name, name)
+                    file = pathlib.Path(package_copy.name, name)
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(content)
-                sys.path.insert(0, find_package.copy.name)
+                sys.path.insert(0, package_copy.name)
             return
-        others += f" (another one is in {place})" if files else ""
+        others += f" (another version is in {place})" if files else ""
     sys.exit(
         f"Error: this stage's code, kfp-osft {version} with digest {digest[:10]}, is missing{others}; 'oc apply' the "
         f"kfp-osft.yaml that 'kfp-osft manifest' writes (ConfigMap {config_map}), install that version in the image, "

@@ -1,7 +1,7 @@
-"""kfp_osft as the stages need it: one archive, the same bytes on every machine, and the digest of what is in it.
+"""kfp_osft as the stages need it: one archive, the same bytes on every machine, and the digest of its content.
 
-The package does not travel in the stages' components: Argo keeps each byte of a component five times in the run's
-Workflow, and four times more for each iteration of a loop. It is in a ConfigMap beside the pipeline, or installed.
+The package is not embedded in the stages' components: Argo stores each byte of a component five times in the run's
+Workflow, and four times more for each iteration of a loop. It comes from a ConfigMap, or is installed.
 """
 
 import ast
@@ -21,18 +21,18 @@ FOLDER = Path(next(iter(kfp_osft.__path__)))
 
 @functools.cache
 def package_digest() -> str:
-    """Digest of this kfp_osft's source, less its pipelines, which no stage needs; see digest_of."""
+    """Digest of this kfp_osft's source without `pipelines`, which no stage needs; see digest_of."""
     return digest_of(package_files(FOLDER))
 
 
 @functools.cache
 def archive_digest() -> str:
-    """The same of the files in the archive."""
+    """Digest of the files in the archive."""
     return digest_of(_archived_files())
 
 
 def config_map_name() -> str:
-    """Name of the ConfigMap that holds this version, and exactly this code, as kfp-osft-0-1-0-0123456789.
+    """Name of the ConfigMap with exactly this code, such as kfp-osft-0-1-0-0123456789.
 
     KFP's driver names the pod's volume after it, and a volume's name is a DNS label: no dots.
     """
@@ -41,9 +41,9 @@ def config_map_name() -> str:
 
 
 def package_archive() -> bytes:
-    """A tar without times and owners in a fixed order, in bzip2, whose one implementation gives the same bytes
-    everywhere (gzip's differ between zlib and zlib-ng). Docstrings and comments are blank lines in it: they are a third
-    of its size, and `kubectl apply` takes 262,144 bytes."""
+    """A tar.bz2 without times and owners, in a fixed order. bzip2 has one implementation, which gives the same bytes
+    everywhere (gzip's differ between zlib and zlib-ng). Docstrings and comments are blank lines in it: they would be a
+    third of its size, and `kubectl apply` accepts at most 262,144 bytes."""
     files = _archived_files()
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:

@@ -37,7 +37,7 @@ def one_line_each(docstring: str) -> str:
 
 
 def with_training_parameters(function: _Function) -> _Function:
-    """Gives a component's function the declared parameters in the place of its **training."""
+    """Replaces **training in a component function's signature by the declared parameters."""
     signature = inspect.signature(function)
     own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     declared = [

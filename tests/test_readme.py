@@ -1,4 +1,4 @@
-"""The README and the stages' READMEs hold what the code declares, and all they show runs."""
+"""The READMEs agree with the code's declarations, and everything they show runs."""
 
 import re
 import shlex

@@ -1,7 +1,4 @@
-"""What a model answers: plain transformers.
-
-The demo asks the same questions before and after the training with this, and so do the tests.
-"""
+"""A model's answers, with plain transformers; the demo compares those before and after the training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +7,15 @@ from kfp_osft.shared.model.loss import loaded_model
 
 
 def answers(model_dir: Path, questions: Sequence[str], max_new_tokens: int = 48) -> list[str]:
-    """Answers each question by itself, greedily: the same model folder gives the same answers.
+    """Answers each question in a chat of its own, greedily: the same model folder gives the same answers.
 
     Args:
         model_dir: a transformers folder with a chat template; no network is used.
         questions: each becomes the only user turn of a chat, with the template's own system prompt.
-        max_new_tokens: length limit of an answer in tokens; a longer one is cut off there.
+        max_new_tokens: maximum length of an answer in tokens; a longer one is cut off.
 
     Returns:
-        One answer a question, in their order, without special tokens and surrounding whitespace.
+        One answer per question, in order, without special tokens and surrounding whitespace.
     """
     import torch
 

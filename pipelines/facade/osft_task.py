@@ -1,8 +1,8 @@
-"""OsftTask: the six stages in a caller's pipeline, as the one task that the single component would be there.
+"""OsftTask: the six stages in a caller's pipeline, in place of the one task of the single component.
 
-What is done to it lands where it belongs: what concerns a pod goes to all stages, secrets and environment variables
-to the stages that need them, resources and placement to the training pods (KFP hands those of launch_trainjob to the
-TrainJob through its TaskConfig).
+Each setting goes where it applies: pod settings to all stages, secrets and environment variables to the stages that
+need them, resources and placement to the training pods (KFP passes those of launch_trainjob on to the TrainJob through
+its TaskConfig).
 """
 
 import copy
@@ -20,20 +20,20 @@ from kfp_osft.stages.component import check_image, make_way
 
 # With check_matrices, collect_metrics reads the base model.
 _HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "export_model")
-# Which stages get an environment variable, by its name; the first that matches holds.
+# Which stages get an environment variable, by its name; the first match wins.
 _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"KUBERNETES_.*|OSFT_LAUNCHER"), ("launch_trainjob",)),
     (re.compile(r"OCI_PULL_SECRET_.*"), ("preprocess",)),
     (re.compile(r"HF_.*|HUGGING_FACE_.*"), _HUB_STAGES),
     # Not AWS_CA_BUNDLE: what one client trusts, all do.
     (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset",)),
-    # PIP_*, proxies, certificate authorities and names that are not ours: all six install packages and use clients.
+    # PIP_*, proxies, certificate authorities and unknown names: all six stages install packages and use clients.
     (re.compile(r".*"), StageTasks._fields),
 )
-# Fields of kfp.kubernetes' KubernetesExecutorConfig (JSON names) whose items name environment variables: the place of
-# the name in an item, or in a list inside it.
+# Fields of kfp.kubernetes' KubernetesExecutorConfig (JSON names) whose items name environment variables, and the list
+# inside an item that holds the names; None where the item itself has the name.
 _ENV_FIELDS = {"secretAsEnv": "keyToEnv", "configMapAsEnv": "keyToEnv", "fieldPathAsEnv": None}
-# KFP has no way to hand these volumes to the training pods, and on six CPU pods nobody wants them.
+# KFP cannot pass these volumes on to the training pods, and they are of no use on the stages' own pods.
 _REFUSED_VOLUMES = {"emptyDirMounts": "empty_dir_mount", "genericEphemeralVolume": "add_ephemeral_volume"}
 _TRAINING_POD_FIELDS = ("nodeSelector", "tolerations", "nodeAffinity", "podAffinity")
 
@@ -82,7 +82,7 @@ class OsftTask(dsl.PipelineTask):
     def platform_spec(self) -> NoReturn:
         raise ValueError("train_model's task has no platform_spec; use its platform_config through kfp.kubernetes")
 
-    # To the first stage, on which the others wait.
+    # For the first stage, which the others wait for.
 
     def after(self, *tasks: Any) -> "OsftTask":
         self.tasks.resolve_dataset.after(*tasks)
@@ -91,8 +91,8 @@ class OsftTask(dsl.PipelineTask):
     def ignore_upstream_failure(self) -> "OsftTask":
         first = self.tasks.resolve_dataset
         # KFP looks up every input, and so fails (KeyError) on those that were left out.
-        left_out = first.component_spec.inputs.keys() - first.inputs.keys()
-        first.inputs.update(dict.fromkeys(left_out))
+        left_out = (first.component_spec.inputs or {}).keys() - first.inputs.keys()
+        first.inputs.update(dict.fromkeys(left_out, ""))
         try:
             first.ignore_upstream_failure()
         finally:
@@ -100,7 +100,7 @@ class OsftTask(dsl.PipelineTask):
                 del first.inputs[name]
         return self
 
-    # To all stages.
+    # For all stages.
 
     def set_caching_options(self, *args: Any, **kwargs: Any) -> "OsftTask":
         return self._to_all("set_caching_options", *args, **kwargs)
@@ -128,7 +128,7 @@ class OsftTask(dsl.PipelineTask):
             getattr(self.tasks, stage).set_env_variable(name, value)
         return self
 
-    # To the training pods.
+    # For the training pods.
 
     def set_cpu_request(self, *args: Any, **kwargs: Any) -> "OsftTask":
         return self._to_training("set_cpu_request", *args, **kwargs)
@@ -165,7 +165,7 @@ class OsftTask(dsl.PipelineTask):
 
 
 class _PlatformConfig(dict):
-    """What kfp.kubernetes' functions read and write back whole; what is new in it goes to the stages it concerns."""
+    """kfp.kubernetes' functions read and write this back as a whole; new entries go to the stages that they concern."""
 
     def __init__(self, tasks: StageTasks) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class _PlatformConfig(dict):
     def _add_item(self, platform: str, field: str, item: Mapping[str, Any]) -> None:
         if field in _REFUSED_VOLUMES:
             raise InputError(
-                f"kfp.kubernetes.{_REFUSED_VOLUMES[field]} on train_model's task: KFP does not hand such a volume to "
+                f"kfp.kubernetes.{_REFUSED_VOLUMES[field]} on train_model's task: KFP cannot pass such a volume on to "
                 "the training pods; for /dev/shm set training_resource_shared_memory_per_worker, for files mount a "
                 "claim"
             )
@@ -197,7 +197,7 @@ class _PlatformConfig(dict):
                 self._config_of(stage, platform).setdefault(field, []).append(copy.deepcopy(item))
             return
         entries = _ENV_FIELDS[field]
-        # One Secret may hold variables for different stages: each gets an item with those for it.
+        # One Secret may hold variables for different stages: each gets an item with its own variables.
         by_stage: dict[str, list] = {}
         for entry in item[entries] if entries else [item]:
             name = entry["envVar"] if entries else entry["name"]

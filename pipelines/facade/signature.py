@@ -10,8 +10,8 @@ from kfp_osft.stages.training_parameters import documented
 
 
 def pipeline_parameters(function: Callable) -> Callable:
-    """For a pipeline function: concrete types and defaults in place of **training, since KFP drops None on the way
-    through a nested pipeline. KFP calls such a function with all arguments in order."""
+    """For a pipeline function: concrete types and defaults in place of **training, since KFP drops None on the
+    way through a nested pipeline. KFP calls such a function with all arguments in order."""
     own = _own_parameters(function)
     declared = [
         _parameter(declaration, declaration.type, declaration.pipeline_default) for declaration in ALL_PARAMETERS
@@ -40,7 +40,7 @@ def contract_parameters(function: Callable) -> Callable:
     ]
     extra = [_parameter(declaration, declaration.type, declaration.default) for declaration in EXTRA_PARAMETERS]
     names = [parameter.name for parameter in own]
-    # The contract's last one; what comes after it is ours.
+    # The contract's last parameter; those after it are additions.
     last = names.index("kubernetes_config")
     parameters = [*own[:last], *declared, own[last], *extra, *own[last + 1 :]]
     signature = inspect.signature(function).replace(
@@ -75,5 +75,5 @@ def _parameter(declaration: Parameter, annotation: Any, default: Any) -> inspect
 
 
 def _with(function: Callable, signature: inspect.Signature) -> Callable:
-    function.__signature__ = signature
+    function.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]  read by inspect
     return function

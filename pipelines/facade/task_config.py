@@ -1,7 +1,7 @@
 """Applies a dsl.TaskConfig that a caller gives to the launching task.
 
 KFP fills in a component's TaskConfig parameter itself, from what is set on the task, and takes no value for it. So each
-field is set on the task in KFP's own way, and comes back to the stage in the TaskConfig that it receives.
+field is set on the task with KFP's own functions, and reaches the stage in the TaskConfig that it receives.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ def apply_task_config(task: dsl.PipelineTask, config: dsl.TaskConfig) -> None:
     """Sets the fields of config on the task.
 
     Args:
-        config: its fields as Kubernetes' JSON has them, or as objects of the Kubernetes client (V1EnvVar, ...).
+        config: its fields as in Kubernetes' JSON, or as objects of the Kubernetes client (V1EnvVar, ...).
 
     Raises:
-        InputError: naming a field that is malformed, that the training runtime sets itself, or that KFP has no way to
-            express, as volumes of type emptyDir.
+        InputError: a field that is malformed, that the training runtime sets itself, or that KFP cannot express, such
+            as a volume of type emptyDir.
     """
     if not isinstance(config, dsl.TaskConfig):
         raise InputError(f"{_PARAMETER} is a {type(config).__name__}; allowed: a dsl.TaskConfig")
@@ -169,7 +169,7 @@ def _set_resources(task: dsl.PipelineTask, resources: Mapping[str, Any]) -> None
 
 
 def _plain(value: Any) -> Any:
-    """Objects of the Kubernetes client as Kubernetes' JSON; all else as it is."""
+    """Objects of the Kubernetes client as Kubernetes' JSON; everything else unchanged."""
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
@@ -196,7 +196,7 @@ def _map(place: str, value: Any) -> dict[str, Any]:
 
 def _object(place: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise _malformed(place, value, "an object as Kubernetes' JSON has it")
+        raise _malformed(place, value, "an object as in Kubernetes' JSON")
     return value
 
 
@@ -213,10 +213,10 @@ def _text(place: str, value: Any, allow_empty: bool = False) -> str:
 
 
 def _quantity(place: str, value: Any) -> str:
-    """As a string; Kubernetes takes numbers, too."""
+    """As a string; Kubernetes accepts numbers too."""
     text = str(value) if type(value) in (int, float) else value
     if not isinstance(text, str) or not is_quantity(text):
-        raise _malformed(place, value, "a Kubernetes quantity, as 8, 500m or 32Gi")
+        raise _malformed(place, value, "a Kubernetes quantity, such as 8, 500m or 32Gi")
     return text
 
 

@@ -9,7 +9,7 @@ from kfp.dsl import pipeline_context
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import contract_parameters
 from kfp_osft.pipelines.facade.task_config import apply_task_config
-from kfp_osft.pipelines.osft.wiring import add_stages
+from kfp_osft.pipelines.osft.wiring import RowSources, add_stages
 from kfp_osft.pipelines.osft.workflow_size import MOST, estimate_so_far
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.resolve_dataset.source import location_in
@@ -18,7 +18,7 @@ from kfp_osft.stages.resolve_dataset.source import location_in
 @contract_parameters
 def train_model(
     pvc_path: str,
-    dataset: dsl.Input[dsl.Dataset] = None,
+    dataset: dsl.Input[dsl.Dataset] = None,  # pyright: ignore[reportArgumentType]  KFP refuses Optional artifacts
     kubernetes_config: Optional[dsl.TaskConfig] = None,
     dataset_uri: str = "",
     dataset_split: str = "train",
@@ -26,10 +26,10 @@ def train_model(
     validation_uri_split: str = "validation",
     **training: Any,
 ) -> dsl.PipelineTask:
-    """Fine-tunes a language model with OSFT; callable where the single OSFT component was.
+    """Fine-tunes a language model with OSFT; a drop-in replacement for the single OSFT component.
 
-    Inside a pipeline it adds the six stages to that pipeline and returns one task that stands for them. Outside it
-    runs them at once with kfp.local (call kfp.local.init first) and returns the finished task.
+    Inside a pipeline it adds the six stages to that pipeline and returns one task that represents them. Outside a
+    pipeline it runs them at once with kfp.local (call kfp.local.init first) and returns the finished task.
 
     Args:
         pvc_path: Workspace PVC root path (use dsl.WORKSPACE_PATH_PLACEHOLDER), or a folder of this computer. KFP
@@ -38,7 +38,7 @@ def train_model(
             names.
         training parameters:
         kubernetes_config: Volumes, environment, resources and placement of the training pods, in addition to what is
-            set on the returned task. Only in a pipeline.
+            set on the returned task. Only inside a pipeline.
         dataset_uri: Where the rows are, instead of dataset, as resolve_dataset takes it: a path, pvc://path,
             s3://bucket/key or a prefix, an http(s) URL, org/name of a Hugging Face dataset.
         dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
@@ -53,31 +53,30 @@ def train_model(
         InputError: dataset and dataset_uri are both given; a field of kubernetes_config that KFP cannot express;
             outside a pipeline, kubernetes_config, neither of the two, or a dataset that is not an artifact.
     """
-    # A pipeline's own parameter, or another task's output, is known when it runs.
+    # The value of a pipeline's parameter, or of another task's output, is not known yet.
     has_uri = not isinstance(dataset_uri, str) or bool(dataset_uri.strip())
     if dataset is not None and has_uri:
         raise InputError("dataset and dataset_uri are both given; give one of them")
-    # None means: not passed, the default of the library holds.
+    # None means: not given, so that the library's default applies.
     training = {name: value for name, value in training.items() if value is not None}
     if pipeline := pipeline_context.Pipeline.get_default_pipeline():
         if dataset is None and not has_uri:
-            # The example of the contract has none; resolve_dataset then fails, and says so.
+            # Not an error, since the contract's own example has none; resolve_dataset reports it.
             warnings.warn("train_model has no rows: give dataset_uri, or dataset", stacklevel=3)
-        held_out = {"validation_uri": validation_uri, "validation_uri_split": validation_uri_split}
-        task = OsftTask(add_stages(pvc_path, training, dataset_uri, dataset_split, dataset, **held_out))
+        rows = RowSources(dataset_uri, dataset_split, dataset, validation_uri, validation_uri_split)
+        task = OsftTask(add_stages(pvc_path, rows, training))
         if kubernetes_config is not None:
             apply_task_config(task.tasks.launch_trainjob, kubernetes_config)
         if (size := estimate_so_far(pipeline)).share > MOST:
-            warnings.warn(f"the pipeline gets too large: {size.description}", stacklevel=3)
+            warnings.warn(f"the pipeline is getting too large: {size.description}", stacklevel=3)
         return task
     if kubernetes_config is not None:
         raise InputError("kubernetes_config: a run on this computer has no pods; leave it out")
     from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
 
-    rows = dataset_uri if has_uri else _location(dataset)
     return osft_pipeline(
         pvc_path=pvc_path,
-        dataset_uri=rows,
+        dataset_uri=dataset_uri if has_uri else _location(dataset),
         dataset_split=dataset_split,
         validation_uri=validation_uri,
         validation_uri_split=validation_uri_split,
@@ -86,11 +85,11 @@ def train_model(
 
 
 def _location(dataset: Any) -> str:
-    """Where the rows of an artifact object lie, for a local run: kfp.local takes no artifact as an argument."""
+    """Location of an artifact's rows, for a local run: kfp.local does not accept artifacts as arguments."""
     if dataset is None:
         raise InputError(
-            "dataset_uri is missing; outside a pipeline give it, or as dataset a dsl.Dataset with the path of the rows "
-            "as uri"
+            "dataset_uri is missing; outside a pipeline give it, or a dataset: a dsl.Dataset whose uri is the path of "
+            "the rows"
         )
     if not isinstance(dataset, dsl.Artifact):
         raise InputError(

@@ -24,12 +24,12 @@ def run_check(
 
     Args:
         base, tuned: model folders, or ids on the Hugging Face Hub.
-        unfreeze_rank_ratio: the training's, 0.0 to 1.0; None: what osft_run.json in the folder of `tuned` says.
+        unfreeze_rank_ratio: that of the training, 0.0 to 1.0; None: read from osft_run.json in the folder of `tuned`.
         matrices, dataset, target_patterns: as in check_knowledge.
-        max_minutes: it ends in about that time.
+        max_minutes: approximate time limit.
 
     Raises:
-        InputError: a value that is not allowed, a model or dataset that is not there, models of two kinds.
+        InputError: a value that is not allowed, a model or dataset that does not exist, models of different shapes.
     """
     if matrices < 1:
         raise InputError(f"--matrices={matrices} is not allowed; allowed: an integer of at least 1")
@@ -44,7 +44,7 @@ def run_check(
     osft = run.get("osft", {})
     ratio = osft.get("unfreeze_rank_ratio") if unfreeze_rank_ratio is None else unfreeze_rank_ratio
     if ratio is None:
-        raise InputError(f"--unfreeze-rank-ratio: {tuned} has no osft_run.json that says it; give the training's")
+        raise InputError(f"--unfreeze-rank-ratio: no osft_run.json in {tuned} has it; give the ratio of the training")
     check = check_knowledge(
         base_dir,
         tuned_dir,

@@ -1,4 +1,4 @@
-"""How a local run is shown while it goes on: a live view on a terminal, line by line elsewhere, or only the stages."""
+"""How a local run is displayed: a live view on a terminal, line by line elsewhere, or only the stages."""
 
 import time
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from kfp_osft.shared.training.steps import TrainingStep
 DONE = "done"
 FAILED = "failed"
 _USED_AGAIN = "used again"
-# Lines that stay in every view.
+# Lines that every view shows.
 _IMPORTANT = ("Warning: ", INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX)
 _BARS = "▁▂▃▄▅▆▇█"
 # So that all figures fit into 80 columns.
@@ -20,28 +20,28 @@ _COURSE_WIDTH = 12
 
 
 class Progress(Protocol):
-    """What follows a run. Stages come one after another; each begins, says lines, and ends."""
+    """Displays a run. Stages run one after another; each begins, prints lines, and ends."""
 
     def begin(self, stage: str, title: str) -> None:
-        """A stage begins; its name is KFP's, as "launch-trainjob"."""
+        """A stage begins; its name is KFP's, such as "launch-trainjob"."""
 
-    def say(self, line: str) -> None:
-        """A stage says a line."""
+    def show(self, line: str) -> None:
+        """A stage printed a line."""
 
     def end(self, stage: str, state: str, seconds: float) -> None:
         """A stage ended; its state is DONE or FAILED."""
 
     def close(self) -> None:
-        """The run is over, also where it was interrupted."""
+        """The run is over, completed or interrupted."""
 
 
 class Lines:
     """Each line as it comes.
 
     Args:
-        terminal: where it is written to.
-        stages: how many there will be.
-        quiet: leaves out what stages say, but for warnings and errors.
+        terminal: where to write.
+        stages: number of stages of the run.
+        quiet: of the stages' lines, prints only warnings and errors.
     """
 
     def __init__(self, terminal: TextIO, stages: int, quiet: bool = False) -> None:
@@ -52,32 +52,32 @@ class Lines:
 
     def begin(self, stage: str, title: str) -> None:
         self._begun += 1
-        self._tell(f"[{self._begun}/{self._stages}] {title}")
+        self._write(f"[{self._begun}/{self._stages}] {title}")
 
-    def say(self, line: str) -> None:
+    def show(self, line: str) -> None:
         if not self._quiet or line.startswith(_IMPORTANT):
-            self._tell(f"      {line}")
+            self._write(f"      {line}")
 
     def end(self, stage: str, state: str, seconds: float) -> None:
-        self._tell(f"      {state} after {duration_text(seconds)}")
+        self._write(f"      {state} after {duration_text(seconds)}")
 
     def close(self) -> None:
         self._terminal.flush()
 
-    def _tell(self, line: str) -> None:
-        # Not print: kfp.local replaces it by one that indents, while a stage runs.
+    def _write(self, line: str) -> None:
+        # Not print: kfp.local replaces it by one that indents while a stage runs.
         self._terminal.write(f"{line}\n")
         self._terminal.flush()
 
 
 class Live:
-    """The stages with their states, the course of the training, and the last line of the log, drawn in place.
+    """The stages with their states, the progress of the training and the last line of the log, redrawn in place.
 
-    Warnings and errors stay above it. Colors and the width follow the terminal (rich: NO_COLOR, COLUMNS).
+    Warnings and errors stay above it. Colors and width follow the terminal (rich: NO_COLOR, COLUMNS).
 
     Args:
         terminal: a terminal.
-        titles: of the stages by name, in the order in which they run.
+        titles: titles of the stages by name, in the order in which they run.
     """
 
     def __init__(self, terminal: TextIO, titles: dict[str, str]) -> None:
@@ -106,7 +106,7 @@ class Live:
         self._titles.setdefault(stage, title)
         self._running, self._began, self._last_line = stage, time.monotonic(), ""
 
-    def say(self, line: str) -> None:
+    def show(self, line: str) -> None:
         if step := TrainingStep.parse(line):
             self._step = step
             self._losses.append(step.loss)
@@ -128,13 +128,13 @@ class Live:
         self._live.stop()
 
     def _draw(self) -> Any:
-        """What stands on the terminal now."""
+        """What the terminal shows now."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
 
         stages = Table.grid(padding=(0, 2))
-        # Widths that stay, whatever the state is.
+        # Minimum widths, so that columns do not move when a state changes.
         stages.add_column(no_wrap=True)
         stages.add_column(no_wrap=True, min_width=len(_USED_AGAIN))
         stages.add_column(no_wrap=True, justify="right", min_width=len("59 min 59 s"))
@@ -143,7 +143,7 @@ class Live:
             style = {DONE: "green", _USED_AGAIN: "green", FAILED: "bold red", "stopped": "yellow"}.get(state, "dim")
             if stage == self._running:
                 state, style, seconds = "running", "bold", time.monotonic() - self._began
-            # Whole seconds, which do not flicker.
+            # Whole seconds do not flicker.
             took = "" if seconds is None else duration_text(round(seconds))
             stages.add_row(
                 Text(title, style="bold" if style == "bold" else "" if state else "dim"),
@@ -158,7 +158,7 @@ class Live:
         return Group(*parts)
 
     def _training(self, step: TrainingStep) -> Any:
-        """The bar of the steps and the figures of the last one."""
+        """The progress bar of the steps and the figures of the last step."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -180,7 +180,7 @@ class Live:
 
 
 def course(losses: Sequence[float], width: int) -> str:
-    """The losses as a line of `width` bars at most, lowest to highest; a gap where none is finite."""
+    """The losses as at most `width` bars in one line, scaled from lowest to highest; a gap where none is finite."""
     if len(losses) > width:
         bounds = [len(losses) * at // width for at in range(width + 1)]
         parts = [losses[begin:end] for begin, end in pairwise(bounds)]

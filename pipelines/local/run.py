@@ -22,12 +22,12 @@ _ARTIFACTS = "artifacts"
 
 
 class LocalRun(NamedTuple):
-    """What a run left.
+    """Results of a run.
 
     Attributes:
         model: folder of the model.
         metrics: figures by name.
-        loss_chart: HTML file; the same as a still picture lies beside it, as .png.
+        loss_chart: HTML file; a static picture is beside it, as .png.
         steps: table of the optimizer steps (JSON Lines).
         log: full log of the run.
     """
@@ -48,16 +48,16 @@ def run_locally(
     validation_uri: str = "",
     validation_uri_split: str = "validation",
 ) -> LocalRun:
-    """Runs the six stages with kfp.local in this Python environment; what is there already is used again.
+    """Runs the six stages with kfp.local in this Python environment; results of an earlier run are reused.
 
     Args:
-        output_dir: the workspace; results, checkpoints and logs go there.
+        output_dir: the workspace, for results, checkpoints and logs.
         dataset: path or dataset_uri.
-        dataset_split: of the dataset, as resolve_dataset takes it.
-        training: training parameters by name; others take the sub-pipeline's defaults.
-        quiet: shows where stages begin and end, warnings and errors, and nothing else.
+        dataset_split: split of the dataset, as in resolve_dataset.
+        training: training parameters by name; the others have the sub-pipeline's defaults.
+        quiet: shows only when stages begin and end, warnings and errors.
         validation_uri: path or dataset_uri of rows to hold out, or empty.
-        validation_uri_split: of these.
+        validation_uri_split: split of validation_uri.
 
     Raises:
         InputError: bad parameters, found here or by a stage.
@@ -65,10 +65,10 @@ def run_locally(
     """
     check_parameters(training)
     output_dir = writable_folder("--output-dir", str(output_dir)).resolve()
-    dataset, validation_uri = (_whole_path(rows) for rows in (dataset, validation_uri))
+    dataset, validation_uri = (_absolute(rows) for rows in (dataset, validation_uri))
     training = {name: value for name, value in training.items() if value is not None}
 
-    # The stages are children of this process and take these over. Unbuffered: one sees the lines as they come.
+    # The stages are child processes and inherit these. Unbuffered: lines appear as they are printed.
     os.environ |= {
         "OSFT_LAUNCHER": "local",
         "PYTHONUNBUFFERED": "1",
@@ -98,8 +98,8 @@ def run_locally(
     )
 
 
-def _whole_path(rows: str) -> str:
-    """A file or folder of this computer by its whole path, if it holds data; another dataset_uri as it is."""
+def _absolute(rows: str) -> str:
+    """The absolute path of a file or folder with data on this computer; another dataset_uri unchanged."""
     if not rows or not Path(rows).expanduser().exists():
         return rows
     path = Path(rows).expanduser().resolve()
@@ -110,12 +110,12 @@ def _whole_path(rows: str) -> str:
 def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[dict[str, Any], Path]:
     from kfp import local
 
-    # use_venv=False: the stages use this environment's torch and training-hub instead of installing them anew.
+    # use_venv=False: the stages use this environment's torch and training-hub instead of installing their own.
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(output_dir / _ARTIFACTS))
     run_log = RunLog(output_dir / _LOG, sys.stdout, quiet)
     try:
         with _temporary_folder(), warnings.catch_warnings(), contextlib.redirect_stdout(run_log):
-            # That resources, display names and the image are for clusters only.
+            # Warnings that resources, display names and the image apply only to clusters.
             warnings.filterwarnings("ignore", module=r"kfp\.local")
             return osft_pipeline(**arguments).outputs, run_log.path
     except RuntimeError as error:
@@ -128,7 +128,7 @@ def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[d
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[None]:
-    """A folder for temporary files that goes with the run: KFP leaves each stage's program behind."""
+    """A folder for temporary files that is deleted after the run: KFP leaves each stage's program behind."""
     earlier = os.environ.get("TMPDIR")
     with tempfile.TemporaryDirectory(prefix="kfp-osft-") as folder:
         os.environ["TMPDIR"] = folder

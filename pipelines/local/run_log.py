@@ -1,6 +1,7 @@
-"""What a person sees of a local run: the stages and what they say, without KFP's own bookkeeping.
+"""Output of a local run: the stages and their lines, without KFP's own bookkeeping.
 
-kfp.local prints all to stdout: its own lines, and a stage's indented by four spaces. Everything is kept in a file.
+kfp.local prints everything to stdout: its own lines, and those of a stage indented by four spaces. All of it is kept in
+a file.
 """
 
 import io
@@ -25,22 +26,21 @@ _TITLES = {name.replace("_", "-"): title for name, title in DISPLAY_NAMES.items(
 
 
 def without_colors(text: str) -> str:
-    """KFP's text without the terminal's color codes, which it writes to files and into messages too."""
+    """KFP's text without terminal color codes, which it also writes into files and messages."""
     return _COLOR.sub("", text)
 
 
 class RunLog(io.TextIOBase):
-    """A stdout for kfp.local: writes everything to a file, and shows on `terminal` what a person wants to follow.
+    """A stdout for kfp.local: writes everything to a file, and shows the relevant part on `terminal`.
 
     Args:
         file: the full log; overwritten.
-        terminal: where people look. A live view is drawn where it is a terminal that can, else lines come
-            one after another.
-        quiet: shows where stages begin and end, warnings and errors, and nothing else.
+        terminal: where to show it: as a live view if this is a terminal that supports one, else line by line.
+        quiet: shows only when stages begin and end, warnings and errors.
 
     Attributes:
-        stage_errors: what the stages said when they failed, without their prefix.
-        is_input_error: whether that was bad input (and not a failed training).
+        stage_errors: error messages of the stages, without their prefix.
+        is_input_error: whether the last one was bad input, not a failed training.
     """
 
     def __init__(self, file: Path, terminal: TextIO, quiet: bool = False) -> None:
@@ -90,14 +90,14 @@ class RunLog(io.TextIOBase):
             self._show_stage(line.removeprefix(_INDENT))
 
     def _show_stage(self, line: str) -> None:
-        # KFP's executor tells its arguments as JSON, over many lines that end with a brace at the margin.
+        # KFP's executor prints its arguments as JSON, over many lines up to a brace at the margin.
         if self._in_arguments:
             self._in_arguments = line != "}"
         elif line.startswith("[KFP Executor"):
             self._in_arguments = line.endswith("Got executor_input:")
-        # Its end is told here.
+        # The end of a stage is shown by _show.
         elif line and not _STAGE_END.match(line):
-            self._progress.say(line)
+            self._progress.show(line)
             for prefix in (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX):
                 if line.startswith(prefix):
                     self.stage_errors.append(line.removeprefix(prefix))

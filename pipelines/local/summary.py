@@ -1,4 +1,4 @@
-"""The end of a local run on the terminal: how the loss went, what the model kept, and where things are."""
+"""Summary of a local run on the terminal: the loss, what the model kept, and where the results are."""
 
 import math
 import shlex
@@ -18,11 +18,11 @@ from kfp_osft.stages.export_model.published_run import add_check
 
 #: The figures of the check, beside the metrics.
 KNOWLEDGE_FILE = "kept_knowledge.json"
-# A sample, as each matrix costs a decomposition; at most a tenth of the training's time, and never over half a minute
-# for a short one.
+# A sample, since each matrix needs a decomposition. The time limit is a tenth of the training's time, or half a minute
+# if that is longer.
 _MATRICES = 6
 _SHARE_OF_TRAINING, _LEAST_SECONDS = 0.1, 30.0
-# Loading a larger model twice may want more memory than is there; kfp-osft check does it when asked.
+# Loading a larger model twice may need more memory than there is; kfp-osft check does it on request.
 _LARGEST_MODEL = 4e9
 
 
@@ -31,11 +31,11 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeChe
     and into the model's card.
 
     Args:
-        run: what was trained.
+        run: the run to check.
         held_out: rows of the task that were not trained on.
 
     Returns:
-        The figures; None for a model too large, or one that cannot be compared, which is said in a line.
+        The figures; None for a model that is too large, or that cannot be compared, for which a line says why.
     """
     size = sum(file.stat().st_size for file in run.model.glob("*.safetensors"))
     if size > _LARGEST_MODEL:
@@ -45,7 +45,7 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeChe
     log("\nMeasuring what the model kept ...")
     try:
         check = check_run(checkpoint_dir, run.model, matrices=_MATRICES, seconds=seconds, dataset=held_out)
-    # The training is complete: what cannot be measured after it must not make it a failure.
+    # The training is complete: a failed measurement must not make it a failure.
     except (InputError, OSError, RuntimeError, ValueError) as error:
         log(f"It could not be measured: {error}")
         return None
@@ -55,7 +55,7 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeChe
 
 
 def show_run(run: LocalRun, steps: Sequence[dict[str, Any]], check: KnowledgeCheck | None) -> None:
-    """Prints the run in ten lines: loss, figures of the training, what was kept, and where things are."""
+    """Prints about ten lines: the loss, figures of the training, what was kept, and where the results are."""
     log("\n" + "\n".join(summary_lines(run, steps, check)))
 
 

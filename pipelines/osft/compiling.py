@@ -1,4 +1,4 @@
-"""Writes the YAML that people upload, and the manifest that goes with it."""
+"""Writes the YAML files to upload, and the manifest that belongs to them."""
 
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ MANIFEST = "kfp-osft.yaml"
 
 
 def compile_all(folder: Path, settings: PipelineSettings | None = None) -> list[Path]:
-    """Writes osft_pipeline.yaml, one YAML a stage and kfp-osft.yaml; the same sources give the same bytes.
+    """Writes osft_pipeline.yaml, one YAML per stage and kfp-osft.yaml; the same sources give the same bytes.
 
     Args:
-        folder: made where it is missing.
-        settings: all defaults where not given.
+        folder: created if missing.
+        settings: the defaults if not given.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: a pipeline would not fit into Argo's Workflow.
+        InputError: a pipeline would be too large for Argo.
     """
     settings = settings or PipelineSettings()
     folder.mkdir(parents=True, exist_ok=True)

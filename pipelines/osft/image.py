@@ -7,13 +7,13 @@ from kfp_osft import stages
 from kfp_osft.stages.component import STAGE_IMAGE, check_image
 
 _CONTAINERFILE = """\
-# The stages of kfp-osft {version} with all that they install otherwise. Build it where a package index can be reached,
+# The stages of kfp-osft {version} with everything they would install. Build it where a package index can be reached,
 #   kfp-osft image > Containerfile && podman build -t REGISTRY/kfp-osft:{version} .
 # and compile the pipelines with: kfp-osft compile --image REGISTRY/kfp-osft:{version} --no-pip
 FROM {image}
-# Or the file of a wheel, copied here with: COPY kfp_osft-{version}-py3-none-any.whl /tmp/
+# Or a wheel file, copied here with: COPY kfp_osft-{version}-py3-none-any.whl /tmp/
 ARG KFP_OSFT="kfp-osft=={version}"
-# kfp without its dependencies, as KFP itself installs it: the image has those that a stage needs.
+# kfp without dependencies, as KFP itself installs it: the image has those that a stage needs.
 RUN python3 -m pip install --no-cache-dir {packages} && \\
     python3 -m pip install --no-cache-dir --no-deps 'kfp=={kfp}' "$KFP_OSFT"
 """
@@ -23,10 +23,10 @@ def containerfile(image: str = STAGE_IMAGE) -> str:
     """Content of the Containerfile.
 
     Args:
-        image: to build upon; it has training-hub, and skopeo where models come from a registry.
+        image: base image, with training-hub, and with skopeo if models come from a registry.
 
     Raises:
-        InputError: image is not the name of one.
+        InputError: image is not the name of a container image.
     """
     check_image(image)
     packages = [

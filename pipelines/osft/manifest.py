@@ -1,4 +1,4 @@
-"""What an administrator applies to a project, once a version: the stages' code, and the rights of launch_trainjob."""
+"""What an administrator applies to a project once per version: the stages' code and the rights of launch_trainjob."""
 
 import base64
 
@@ -6,8 +6,8 @@ import kfp_osft
 from kfp_osft.stages.package import config_map_name, package_archive
 
 _CONFIG_MAP = """\
-# The code of the stages of kfp-osft {version}. Versions live side by side: each pipeline names the one it was compiled
-# with, and runs that go on keep theirs.
+# The code of the stages of kfp-osft {version}. Versions can coexist: each pipeline names the one it was compiled with,
+# and an upgrade does not affect running pipelines.
 apiVersion: v1
 kind: ConfigMap
 metadata:
@@ -27,15 +27,15 @@ rules:
 - {{apiGroups: [trainer.kubeflow.org], resources: [trainjobs], verbs: [create, get, delete]}}
 - {{apiGroups: [""], resources: [pods], verbs: [get, list]}}
 - {{apiGroups: [""], resources: [pods/log], verbs: [get]}}
-# It works without these. They tell why a pod does not start, ...
+# The rest is optional. It lets launch_trainjob report why a pod does not start, ...
 - {{apiGroups: [""], resources: [events], verbs: [list]}}
-# ... warn of a workspace that only one node can mount, ...
+# ... warn about a workspace that only one node can mount, ...
 - {{apiGroups: [""], resources: [persistentvolumeclaims], verbs: [get]}}
-# ... let training_runtime name a runtime of the project, and list those there are, ...
+# ... use a TrainingRuntime of the project, and list the available ones, ...
 - {{apiGroups: [trainer.kubeflow.org], resources: [trainingruntimes], verbs: [get, list]}}
-# ... say why Kueue does not admit a training, ...
+# ... report why Kueue does not admit a training, ...
 - {{apiGroups: [kueue.x-k8s.io], resources: [workloads], verbs: [list]}}
-# ... and hand on an HF_TOKEN that does not come from a Secret of the project.
+# ... and pass on an HF_TOKEN that does not come from a Secret of the project.
 - {{apiGroups: [""], resources: [secrets], verbs: [create]}}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -46,7 +46,7 @@ roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {role}}}
 subjects:
 - {{kind: ServiceAccount, name: {service_account}}}
 """
-#: The service account of the pipeline's pods on OpenShift AI, with the pipeline server's usual name.
+#: Service account of the pipeline's pods on OpenShift AI, if the pipeline server has its usual name.
 SERVICE_ACCOUNT = "pipeline-runner-dspa"
 ROLE = "osft-launcher"
 
@@ -55,9 +55,9 @@ def manifest(service_account: str = SERVICE_ACCOUNT, role: str = ROLE, with_role
     """YAML of the ConfigMap with the stages' code, and of the Role and RoleBinding of launch_trainjob.
 
     Args:
-        service_account: that of the pipeline's pods; the Role is bound to it.
+        service_account: service account of the pipeline's pods; the Role is bound to it.
         role: name of Role and RoleBinding.
-        with_role: False leaves these two out.
+        with_role: False leaves out the Role and RoleBinding.
     """
     code = _CONFIG_MAP.format(
         version=kfp_osft.__version__,

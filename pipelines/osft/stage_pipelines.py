@@ -1,4 +1,4 @@
-"""Each stage as a small pipeline of its own, to run it alone on a cluster in a workspace that is there already."""
+"""Each stage as a pipeline of its own, to run it alone on a cluster in an existing workspace."""
 
 import inspect
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from kfp_osft.stages.training_parameters import one_line_each
 _MOUNT_PATH = "/workspace"
 _CLAIM = inspect.Parameter("claim", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str)
 _CLAIM_DOC = "claim: Name of the PersistentVolumeClaim with the workspace; it is mounted at /workspace."
-# KFP fills in what a run is called.
+# KFP fills in the names of the run and the task.
 _OF_THE_RUN: Mapping[str, Any] = {
     "run_name": dsl.PIPELINE_JOB_NAME_PLACEHOLDER,
     "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
@@ -28,16 +28,16 @@ _PIPELINE_DEFAULTS = {parameter.name: (parameter.type, parameter.pipeline_defaul
 
 
 def build_stage_pipeline(name: str, settings: PipelineSettings) -> Any:
-    """Makes the pipeline of one stage: its parameters, less artifacts, which no form can give, and a claim.
+    """Builds the pipeline of one stage. Its parameters are those of the stage, without artifacts, and the claim.
 
     Args:
-        name: of the stage, one of kfp_osft.stages.__all__.
-        settings: images and names of Secrets; the workspace's are of no concern here.
+        name: one of kfp_osft.stages.__all__.
+        settings: the image and the names of Secrets are used, the workspace is not.
     """
     component = getattr(stages, name)
     own = inspect.signature(component.python_func).parameters
     parameters = [_CLAIM, *(_as_pipeline_parameter(own[name]) for name in own if _is_in_form(component, name))]
-    # What has no default comes first, as Python wants it.
+    # Python wants parameters without a default first.
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
 
     def pipeline(*args: Any, **kwargs: Any) -> None:
@@ -71,7 +71,7 @@ def _as_pipeline_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.name == "pvc_path":
         return parameter.replace(default=_MOUNT_PATH)
     if parameter.name == "dataset_uri":
-        # Here there is no upstream artifact in its place.
+        # No upstream task can replace it here.
         return parameter.replace(default=inspect.Parameter.empty)
     type_, default = _PIPELINE_DEFAULTS.get(parameter.name, (parameter.annotation, parameter.default))
     return parameter.replace(annotation=type_, default=default)

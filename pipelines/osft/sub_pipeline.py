@@ -1,4 +1,4 @@
-"""osft_pipeline: the OSFT fine-tuning as one pipeline, to upload, to run locally, to nest in others."""
+"""osft_pipeline: OSFT fine-tuning as one pipeline, to upload, run locally or nest in others."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters
-from kfp_osft.pipelines.osft.wiring import OsftOutputs, add_stages, check_constants
+from kfp_osft.pipelines.osft.wiring import OsftOutputs, RowSources, add_stages, check_constants
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.component import StageSettings, stage_settings
 
-#: What a Secret is for -> its keys, which are the environment variables' names too. All Secrets are optional.
+#: Purpose of a Secret -> its keys, which are also the names of the environment variables. All Secrets are optional.
 SECRET_KEYS = {
     "kubernetes": ("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"),
     "hugging_face": ("HF_TOKEN",),
@@ -37,20 +37,20 @@ _TRAINING_NAMES = {parameter.name for parameter in ALL_PARAMETERS}
 
 @dataclass(frozen=True)
 class PipelineSettings:
-    """What is fixed when the pipeline is compiled.
+    """Settings that are fixed when the pipeline is compiled.
 
     Attributes:
-        workspace_size: of the run's workspace volume, a Kubernetes quantity.
-        storage_class: of that volume; empty is the cluster's default, which KFP 2.15 and 2.16 do not fill in.
-        access_modes: of that volume. ReadWriteMany, because training pods on several nodes share it.
-        secret_names: what a Secret is for (a key of SECRET_KEYS) -> its name in the project.
-        stages: image of the stages, and where they take their code from.
+        workspace_size: size of the run's workspace volume, a Kubernetes quantity.
+        storage_class: its storage class; empty means the cluster's default, which KFP 2.15 and 2.16 do not fill in.
+        access_modes: its access modes; ReadWriteMany, because training pods on several nodes share the volume.
+        secret_names: purpose of a Secret (a key of SECRET_KEYS) -> its name in the project.
+        stages: image of the stages, and where they get their code.
     """
 
     workspace_size: str = "100Gi"
     storage_class: str = ""
     access_modes: tuple[str, ...] = ("ReadWriteMany",)
-    # The names that users of the present pipelines have.
+    # The names that the present pipelines use.
     secret_names: Mapping[str, str] = field(
         default_factory=lambda: {
             "kubernetes": "kubernetes-credentials",
@@ -62,7 +62,7 @@ class PipelineSettings:
     stages: StageSettings = field(default_factory=StageSettings)
 
     def workspace(self) -> dsl.WorkspaceConfig:
-        """The workspace as KFP takes it."""
+        """The workspace as KFP's PipelineConfig takes it."""
         patch: dict[str, Any] = {"accessModes": list(self.access_modes)}
         if self.storage_class:
             patch["storageClassName"] = self.storage_class
@@ -75,7 +75,7 @@ def _with_version(function: Callable) -> Callable:
 
 
 class OsftPipeline(graph_component.GraphComponent):
-    """The pipeline as a component. Training parameters that are given to it as constants are checked at once."""
+    """The pipeline as a component. Training parameters that are constants are checked at once."""
 
     def __init__(self, pipeline: Any) -> None:
         vars(self).update(vars(pipeline))
@@ -86,7 +86,7 @@ class OsftPipeline(graph_component.GraphComponent):
 
 
 def build_osft_pipeline(settings: PipelineSettings) -> Any:
-    """Makes the pipeline; osft_pipeline below is the one with all defaults."""
+    """Builds the pipeline; osft_pipeline below is the one with default settings."""
 
     @dsl.pipeline(
         name="osft-pipeline",
@@ -132,21 +132,20 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             Output: "training completed".
         """
         with stage_settings(settings.stages):
-            tasks = add_stages(
-                pvc_path,
-                training,
+            rows = RowSources(
                 dataset_uri=dataset_uri,
                 dataset_split=dataset_split,
-                check_matrices=check_matrices,
                 validation_uri=validation_uri,
                 validation_uri_split=validation_uri_split,
             )
+            tasks = add_stages(pvc_path, rows, training, check_matrices)
         task = OsftTask(tasks)
         for purpose, keys in SECRET_KEYS.items():
             kubernetes.use_secret_as_env(
                 task, settings.secret_names[purpose], {key: key for key in keys}, optional=True
             )
-        return OsftOutputs(**tasks.outputs())
+        outputs: dict[str, Any] = dict(tasks.outputs())
+        return OsftOutputs(**outputs)
 
     return OsftPipeline(osft_pipeline)
 

@@ -1,7 +1,7 @@
-"""A TrainingRuntime for administrators, made from one that is there: it ends a training that a retry cannot mend.
+"""A training runtime for administrators, made from an existing one: it stops at errors that a retry would only repeat.
 
-No field of a TrainJob says how often its pods are started again. With the runtimes as they are installed (six times, in
-the same pod) an error of Python's is run seven times, and its pod is deleted with all it said.
+No field of a TrainJob limits how often its pods are restarted. The runtimes as installed restart a container six times
+in the same pod, so a Python error occurs seven times, and then the pod is deleted together with its log.
 """
 
 import copy
@@ -18,7 +18,7 @@ KINDS = ("ClusterTrainingRuntime", "TrainingRuntime")
 STANDARD_INPUT = "-"
 _NODE = "node"
 _API_VERSION = "trainer.kubeflow.org/v1alpha1"
-# Labels that the Trainer reads. Others tell the operator that the object is its own, which it then takes back.
+# Labels that the Trainer reads. With the others, an operator would take the object for its own and revert it.
 _KEPT_LABELS = "trainer.kubeflow.org/"
 _BACKOFF_LIMIT = 3
 _ANY_PYTHON_ERROR = 1
@@ -28,13 +28,12 @@ def training_runtime(source: str, name: str, namespace: str = "") -> str:
     """YAML of the runtime.
 
     Args:
-        source: a file with the runtime that is there, "-" for standard input, or its name on the cluster that kubectl
-            would ask.
-        name: of the new one; empty: that of the other with -osft.
-        namespace: of a TrainingRuntime on the cluster; empty: it is a ClusterTrainingRuntime.
+        source: a file with the existing runtime, "-" for standard input, or its name on the cluster of the kubeconfig.
+        name: name of the new runtime; empty: the existing name with -osft.
+        namespace: namespace of a TrainingRuntime on the cluster; empty: source is a ClusterTrainingRuntime.
 
     Raises:
-        InputError: there is no such runtime, or one that does not train on pods of a JobSet.
+        InputError: there is no such runtime, or it does not train on pods of a JobSet.
     """
     if source == STANDARD_INPUT:
         found = _parsed("standard input", sys.stdin.read())
@@ -48,12 +47,12 @@ def training_runtime(source: str, name: str, namespace: str = "") -> str:
 def with_failure_policy(runtime: dict[str, Any], name: str = "") -> dict[str, Any]:
     """The runtime under another name, with restartPolicy Never, backoffLimit 3 and a podFailurePolicy.
 
-    A pod that is evicted or preempted is replaced, and not counted; exit code 1 and those with which the training
-    script ends for good fail the TrainJob, and its failed pod stays with all it said; anything else is tried three
-    times more.
+    Pods that are evicted or preempted are replaced without counting against the limit. Exit code 1, and the codes with
+    which the training script gives up, fail the TrainJob and keep its failed pod with the log. After any other exit
+    code the pod is retried, three times in all.
 
     Raises:
-        InputError: what it has is not a runtime with a job "node".
+        InputError: it is not a training runtime with a replicated job "node".
     """
     metadata = runtime.get("metadata") or {}
     if runtime.get("kind") not in KINDS or not metadata.get("name"):
@@ -62,7 +61,7 @@ def with_failure_policy(runtime: dict[str, Any], name: str = "") -> dict[str, An
     jobs = ((spec.get("template") or {}).get("spec") or {}).get("replicatedJobs") or []
     job = next((job for job in jobs if job.get("name") == _NODE), None)
     if job is None:
-        raise InputError(f"the runtime {metadata['name']} has no replicated job '{_NODE}', which would train")
+        raise InputError(f"the runtime {metadata['name']} has no replicated job '{_NODE}' to train in")
     job_spec = job["template"]["spec"]
     job_spec["backoffLimit"] = _BACKOFF_LIMIT
     job_spec["podFailurePolicy"] = {
@@ -78,7 +77,7 @@ def with_failure_policy(runtime: dict[str, Any], name: str = "") -> dict[str, An
             },
         ]
     }
-    # The Job controller looks at exit codes only where the kubelet does not start the container again itself.
+    # The Job controller looks at exit codes only if the kubelet does not restart the container itself.
     job_spec["template"]["spec"]["restartPolicy"] = "Never"
     labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key.startswith(_KEPT_LABELS)}
     namespace = {"namespace": metadata["namespace"]} if metadata.get("namespace") else {}
@@ -109,13 +108,15 @@ def _from_cluster(name: str, namespace: str) -> dict[str, Any]:
         api = client.CustomObjectsApi()
         group, version = _API_VERSION.split("/")
         if namespace:
-            return api.get_namespaced_custom_object(group, version, namespace, "trainingruntimes", name)
-        return api.get_cluster_custom_object(group, version, "clustertrainingruntimes", name)
+            found: Any = api.get_namespaced_custom_object(group, version, namespace, "trainingruntimes", name)
+        else:
+            found = api.get_cluster_custom_object(group, version, "clustertrainingruntimes", name)
+        return found
     except config.ConfigException:
-        raise InputError(f"{name} is not a file, and there is no kubeconfig to ask a cluster with") from None
+        raise InputError(f"{name} is not a file, and no kubeconfig was found to reach a cluster") from None
     except client.ApiException as error:
         raise InputError(
-            f"{name} is not a file, and the cluster answers {error.status} ({error.reason}) for this runtime"
+            f"{name} is not a file, and the cluster answers {error.status} ({error.reason}) for a runtime of this name"
         ) from None
     except HTTPError as error:
         raise InputError(f"{name} is not a file, and the cluster does not answer: {error}") from None

@@ -1,7 +1,7 @@
-"""How the six stages hang together; osft_pipeline and train_model are both made from this."""
+"""How the six stages are connected; osft_pipeline and train_model both use this."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import pipeline_channel
@@ -11,7 +11,7 @@ from kfp_osft.shared.parameters.checking import check_parameters
 
 
 class OsftOutputs(NamedTuple):
-    """What a fine-tuning gives, by the names of the single component's outputs."""
+    """Outputs of a fine-tuning, with the names of the single component's outputs."""
 
     output_model: dsl.Model
     output_metrics: dsl.Metrics
@@ -44,7 +44,7 @@ class _Pod(NamedTuple):
     memory: str
 
 
-#: What people see of a stage.
+#: Titles of the stages, in KFP's UI and on the terminal.
 DISPLAY_NAMES = {
     "resolve_dataset": "Resolve dataset",
     "preprocess": "Preprocess",
@@ -55,8 +55,8 @@ DISPLAY_NAMES = {
 }
 
 
-# Requests and limits of the stages' own pods. The launcher has none here: KFP would hand them to the training pods,
-# whose resources are parameters.
+# Requests and limits of the stages' own pods. launch_trainjob has none here: KFP would pass them on to the training
+# pods, whose resources are parameters.
 _PODS = {
     "resolve_dataset": _Pod("1", "4Gi"),
     "preprocess": _Pod("2", "8Gi"),
@@ -68,52 +68,47 @@ _PODS = {
 
 
 def check_constants(training: Mapping[str, Any]) -> None:
-    """Checks the training parameters whose values are known when a pipeline is compiled, as preprocess checks all.
+    """Checks the training parameters whose values are known when a pipeline is compiled; preprocess checks all of them.
 
     Raises:
-        InputError: all of them that are not allowed, a line each.
+        InputError: the values that are not allowed, one per line.
     """
     check_parameters({name: value for name, value in training.items() if not _is_known_later(value)})
 
 
 def _is_known_later(value: Any) -> bool:
-    # Also as a part of an f-string; KFP's own placeholders are texts with double braces.
+    # Also inside an f-string; KFP's own placeholders are strings with double braces.
     return bool(pipeline_channel.extract_pipeline_channels_from_any(value)) or (
         isinstance(value, str) and "{{" in value
     )
 
 
-def add_stages(
-    pvc_path: Any,
-    training: Mapping[str, Any],
-    dataset_uri: Any = "",
-    dataset_split: Any = "train",
-    dataset: Optional[Any] = None,
-    check_matrices: Any = 0,
-    validation_uri: Any = "",
-    validation_uri_split: Any = "validation",
-) -> StageTasks:
+class RowSources(NamedTuple):
+    """Where the rows come from: constants or channels for resolve_dataset's arguments. dataset replaces dataset_uri."""
+
+    dataset_uri: Any = ""
+    dataset_split: Any = "train"
+    dataset: Any = None
+    validation_uri: Any = ""
+    validation_uri_split: Any = "validation"
+
+
+def add_stages(pvc_path: Any, rows: RowSources, training: Mapping[str, Any], check_matrices: Any = 0) -> StageTasks:
     """Adds the six stages to the pipeline that is being defined.
 
     Args:
-        pvc_path, dataset_uri, dataset_split, dataset, validation_uri, validation_uri_split: as resolve_dataset takes
-            them; dataset may be left out.
-        training: the training parameters by name; one that is left out takes preprocess' default.
-        check_matrices: as collect_metrics takes it.
+        pvc_path: workspace folder, as in resolve_dataset.
+        rows: to train on and to hold out.
+        training: training parameters by name; preprocess has a default for each one left out.
+        check_matrices: as in collect_metrics.
 
     Raises:
-        InputError: a value that is known here and not allowed; those of upstream tasks and pipeline parameters are
-            checked by the stages.
+        InputError: a constant that is not allowed; outputs of tasks and pipeline parameters are checked by the stages.
     """
     check_constants(training)
-    source = {"dataset_uri": dataset_uri} if dataset is None else {"dataset": dataset}
-    resolved = stages.resolve_dataset(
-        pvc_path=pvc_path,
-        dataset_split=dataset_split,
-        validation_uri=validation_uri,
-        validation_uri_split=validation_uri_split,
-        **source,
-    )
+    unused = "dataset" if rows.dataset is None else "dataset_uri"
+    sources = {name: value for name, value in rows._asdict().items() if name != unused}
+    resolved = stages.resolve_dataset(pvc_path=pvc_path, **sources)
     prepared = stages.preprocess(
         dataset_path=resolved.outputs["dataset_path"],
         pvc_path=pvc_path,
@@ -134,8 +129,8 @@ def add_stages(
 
     tasks = StageTasks(resolved, prepared, launched, collected, chart, exported)
     for task in tasks:
-        # KFP's cache goes by arguments: it does not see that the rows at a path, or the workspace, have changed. Each
-        # stage finds its own earlier result by what it was made from.
+        # KFP's cache key is the arguments: it does not notice that the rows at a path, or the workspace, have changed.
+        # Each stage recognizes its own earlier result by what it was made from.
         task.set_caching_options(False)
     for name, pod in _PODS.items():
         task = getattr(tasks, name)

@@ -1,6 +1,6 @@
-"""How large the Workflow of a compiled pipeline gets while it runs, against what Argo can keep.
+"""Estimates how large the Workflow of a compiled pipeline grows while it runs, compared with what Argo can store.
 
-KFP hands each task's component, task and container spec to Argo as parameters, and Argo keeps parameters in the
+KFP passes each task's component, task and container spec to Argo as parameters, and Argo keeps parameters in the
 Workflow's status. Measured on KFP 2.16.1 and 2.17.0 with Argo 3.7.14 and 4.0.5, a container spec stands in the
 Workflow's spec once, and once each in the driver's input and output and in the inputs of the executor's DAG and pod,
 those four again for each further iteration of a loop. Above 1 MiB Argo compresses the nodes (gzip, then base64); if
@@ -23,14 +23,14 @@ from kfp.dsl import pipeline_context, tasks_group
 WORKFLOW_LIMIT = 1 << 20
 #: Bytes of one argument of a program (Linux's MAX_ARG_STRLEN, less the final zero).
 ARGUMENT_LIMIT = (128 << 10) - 1
-#: Share of either limit above which a pipeline is refused, or warned of.
+#: Share of either limit above which a pipeline is refused, or a warning is given.
 MOST = 0.8
-# What Argo's templates for a KFP pipeline take, and, in each node, what is not a parameter: names, times, paths.
+# Size of Argo's templates for a KFP pipeline and, in each node, of what is not a parameter: names, times, paths.
 _TEMPLATES = 21_000
 _NODE = 900
-# What the launcher is given beside the component's spec and the arguments.
+# The launcher's arguments other than the component's spec and the program.
 _LAUNCHER = 2_500
-# Ids, times, paths of artifacts: what makes each node different, and so does not compress.
+# Ids, times, artifact paths: they differ between nodes and so do not compress.
 _UNIQUE = 450
 
 
@@ -47,21 +47,21 @@ class WorkflowSize(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Of what Argo or the kernel takes, whichever is nearer to its limit."""
+        """Share of the limit of Argo or the kernel, whichever is closer."""
         return max(self.stored / WORKFLOW_LIMIT, self.argument / ARGUMENT_LIMIT)
 
     @property
     def description(self) -> str:
         """Both sizes against their limits, in a sentence."""
         return (
-            f"its Workflow would take {self.stored:,} of the {WORKFLOW_LIMIT:,} bytes that Argo keeps, and its largest "
-            f"argument {self.argument:,} of the {ARGUMENT_LIMIT:,} that Linux takes; more than {MOST:.0%} of either "
-            "fails in the middle of a run"
+            f"its Workflow would take {self.stored:,} of the {WORKFLOW_LIMIT:,} bytes that Argo can store, and its "
+            f"largest argument {self.argument:,} of the {ARGUMENT_LIMIT:,} that Linux accepts; with more than "
+            f"{MOST:.0%} of either, a run may fail halfway"
         )
 
 
 class _Task(NamedTuple):
-    """What KFP hands to Argo for one task, as JSON, and its program."""
+    """What KFP passes to Argo for one task, as JSON, and its program."""
 
     component: str
     task: str
@@ -74,17 +74,17 @@ def estimate(documents: Sequence[Mapping[str, Any]], iterations: int = 1) -> Wor
     """Estimates the size of the Workflow at its end.
 
     Args:
-        documents: of a compiled pipeline's YAML: the pipeline spec, then the platform spec where there is one.
-        iterations: how many times each task runs, at least 1: those of a loop around all of them.
+        documents: documents of a compiled pipeline's YAML: the pipeline spec, then the platform spec if there is one.
+        iterations: how many times each task runs, at least 1, as in a loop around all of them.
     """
     specification, *platform = documents
     return _size([(task, iterations) for task in _tasks(specification, *platform)], _json(specification["root"]))
 
 
 def estimate_so_far(pipeline: pipeline_context.Pipeline) -> WorkflowSize:
-    """Estimates the size of the pipeline that is being defined, with the tasks that it has by now.
+    """Estimates the size of the pipeline that is being defined, with the tasks added so far.
 
-    The iterations of a loop count where its items are a list; those of a loop over an output are not known yet.
+    Iterations of a loop over a list are counted; those of a loop over an output are not known yet.
     """
     found: list[tuple[_Task, int]] = []
     for task in pipeline.tasks.values():
@@ -118,7 +118,7 @@ def _size(tasks: Sequence[tuple[_Task, int]], root: str) -> WorkflowSize:
     parameters: set[str] = set()
     nodes: list[Any] = []
     largest = 0
-    # Iteration by iteration: what gzip could match is then as far away as it is in Argo's map of nodes.
+    # Iteration by iteration, so that repeated text is as far apart for gzip as it is in Argo's map of nodes.
     for iteration in range(max((iterations for _, iterations in tasks), default=0)):
         for task, iterations in tasks:
             if iteration >= iterations:

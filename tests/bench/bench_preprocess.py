@@ -152,7 +152,8 @@ def main() -> None:
         "--scaling", type=int, nargs="*", default=[1, 2, 4], help="process counts of preprocess at the first row count"
     )
     arguments = parser.parse_args()
-    from kfp_osft.pipelines.demo.example import cache_dir, example_model
+    from kfp_osft.pipelines.demo.example_model import example_model
+    from kfp_osft.pipelines.demo.wheels import cache_dir
 
     model = Path(example_model(cache_dir()))
     print(

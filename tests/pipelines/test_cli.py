@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import kfp_osft
-from kfp_osft.pipelines import cli
+from kfp_osft.pipelines.cli import main
+from kfp_osft.pipelines.command import compile_
 from kfp_osft.shared.parameters.declarations import TRAINING_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
@@ -60,7 +61,7 @@ def refused(capsys):
 
     def run(*arguments: str) -> str:
         try:
-            code = cli.main(arguments)
+            code = main(arguments)
         except SystemExit as error:
             code = error.code
         output = capsys.readouterr()
@@ -208,14 +209,14 @@ def test_every_training_parameter_has_an_option():
 @pytest.mark.parametrize("option", [short, full])
 def test_an_option_reaches_the_run_with_the_parameters_type(started, tmp_path, option, name):
     text, value = TYPED[name]
-    cli.main([*RUN, "--output-dir", str(tmp_path), option(name), text])
+    main([*RUN, "--output-dir", str(tmp_path), option(name), text])
     (call,) = started
     assert call["training"] == {name: value}
     assert type(call["training"][name]) is type(value)
 
 
 def test_without_options_nothing_is_passed_and_the_pipelines_defaults_hold(started):
-    cli.main(RUN)
+    main(RUN)
     assert started == [
         {
             "output_dir": Path("kfp-osft-output/run"),
@@ -230,7 +231,7 @@ def test_without_options_nothing_is_passed_and_the_pipelines_defaults_hold(start
 
 
 def test_the_dataset_options_reach_the_run(started, tmp_path):
-    cli.main(["run", "--dataset", "org/rows", "--dataset-split", "validation", "--output-dir", str(tmp_path)])
+    main(["run", "--dataset", "org/rows", "--dataset-split", "validation", "--output-dir", str(tmp_path)])
     assert (started[0]["dataset"], started[0]["dataset_split"], started[0]["output_dir"]) == (
         "org/rows",
         "validation",
@@ -239,7 +240,7 @@ def test_the_dataset_options_reach_the_run(started, tmp_path):
 
 
 def test_the_options_of_rows_reach_the_run(started):
-    cli.main(
+    main(
         [
             *RUN,
             *("--dataset-columns", "user=question,assistant=answer"),
@@ -257,14 +258,14 @@ def test_the_options_of_rows_reach_the_run(started):
 
 
 def test_quiet_reaches_the_run(started):
-    cli.main([*RUN, "--quiet"])
+    main([*RUN, "--quiet"])
     assert started[0]["quiet"] is True
 
 
 def test_a_base_model_folder_is_passed_by_its_whole_path(started, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
-    cli.main([*RUN, "--base-model", "model"])
+    main([*RUN, "--base-model", "model"])
     assert started[0]["training"] == {"training_base_model": str(tmp_path.resolve() / "model")}
 
 
@@ -283,7 +284,7 @@ def test_a_base_model_folder_is_passed_by_its_whole_path(started, tmp_path, monk
             1,
             "kfp-osft run: torch is not installed; running on this computer needs kfp-osft[local]",
         ),
-        (KeyboardInterrupt(), 130, "kfp-osft run: interrupted; what was complete is used again by the next run"),
+        (KeyboardInterrupt(), 130, "kfp-osft run: interrupted; the next run reuses the stages that completed"),
     ],
 )
 def test_how_a_run_ends_is_one_line_and_an_exit_code(monkeypatch, capsys, error, code, line):
@@ -291,7 +292,7 @@ def test_how_a_run_ends_is_one_line_and_an_exit_code(monkeypatch, capsys, error,
         raise error
 
     monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
-    assert cli.main(RUN) == code
+    assert main(RUN) == code
     assert capsys.readouterr().err.strip() == line
 
 
@@ -301,11 +302,11 @@ def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
 
     monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
     with pytest.raises(ZeroDivisionError):
-        cli.main(RUN)
+        main(RUN)
 
 
-def test_compile_writes_the_pipeline_and_the_six_stages_and_says_where(tmp_path, capsys):
-    assert cli.main(["compile", "--output-dir", str(tmp_path / "yaml")]) == 0
+def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(tmp_path, capsys):
+    assert main(["compile", "--output-dir", str(tmp_path / "yaml")]) == 0
     files = sorted((tmp_path / "yaml").iterdir())
     assert [file.name for file in files] == sorted(
         f"{name}.yaml"
@@ -335,25 +336,25 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_says_where(tmp_path,
 )
 def test_help_shows_the_commands_and_their_options(capsys, command, shows):
     with pytest.raises(SystemExit) as end:
-        cli.main([*command, "--help"])
+        main([*command, "--help"])
     output = capsys.readouterr()
     assert (end.value.code, output.err) == (0, "")
     assert [text for text in shows if text not in output.out] == []
 
 
-def test_help_of_run_tells_every_training_parameter_and_its_default(capsys, monkeypatch):
+def test_help_of_run_shows_every_training_parameter_and_its_default(capsys, monkeypatch):
     # Wide enough that no word is broken in two.
     monkeypatch.setenv("COLUMNS", "10000")
     with pytest.raises(SystemExit):
-        cli.main(["run", "--help"])
+        main(["run", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     for parameter in TRAINING_PARAMETERS:
         kind = parameter.type.__name__
-        told = (
+        shown = (
             f"{short(parameter.name)} {kind}, {full(parameter.name)} {kind} {parameter.description} "
             f"Default: {parameter.pipeline_default!r}."
         )
-        assert told in text
+        assert shown in text
 
 
 def test_help_loads_no_training_library(tmp_path):
@@ -367,12 +368,11 @@ def test_help_loads_no_training_library(tmp_path):
 
 
 def test_each_secret_of_the_pipeline_has_an_option_for_its_name(tmp_path):
-    from kfp_osft.pipelines import cli
     from kfp_osft.pipelines.osft.sub_pipeline import SECRET_KEYS
 
-    assert tuple(SECRET_KEYS) == cli._SECRETS
+    assert tuple(SECRET_KEYS) == compile_.SECRET_PURPOSES
     options = [f"--{purpose.replace('_', '-')}-secret={purpose.replace('_', '-')}-of-mine" for purpose in SECRET_KEYS]
-    assert cli.main(["compile", "--output-dir", str(tmp_path), *options]) == 0
+    assert main(["compile", "--output-dir", str(tmp_path), *options]) == 0
     text = (tmp_path / "osft_pipeline.yaml").read_text()
     for purpose in SECRET_KEYS:
         assert f"secretName: {purpose.replace('_', '-')}-of-mine" in text
@@ -381,5 +381,5 @@ def test_each_secret_of_the_pipeline_has_an_option_for_its_name(tmp_path):
 
 def test_version_is_the_packages(capsys):
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["--version"])
+        main(["--version"])
     assert capsys.readouterr().out == f"kfp-osft {kfp_osft.__version__}\n"

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny_model import make_tiny_model
-from kfp_osft.pipelines.demo import example
 from kfp_osft.pipelines.demo.answers import answers
+from kfp_osft.pipelines.demo.demo import BASE_ABILITY_PROMPT, EXAMPLE_QUESTIONS
+from kfp_osft.pipelines.demo.example_model import example_model
+from kfp_osft.pipelines.demo.wheels import cache_dir
 from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
 from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
@@ -55,8 +57,8 @@ def test_special_tokens_are_no_part_of_an_answer(indifferent_model_dir):
 
 @pytest.mark.slow
 def test_the_example_model_can_do_what_the_demo_shows_and_does_not_know_the_example_data():
-    model_dir = example.example_model(example.cache_dir())
-    *base, ability = answers(model_dir, [*example.EXAMPLE_QUESTIONS, example.BASE_ABILITY_PROMPT])
+    model_dir = example_model(cache_dir())
+    *base, ability = answers(model_dir, [*EXAMPLE_QUESTIONS, BASE_ABILITY_PROMPT])
     assert "light energy" in ability and "chemical energy" in ability
     assert not any(word in answer for answer in base for word in ("reset option", "router", "air vents"))
     # Measured 3.30; a model that knows nothing has ln 49152 = 10.8.

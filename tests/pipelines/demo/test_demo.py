@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from helpers.places import ROOT as _ROOT
-from kfp_osft.pipelines.demo.example import MODEL_NAME, cache_dir
+from helpers.places import ROOT
+from kfp_osft.pipelines.demo.demo import EXAMPLE_TRAINING
+from kfp_osft.pipelines.demo.example_model import MODEL_NAME
+from kfp_osft.pipelines.demo.wheels import cache_dir
+from kfp_osft.shared.parameters.checking import check_parameters
 
 
 def _demo(output_dir: Path) -> str:
     # The words of the README's command, in the environment of the tests.
-    assert "&& .venv/bin/kfp-osft demo\n" in (_ROOT / "README.md").read_text(encoding="utf-8")
+    assert "&& .venv/bin/kfp-osft demo\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     program = Path(sys.executable).parent / "kfp-osft"
     done = subprocess.run(
         [program, "demo", "--output-dir", output_dir],
@@ -62,3 +65,9 @@ def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_p
 
     assert "step 1/" not in again
     assert again.count("used again") == 2
+
+
+def test_the_examples_training_parameters_are_allowed():
+    checked = check_parameters(EXAMPLE_TRAINING)
+    assert checked.warnings == ()
+    assert checked.osft["learning_rate"] == EXAMPLE_TRAINING["training_learning_rate"]

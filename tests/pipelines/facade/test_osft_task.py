@@ -269,7 +269,7 @@ def test_the_tables_hold_all_that_kfp_kubernetes_does_to_tasks():
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name in kubernetes.__all__])
 def test_a_volume_that_kfp_does_not_hand_to_the_training_pods_is_refused(name):
-    with pytest.raises(InputError, match=rf"^kfp.kubernetes.{name} on train_model's task: KFP does not hand such"):
+    with pytest.raises(InputError, match=rf"^kfp.kubernetes.{name} on train_model's task: KFP cannot pass such"):
         operated(lambda task: REFUSED[name](getattr(kubernetes, name), task))
 
 

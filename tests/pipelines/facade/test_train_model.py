@@ -122,7 +122,7 @@ def test_all_arguments_are_by_keyword_as_a_kfp_components():
     assert kinds == {inspect.Parameter.KEYWORD_ONLY}
 
 
-def test_the_docstring_tells_every_argument():
+def test_the_docstring_documents_every_argument():
     documentation = inspect.getdoc(train_model)
     assert train_model.__name__ == "train_model"
     assert [name for name, *_ in SIGNATURE if f"    {name}: " not in documentation] == []
@@ -532,7 +532,7 @@ def test_outside_a_pipeline_rows_come_by_uri_too(local_call):
 @pytest.mark.parametrize("given", [{}, {"dataset_uri": " "}])
 def test_outside_a_pipeline_without_rows_is_an_input_error(local_call, given):
     with pytest.raises(
-        InputError, match="dataset_uri is missing; outside a pipeline give it, or as dataset a dsl.Data"
+        InputError, match="dataset_uri is missing; outside a pipeline give it, or a dataset: a dsl.Data"
     ):
         train_model(pvc_path="/pvc", **given)
 

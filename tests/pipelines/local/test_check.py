@@ -74,7 +74,7 @@ def test_the_matrices_may_be_named(tiny_model, tuned, capsys):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ([], "--unfreeze-rank-ratio: {tuned} has no osft_run.json that says it; give the training's"),
+        ([], "--unfreeze-rank-ratio: no osft_run.json in {tuned} has it; give the ratio of the training"),
         (["--unfreeze-rank-ratio", "25"], "--unfreeze-rank-ratio=25 is not allowed; allowed: a number from 0 to 1"),
         (["--matrices", "0"], "--matrices=0 is not allowed; allowed: an integer of at least 1"),
         (["--max-minutes", "nan"], "--max-minutes=nan is not allowed; allowed: a number above 0"),
@@ -85,7 +85,7 @@ def test_the_matrices_may_be_named(tiny_model, tuned, capsys):
         ),
     ],
 )
-def test_bad_options_are_told_in_one_line(tiny_model, tuned, capsys, options, problem):
+def test_bad_options_are_reported_in_one_line(tiny_model, tuned, capsys, options, problem):
     assert cli.main(["check", str(tiny_model), str(tuned), *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("kfp-osft check: ") and problem.format(tuned=tuned) in line

@@ -117,7 +117,7 @@ def test_the_file_keeps_everything(follow):
     ],
 )
 def test_what_a_failing_stage_says_is_gathered(follow, says, errors, is_input_error):
-    # kfp.local tells how a task ended when it is one of a pipeline's.
+    # kfp.local prints how a task ended only if the task is part of a pipeline.
     @dsl.pipeline
     def failing(says: str):
         launch_trainjob(says=says)

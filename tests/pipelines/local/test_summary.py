@@ -47,7 +47,7 @@ def run(tiny_model, tmp_path):
     )
 
 
-def test_a_run_is_told_in_ten_lines(run, tiny_model):
+def test_a_run_is_summarized_in_ten_lines(run, tiny_model):
     lines = summary_lines(run, read_steps(run.steps.parent), check_local_run(run))
     assert [line.split()[0] for line in lines] == [
         "Loss",

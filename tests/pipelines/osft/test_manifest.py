@@ -35,4 +35,4 @@ def test_the_command_prints_it_with_other_names_or_without_the_role(capsys):
 @pytest.mark.parametrize("option", ["--service-account", "--role"])
 def test_a_name_that_kubernetes_does_not_take_is_refused(option, capsys):
     assert cli.main(["manifest", option, "Not A Name"]) == 2
-    assert "'Not A Name' is not a name" in capsys.readouterr().err
+    assert "'Not A Name' is not a valid name" in capsys.readouterr().err

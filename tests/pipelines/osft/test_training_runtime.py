@@ -90,4 +90,4 @@ def test_a_name_without_a_cluster_is_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("kubernetes.config.config_exception.ConfigException.__str__", lambda self: "none")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert main(["runtime", "training-hub"]) == 2
-    assert "training-hub is not a file, and there is no kubeconfig" in capsys.readouterr().err
+    assert "training-hub is not a file, and no kubeconfig was found" in capsys.readouterr().err

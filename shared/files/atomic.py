@@ -8,16 +8,15 @@ import glob
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.reporting.errors import InputError
 
-_SECONDS_OF_A_DAY = 24 * 60 * 60
 # linux/fcntl.h, linux/fs.h
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -147,7 +146,5 @@ def _beside(path: Path, kind: str = "unfinished") -> Path:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left beside the path a day ago or earlier; younger ones may be at work."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
-        if time.time() - leftover.stat().st_mtime > _SECONDS_OF_A_DAY:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    """Removes what killed processes left beside the path a day ago or earlier."""
+    remove_leftovers(path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"))

@@ -1,60 +1,51 @@
-"""How far a long run over rows is."""
+"""How far a long piece of work is: a download, the rows of a dataset."""
 
+import threading
 import time
-from pathlib import Path
+from typing import Literal
 
+from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.sizes import size_text
 
 _SECONDS_BETWEEN_LINES = 10
 
 
 class Progress:
-    """Tells every ten seconds how many rows are done, how many a second, and the time left.
-
-    Args:
-        total: how many there will be; None where that would cost a pass over the data.
+    """Logs every ten seconds the amount done, the rate and the time left, as
+    "Tokenized: 51,200 of 200,000 rows, 4,800 rows/s, 31 s left" or
+    "rows.jsonl: 32.0 MiB of 100.0 MiB, 2.0 MiB/s, 34 s left".
     """
 
-    def __init__(self, total: int | None) -> None:
-        self._total = total
-        self._done = 0
-        self._started = self._told = time.monotonic()
+    def __init__(self, what: str, total: int | None, unit: Literal["rows", "bytes"], done: int = 0) -> None:
+        """Starts the clock.
 
-    def advance(self) -> None:
-        """Counts one row."""
-        self._done += 1
-        # A look at the clock costs as much as some of the work on a row.
-        if self._done % 256 or (now := time.monotonic()) - self._told < _SECONDS_BETWEEN_LINES:
-            return
-        self._told = now
-        log(self.line(now - self._started))
+        Args:
+            what: how each line begins.
+            total: the amount of the whole; None where it is not known.
+            unit: of all amounts.
+            done: what an earlier run left behind; it does not count towards the rate.
+        """
+        self._what, self._total, self._unit, self._done, self._begin = what, total, unit, done, done
+        self._started = self._logged = time.monotonic()
+        self._lock = threading.Lock()
 
-    def line(self, seconds: float) -> str:
-        """The line after so many seconds, as "51,200 of 200,000 rows, 4,800 rows/s, 31 s left"."""
-        rate = self._done / seconds
-        if not self._total or self._done > self._total:
-            return f"{self._done:,} rows, {rate:,.0f} rows/s"
-        left = (self._total - self._done) / rate
-        return f"{self._done:,} of {self._total:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left"
+    def add(self, amount: int = 1) -> None:
+        """Counts so much more as done, negative where a part is done again; may be called from several threads."""
+        with self._lock:
+            self._done += amount
+            now = time.monotonic()
+            if now - self._logged >= _SECONDS_BETWEEN_LINES:
+                self._logged = now
+                log(self._line(now - self._started))
 
-
-def rows_in(files: list[Path]) -> int | None:
-    """Counts rows where that is cheap: lines of JSON Lines files, the footers of Parquet files; else None."""
-    total = 0
-    for file in files:
-        if file.suffix.lower() in (".jsonl", ".ndjson"):
-            with file.open("rb") as opened:
-                while piece := opened.read(1 << 20):
-                    total += piece.count(b"\n")
-        elif file.suffix.lower() == ".parquet":
-            import pyarrow
-            from pyarrow.parquet import ParquetFile
-
-            try:
-                with ParquetFile(file) as parquet:
-                    total += parquet.metadata.num_rows
-            except (pyarrow.ArrowException, OSError):
-                return None
-        else:
-            return None
-    return total
+    def _line(self, seconds: float) -> str:
+        rate = max(self._done - self._begin, 0) / seconds
+        done, of_all, left = self._done, "", ""
+        # Where more is done than there was, the total was wrong, and so would be the time.
+        if self._total and done <= self._total:
+            left = f", {duration_text(round((self._total - done) / rate))} left" if rate else ""
+            of_all = f" of {self._total:,}" if self._unit == "rows" else f" of {size_text(self._total)}"
+        if self._unit == "rows":
+            return f"{self._what}: {done:,}{of_all} rows, {rate:,.0f} rows/s{left}"
+        return f"{self._what}: {size_text(done)}{of_all}, {size_text(rate)}/s{left}"

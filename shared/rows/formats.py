@@ -59,7 +59,7 @@ def has_data_extension(name: str) -> bool:
     return _extension(name) in FORMATS
 
 
-def format_of(file: Path) -> str:
+def format_of_file(file: Path) -> str:
     """The file's format, by its extension; by its first bytes where it has none, as KFP's artifacts.
 
     Raises:
@@ -89,10 +89,10 @@ def rows_of(file: Path) -> Iterator[Any]:
     """Reads the values of a file's rows; in a sound file each is a dict.
 
     Raises:
-        InputError: what format_of raises; a file that is cut, or is not of its format, with the line or row.
+        InputError: what format_of_file raises; a file that is cut, or is not of its format, with the line or row.
     """
     read = {"jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows, "arrow": _arrow_rows}[
-        format_of(file)
+        format_of_file(file)
     ]
     with _opened(file) as stream, _telling_damage(file):
         yield from read(file, stream)

@@ -55,9 +55,9 @@ class RowFormat:
         """Gives the row's format, and logs the first one.
 
         Raises:
-            InputError: what format_of raises; another format than the rows before.
+            InputError: what format_of_row raises; another format than the rows before.
         """
-        found = format_of(row)
+        found = format_of_row(row)
         if self.name is None:
             self.name = found
             log(f"Format of the rows: {found}")
@@ -100,7 +100,7 @@ def conversations(
             problems.add(str(error))
 
 
-def format_of(row: Row) -> str:
+def format_of_row(row: Row) -> str:
     """The name in FORMATS of the one format whose fields the row has; a field that is null counts as missing.
 
     Raises:
@@ -146,9 +146,9 @@ def messages_of(row: Row) -> Messages:
     """What a row's turns are, in the form that chat templates read.
 
     Raises:
-        InputError: naming the row: what format_of raises; a field or a message that is not right.
+        InputError: naming the row: what format_of_row raises; a field or a message that is not right.
     """
-    messages, _ = FORMATS[format_of(row)][1](row)
+    messages, _ = FORMATS[format_of_row(row)][1](row)
     return messages
 
 

@@ -13,25 +13,24 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
+from kfp_osft.shared.network.retry import Backoff
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
 from kfp_osft.stages.resolve_dataset.download import (
     MANIFEST,
     PartialDownload,
-    Progress,
     check_room,
     partial_download,
-    size_text,
 )
 
 #: Environment variable: the most that is fetched from a URL, in GiB.
 LIMIT_VARIABLE = "OSFT_MAX_DOWNLOAD_GIB"
 _DEFAULT_LIMIT_GIB = 50
-_TRIES = 5
-_SECONDS_TO_WAIT = 1.0
-_MOST_SECONDS_TO_WAIT = 30.0
+_TRIES, _FIRST_PAUSE = 5, 1.0
 _SECONDS_TO_CONNECT, _SECONDS_TO_READ = 10, 60
 _MOST_REDIRECTS = 10
 _MOST_CHANGES = 3
@@ -129,7 +128,9 @@ def _get(session: Any, url: str, said: str, headers: Mapping[str, str] | None = 
     """Sends the request, again after an error that may pass; returns an answer that is a success, or a 416."""
     import requests
 
-    for attempt in range(1, _TRIES + 1):
+    backoff = Backoff(_TRIES, _FIRST_PAUSE)
+    while True:
+        wanted = ""
         try:
             response = session.get(url, headers=headers, stream=True, timeout=(_SECONDS_TO_CONNECT, _SECONDS_TO_READ))
         except requests.TooManyRedirects:
@@ -140,19 +141,20 @@ def _get(session: Any, url: str, said: str, headers: Mapping[str, str] | None = 
         except ValueError:
             raise InputError(f"{said}: is no URL") from None
         except requests.RequestException as error:
-            problem, wanted = f"cannot be reached: {network_cause(error)}", None
+            problem = f"cannot be reached: {network_cause(error)}"
             if is_lasting(error):
                 raise InputError(f"{said}: {problem}") from None
         else:
             if response.status_code < 400 or response.status_code == 416:
                 return response
             response.close()
-            problem, wanted = f"the server answers {_status(response)}", response.headers.get("Retry-After")
+            problem, wanted = f"the server answers {_status(response)}", response.headers.get("Retry-After", "")
             if response.status_code < 500 and response.status_code != 429:
                 raise InputError(f"{said}: {_refusal(response)}") from None
-        if attempt < _TRIES:
-            _wait(attempt, wanted)
-    raise InputError(f"{said}: {problem} (tried {_TRIES} times)")
+        pause = backoff.pause(wanted=float(wanted) if wanted.isdecimal() else 0.0)
+        if pause is None:
+            raise InputError(f"{said}: {problem} (tried {_TRIES} times)")
+        time.sleep(pause)
 
 
 def _status(response: Any) -> str:
@@ -168,13 +170,6 @@ def _refusal(response: Any) -> str:
     if response.status_code in (404, 410):
         return f"there is nothing at this URL ({_status(response)})"
     return f"the server answers {_status(response)}"
-
-
-def _wait(attempt: int, wanted: str | None = None) -> None:
-    seconds = _SECONDS_TO_WAIT * 2 ** (attempt - 1)
-    if wanted and wanted.isdecimal():
-        seconds = max(seconds, float(wanted))
-    time.sleep(min(seconds, _MOST_SECONDS_TO_WAIT))
 
 
 def _version(uri: str, said: str, response: Any) -> _Version:
@@ -266,12 +261,12 @@ def _download(
 ) -> None:
     """Writes the file from byte `done` on; asks for the rest when it is cut, as long as something comes."""
     target = partial.folder / version.name
-    progress = Progress(version.name, version.size, done)
+    progress = Progress(version.name, version.size, "bytes", done)
     # This answer begins at the first byte.
     if done:
         response.close()
         response = None
-    fruitless = 0
+    backoff = Backoff(_TRIES, _FIRST_PAUSE)
     while done != version.size:
         begin = done
         try:
@@ -296,11 +291,11 @@ def _download(
             if done < version.size:
                 raise _Cut("the connection was closed")
         except _Cut as cut:
-            fruitless = 0 if done > begin else fruitless + 1
-            if fruitless >= _TRIES:
+            pause = backoff.pause(got_further=done > begin)
+            if pause is None:
                 raise InputError(f"{said}: was cut at {size_text(done)} {_TRIES} times: {cut}") from None
             log(f"{said}: cut at {size_text(done)} ({cut}); going on")
-            _wait(fruitless + 1)
+            time.sleep(pause)
         finally:
             if response is not None:
                 response.close()

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import shutil
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
@@ -18,7 +17,6 @@ from kfp_osft.shared.rows.formats import batch_rows
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _CACHE_PREFIX = "kfp-osft-"
-_SECONDS_OF_A_DAY = 24 * 60 * 60
 _ROWS_AT_ONCE = 1024
 #: A change of how the rows are written makes earlier files stale.
 _WRITTEN = 2
@@ -76,7 +74,7 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
         return folder / "data.jsonl"
     os.makedirs(datasets.config.HF_DATASETS_CACHE, exist_ok=True)
     # A cache of its own: from the common one `datasets` takes an older revision when the Hub fails.
-    _remove_abandoned(Path(datasets.config.HF_DATASETS_CACHE))
+    remove_leftovers(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{_CACHE_PREFIX}*"))
     with TemporaryDirectory(
         prefix=_CACHE_PREFIX, dir=datasets.config.HF_DATASETS_CACHE, ignore_cleanup_errors=True
     ) as cache:
@@ -110,13 +108,6 @@ def _hub_address(uri: str) -> tuple[str, str | None, str | None]:
             f"dataset_uri={uri}: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"
         )
     return head, revision or None, config or None
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes the caches that killed processes left a day ago or earlier."""
-    for cache in folder.glob(f"{_CACHE_PREFIX}*"):
-        if time.time() - cache.stat().st_mtime > _SECONDS_OF_A_DAY:
-            shutil.rmtree(cache, ignore_errors=True)
 
 
 def _write_rows(rows: Any, path: Path) -> None:

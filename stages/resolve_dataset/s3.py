@@ -15,16 +15,16 @@ from kfp_osft.shared.files.manifests import fingerprint, read_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.rows.files import is_hidden
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
 from kfp_osft.stages.resolve_dataset.download import (
     MANIFEST,
     PartialDownload,
-    Progress,
     check_room,
     partial_download,
-    size_text,
 )
 
 _MIB = 1 << 20
@@ -273,7 +273,7 @@ def _download(client: Any, place: _Place, objects: list[_Object], partial: Parti
     from s3transfer import exceptions
     from s3transfer.subscribers import BaseSubscriber
 
-    progress = Progress(f"s3://{place.bucket}", sum(entry.size for entry in objects))
+    progress = Progress(f"s3://{place.bucket}", sum(entry.size for entry in objects), "bytes")
     etags = {entry.key: entry.etag for entry in objects}
 
     class Known(BaseSubscriber):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.locks import LocksUnsupported, lock_file
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -107,20 +108,19 @@ def _sizes(folder: Path) -> dict[str, int]:
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Two runs in one workspace do not pull the same model at the same time: the second one finds it there."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(place / ".lock")
+    path, lock = place / ".lock", None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(f"Another run is pulling into {place}: waiting for it")
-        lock.acquire()
-    except NotImplementedError:
+        lock = lock_file(path, wait=False)
+        if lock is None:
+            log(f"Another run is pulling into {place}: waiting for it")
+            lock = lock_file(path, wait=True)
+    except LocksUnsupported:
         log(f"The file system of {place} has no locks: let no two runs pull the same model into it at the same time")
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _check_space(manifest: Mapping[str, Any], blobs: Path, base_model: str) -> None:

@@ -1,61 +1,65 @@
-from pathlib import Path
+import threading
 
 import pytest
 
 from kfp_osft.shared.reporting import progress
-from kfp_osft.shared.reporting.progress import Progress, rows_in
+from kfp_osft.shared.reporting.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which the test sets."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
 
 
 @pytest.mark.parametrize(
     ("total", "line"),
     [
-        (2000, "512 of 2,000 rows, 64 rows/s, 23 s left"),
-        (None, "512 rows, 64 rows/s"),
-        (0, "512 rows, 64 rows/s"),
+        (4000, "Read: 640 of 4,000 rows, 64 rows/s, 52 s left"),
+        (40_000, "Read: 640 of 40,000 rows, 64 rows/s, 10 min 15 s left"),
+        (None, "Read: 640 rows, 64 rows/s"),
+        (0, "Read: 640 rows, 64 rows/s"),
         # More than were counted: then the count was wrong, and so would be the time.
-        (500, "512 rows, 64 rows/s"),
+        (500, "Read: 640 rows, 64 rows/s"),
     ],
 )
-def test_rows_a_second_and_the_time_left_are_told(total: int | None, line: str):
-    bar = Progress(total)
-    for _ in range(512):
-        bar.advance()
+def test_the_rate_and_the_time_left_are_logged(clock, capsys: pytest.CaptureFixture[str], total: int | None, line: str):
+    rows = Progress("Read", total, "rows")
+    clock[0] = 10
+    rows.add(640)
 
-    assert bar.line(8.0) == line
+    assert capsys.readouterr().out.splitlines() == [line]
 
 
-def test_a_line_comes_every_ten_seconds(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    bar = Progress(10_000)
-    for _ in range(2560):
-        now += 1 / 64
-        bar.advance()
+def test_a_line_comes_every_ten_seconds(clock, capsys: pytest.CaptureFixture[str]):
+    download = Progress("rows.jsonl", 100 << 20, "bytes", done=10 << 20)
+    for clock[0] in (4, 11, 12, 22):
+        download.add(11 << 20)
 
     assert capsys.readouterr().out.splitlines() == [
-        "768 of 10,000 rows, 64 rows/s, 144 s left",
-        "1,536 of 10,000 rows, 64 rows/s, 132 s left",
-        "2,304 of 10,000 rows, 64 rows/s, 120 s left",
+        "rows.jsonl: 32.0 MiB of 100.0 MiB, 2.0 MiB/s, 34 s left",
+        "rows.jsonl: 54.0 MiB of 100.0 MiB, 2.0 MiB/s, 23 s left",
     ]
 
 
-@pytest.mark.parametrize(
-    ("names", "rows"),
-    [
-        (["a.jsonl"], 3),
-        (["a.jsonl", "b.ndjson", "c.parquet"], 11),
-        (["a.jsonl", "d.json"], None),
-        (["e.parquet"], None),
-    ],
-)
-def test_rows_are_counted_where_that_is_cheap(tmp_path: Path, names: list[str], rows: int | None):
-    import pyarrow
-    from pyarrow import parquet
+def test_what_is_done_again_gives_no_negative_rate(clock, capsys: pytest.CaptureFixture[str]):
+    download = Progress("rows.jsonl", None, "bytes", done=2048)
+    clock[0] = 10
+    download.add(-1024)
 
-    (tmp_path / "a.jsonl").write_text("{}\n" * 3)
-    (tmp_path / "b.ndjson").write_text("{}\n" * 3)
-    parquet.write_table(pyarrow.table({"x": range(5)}), tmp_path / "c.parquet")
-    (tmp_path / "d.json").write_text("[{}]")
-    (tmp_path / "e.parquet").write_text("PAR1")
+    assert capsys.readouterr().out == "rows.jsonl: 1.0 KiB, 0 bytes/s\n"
 
-    assert rows_in([tmp_path / name for name in names]) == rows
+
+def test_threads_add_to_one_amount(clock, capsys: pytest.CaptureFixture[str]):
+    rows = Progress("Read", None, "rows")
+    threads = [threading.Thread(target=lambda: [rows.add() for _ in range(10_000)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    clock[0] = 10
+    rows.add()
+
+    assert capsys.readouterr().out == "Read: 40,001 rows, 4,000 rows/s\n"

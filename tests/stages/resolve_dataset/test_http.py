@@ -28,7 +28,7 @@ def site() -> Iterator[HttpFileServer]:
 
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_from_http, "_SECONDS_TO_WAIT", 0.01)
+    monkeypatch.setattr(dataset_from_http, "_FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture

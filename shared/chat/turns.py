@@ -246,12 +246,12 @@ class _Turn:
     def _header(self, turn: str, other: tuple[str, str] | None) -> int:
         """How long the part in front is that is not learnt: headers, and what a generation prompt has too."""
         before_answer = other[0] if other else None
-        starts_so = before_answer is not None and turn.startswith(before_answer)
-        if starts_so and self._message["role"] != "assistant":
-            return len(before_answer)
+        header = before_answer if before_answer is not None and turn.startswith(before_answer) else None
+        if header is not None and self._message["role"] != "assistant":
+            return len(header)
         prompted = self._generation_prompt_in(turn)
-        if starts_so:
-            return max(len(before_answer), prompted or 0)
+        if header is not None:
+            return max(len(header), prompted or 0)
         if self._message["role"] != "assistant":
             first = next((place for place, character in enumerate(turn) if character in self._own), None)
             if first is None:

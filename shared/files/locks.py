@@ -1,10 +1,15 @@
 """A lock that one process at a time holds, on this machine or, where the file system has such locks, on all."""
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+
+# NFS without its lock service, and other file systems; where the call itself is missing (ENOSYS), newer versions of
+# filelock make do with the file's existence.
+_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class LocksUnsupported(OSError):
@@ -12,10 +17,10 @@ class LocksUnsupported(OSError):
 
 
 def lock_file(path: Path, wait: bool) -> "BaseFileLock | None":
-    """Locks the file, which is made where it is missing and stays; the lock ends with release() or the process.
+    """Locks the file, which is made where it is missing; the lock ends with release() or with the process.
 
     Args:
-        path: in an existing folder. Nobody may remove it: who has it open would hold a lock of its own.
+        path: in an existing folder. Only filelock may remove it: a process that waits has it open.
         wait: for another process that holds it; else None is returned.
 
     Raises:
@@ -31,5 +36,9 @@ def lock_file(path: Path, wait: bool) -> "BaseFileLock | None":
     except Timeout:
         return None
     except NotImplementedError as error:
-        raise LocksUnsupported(f"no locks on the file system of {path}") from error
+        raise LocksUnsupported(errno.ENOSYS, f"no locks on the file system of {path}") from error
+    except OSError as error:
+        if error.errno in _UNSUPPORTED:
+            raise LocksUnsupported(error.errno, f"no locks on the file system of {path}") from error
+        raise
     return lock

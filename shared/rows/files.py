@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.reporting.errors import InputError, kind_of
@@ -71,7 +71,7 @@ def is_data(name: str) -> bool:
     return has_data_extension(name) and name.lower() not in DESCRIPTIONS
 
 
-def is_hidden(path: Path) -> bool:
+def is_hidden(path: PurePath) -> bool:
     """Whether a part of the relative path begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
 
@@ -209,11 +209,13 @@ def _names_beside(description: Path, listed: Any, field: str | None = None) -> l
         raise InputError(
             f"dataset file {description} cannot be read as what `datasets` writes: it has no list of names"
         )
-    names = [entry.get(field) if field and isinstance(entry, dict) else entry for entry in listed]
-    for name in names:
+    names: list[str] = []
+    for entry in listed:
+        name = entry.get(field) if field and isinstance(entry, dict) else entry
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
             raise InputError(
                 f"dataset file {description} names {name!r}; allowed: the names of what lies beside it, as `datasets` "
                 "writes them"
             )
+        names.append(name)
     return names

@@ -187,11 +187,16 @@ def _array_items(read: Callable[[int], str]) -> Iterator[Any]:
         text, at = text[at:] + piece, 0
         return bool(piece)
 
+    def pass_blanks() -> None:
+        nonlocal at
+        if blanks := _BLANKS.match(text, at):
+            at = blanks.end()
+
     def next_character() -> str:
         nonlocal at
-        at = _BLANKS.match(text, at).end()
+        pass_blanks()
         while at == len(text) and more():
-            at = _BLANKS.match(text, at).end()
+            pass_blanks()
         return text[at : at + 1]
 
     next_character()

@@ -37,6 +37,7 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     """
     name, revision, config = _hub_address(uri)
     import datasets
+    from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -72,12 +73,10 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     if read_manifest(folder / ".manifest.json", made_from):
         log(f"{name} at revision {commit} is in the workspace already")
         return folder / "data.jsonl"
-    os.makedirs(datasets.config.HF_DATASETS_CACHE, exist_ok=True)
+    os.makedirs(HF_DATASETS_CACHE, exist_ok=True)
     # A cache of its own: from the common one `datasets` takes an older revision when the Hub fails.
-    remove_leftovers(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{_CACHE_PREFIX}*"))
-    with TemporaryDirectory(
-        prefix=_CACHE_PREFIX, dir=datasets.config.HF_DATASETS_CACHE, ignore_cleanup_errors=True
-    ) as cache:
+    remove_leftovers(Path(HF_DATASETS_CACHE).glob(f"{_CACHE_PREFIX}*"))
+    with TemporaryDirectory(prefix=_CACHE_PREFIX, dir=HF_DATASETS_CACHE, ignore_cleanup_errors=True) as cache:
         try:
             rows = datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=cache)
         # datasets raises what its parts raise: OSError, ValueError, RuntimeError, and errors of its own.

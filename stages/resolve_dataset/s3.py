@@ -159,7 +159,7 @@ def _client(place: _Place) -> Any:
         return client
     except ValueError:
         raise InputError(
-            f"{place.said}: {_set_of(_ENDPOINTS)}={redacted(place.endpoint)} is not the URL of a store; "
+            f"{place.said}: {_set_of(_ENDPOINTS)}={redacted(place.endpoint or '')} is not the URL of a store; "
             "allowed: http(s)://host[:port]"
         ) from None
 
@@ -285,7 +285,7 @@ def _download(client: Any, place: _Place, objects: list[_Object], partial: Parti
         def on_queued(self, future: Any, **_: Any) -> None:
             future.meta.provide_transfer_size(self._size)
 
-        def on_progress(self, bytes_transferred: int, **_: Any) -> None:
+        def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
             progress.add(bytes_transferred)
 
     def only_this_version(params: dict[str, Any], **_: Any) -> None:

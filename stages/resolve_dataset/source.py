@@ -42,9 +42,12 @@ class ResolvedDataset(NamedTuple):
 class DatasetArtifact(Protocol):
     """What is used of a KFP Dataset artifact."""
 
-    path: str
-    uri: str
-    metadata: Mapping[str, Any]
+    @property
+    def path(self) -> str: ...
+    @property
+    def uri(self) -> str: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
 
 
 def resolve(

@@ -39,7 +39,7 @@ def test_a_lock_of_a_process_that_ended_is_free(tmp_path: Path):
 
 def test_a_file_system_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def refuse(*_) -> None:
-        raise OSError(errno.ENOSYS, "Function not implemented")
+        raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
 

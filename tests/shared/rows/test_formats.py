@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from helpers.question_rows import put
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows import formats as dataset_formats
+from kfp_osft.shared.rows import formats
 from kfp_osft.shared.rows.files import Row, count_rows, read_rows
 from kfp_osft.shared.rows.formats import ALLOWED_FILES
 
@@ -217,15 +217,13 @@ def test_columns_of_any_type_beside_the_conversation_do_no_harm(tmp_path: Path, 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 def test_a_batch_of_large_rows_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str):
-    monkeypatch.setattr(dataset_formats, "_BYTES_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(formats, "_BYTES_AT_ONCE", 1 << 20)
     rows = [{"prompt": str(number) * (1 << 18)} for number in range(8)]
     path = tmp_path / f"rows.{form}"
     path.write_bytes(as_parquet(rows) if form == "parquet" else as_arrow(rows, rows_at_once=8))
     sizes = []
-    rows_of_batch = dataset_formats._rows_of_batch
-    monkeypatch.setattr(
-        dataset_formats, "_rows_of_batch", lambda batch: sizes.append(batch.num_rows) or rows_of_batch(batch)
-    )
+    rows_of_batch = formats._rows_of_batch
+    monkeypatch.setattr(formats, "_rows_of_batch", lambda batch: sizes.append(batch.num_rows) or rows_of_batch(batch))
 
     assert [values for _, values in read_rows(path)] == rows
     assert sizes == [3, 3, 2]
@@ -259,13 +257,13 @@ def test_an_array_is_read_the_same_wherever_its_pieces_end(tmp_path: Path, monke
     path = put(tmp_path / "rows.json", json.dumps(rows, indent=1).encode())
 
     for characters in (1, 2, 3, 5, 7, 11, 40):
-        monkeypatch.setattr(dataset_formats, "_CHARACTERS_AT_ONCE", characters)
+        monkeypatch.setattr(formats, "_CHARACTERS_AT_ONCE", characters)
         assert [values for _, values in read_rows(path)] == rows
 
 
 def test_any_cut_of_an_array_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     content = as_json(ROWS)
-    monkeypatch.setattr(dataset_formats, "_CHARACTERS_AT_ONCE", 16)
+    monkeypatch.setattr(formats, "_CHARACTERS_AT_ONCE", 16)
 
     for length in random.Random(7).sample(range(2, len(content)), 60):
         path = put(tmp_path / "rows.json", content[:length])

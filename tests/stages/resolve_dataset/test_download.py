@@ -52,7 +52,7 @@ def test_what_another_process_has_published_meanwhile_stays(tmp_path: Path):
             put(partial.folder / "rows.jsonl", content)
             partial.publish(folder, "the same", {})
 
-    assert (folder / "rows.jsonl").read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [folder]
+    assert (folder / "rows.jsonl").read_bytes() == b"theirs" and files_in(tmp_path) == files_in(folder)
 
 
 @pytest.mark.parametrize("damage", ["shorter", "gone", "no mark", "mark cut"])

@@ -11,7 +11,7 @@ from fakes.http import File, HttpFileServer
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.resolve_dataset import http as dataset_from_http
+from kfp_osft.stages.resolve_dataset import http
 from kfp_osft.stages.resolve_dataset.source import resolve
 
 YESTERDAY = "Sat, 21 Nov 2020 10:00:00 GMT"
@@ -28,7 +28,7 @@ def site() -> Iterator[HttpFileServer]:
 
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_from_http, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -343,7 +343,7 @@ def test_a_page_of_the_hub_is_told_how_to_write_it():
     response = type("Response", (), {"status_code": 200, "headers": {"Content-Type": "text/html"}})()
 
     with pytest.raises(InputError, match=r"a web page, not with a file of rows; the dataset is hf://org/name$"):
-        dataset_from_http._version("https://huggingface.co/datasets/org/name", "dataset_uri=x", response)
+        http._version("https://huggingface.co/datasets/org/name", "dataset_uri=x", response)
 
 
 @pytest.fixture

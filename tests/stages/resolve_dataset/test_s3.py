@@ -13,9 +13,9 @@ from fakes.http import HttpFileServer
 from fakes.s3 import S3Server
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
+from kfp_osft.shared.reporting import progress
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.resolve_dataset import download
-from kfp_osft.stages.resolve_dataset import s3 as dataset_from_s3
+from kfp_osft.stages.resolve_dataset import download, s3
 from kfp_osft.stages.resolve_dataset.source import resolve
 
 #: Several parts of what is fetched at once, in rows that all differ.
@@ -78,7 +78,7 @@ def test_an_object_is_fetched_with_its_name(store: S3Server, bucket: str, pvc: P
 def test_a_large_object_is_fetched_in_parts_at_once(
     store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dataset_from_s3, "_PART_SIZE", 1 << 18)
+    monkeypatch.setattr(s3, "_PART_SIZE", 1 << 18)
     store.put(bucket, "rows.jsonl", MANY)
 
     assert fetched(f"s3://{bucket}/rows.jsonl", pvc).read_bytes() == MANY
@@ -99,7 +99,7 @@ def test_the_data_objects_below_a_prefix_are_fetched(
     }.items():
         store.put(bucket, key, content)
 
-    path, rows = resolve(f"s3://{bucket}/set{slash}", "train", str(pvc), None)
+    path, rows, _ = resolve(f"s3://{bucket}/set{slash}", "train", str(pvc), None)
 
     assert rows == 2
     assert files_in(Path(path)) == {Path(path) / name for name in (".manifest.json", "b.jsonl.gz", "below/a.json")}
@@ -190,19 +190,19 @@ def test_an_earlier_copy_is_not_taken_when_the_store_cannot_be_asked(
 def test_an_object_that_changes_while_it_is_fetched_is_fetched_whole(
     store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ):
-    monkeypatch.setattr(dataset_from_s3, "_PART_SIZE", 1 << 18)
-    monkeypatch.setattr(dataset_from_s3, "_PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(s3, "_PART_SIZE", 1 << 18)
+    monkeypatch.setattr(s3, "_PARTS_AT_ONCE", 1)
     store.put(bucket, "rows.jsonl", MANY)
     versions = [MANY.replace(b"question", b"QUESTIO%d" % number) for number in range(times)]
     left = list(versions)
 
-    class Progress(download.Progress):
+    class Progress(progress.Progress):
         def add(self, size: int) -> None:
             if left and self._done == 0:
                 store.put(bucket, "rows.jsonl", left.pop(0))
             super().add(size)
 
-    monkeypatch.setattr(dataset_from_s3, "Progress", Progress)
+    monkeypatch.setattr(s3, "Progress", Progress)
 
     uri = f"s3://{bucket}/rows.jsonl"
     if times == 1:

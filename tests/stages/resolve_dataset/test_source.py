@@ -14,7 +14,7 @@ from helpers.question_rows import files_in, jsonl, put, questions
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.files import read_rows
 from kfp_osft.shared.training import run_file
-from kfp_osft.stages.resolve_dataset import source as dataset_source
+from kfp_osft.stages.resolve_dataset import source
 from kfp_osft.stages.resolve_dataset.source import ResolvedDataset, resolve
 
 
@@ -126,7 +126,7 @@ def test_rows_are_counted_once_and_again_when_a_file_changes(pvc: Path, monkeypa
     rows = put(pvc / "data" / "rows.jsonl", jsonl("a", "b"))
     assert resolve("pvc://data", "train", str(pvc), None).num_rows == 2
     with monkeypatch.context() as unread:
-        unread.delattr(dataset_source, "count_rows")
+        unread.delattr(source, "count_rows")
         assert resolve("pvc://data", "train", str(pvc), None).num_rows == 2
 
     # As long as before: only the time tells.

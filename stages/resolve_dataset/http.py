@@ -71,6 +71,22 @@ class _Version(NamedTuple):
         return bool(self.etag or self.last_modified)
 
 
+class _Source(NamedTuple):
+    """Where the file comes from.
+
+    Attributes:
+        session: of requests.
+        url: as the person gave it.
+        said: how messages begin.
+        limit: the most bytes that are fetched.
+    """
+
+    session: Any
+    url: str
+    said: str
+    limit: int
+
+
 class _ChangedMeanwhile(Exception):
     pass
 
@@ -94,12 +110,13 @@ def fetch_from_http(uri: str, workspace: Path) -> Path:
     with requests.Session() as session:
         session.max_redirects = _MOST_REDIRECTS
         session.headers.update({"User-Agent": "kfp-osft", "Accept-Encoding": "identity"})
+        source = _Source(session, uri, said, limit)
         for _ in range(_MOST_CHANGES):
-            with closing(_get(session, uri, said)) as response:
+            with closing(_get(source)) as response:
                 version = _version(uri, said, response)
-                _check_size(version.size, limit, said)
+                _check_size(source, version.size)
                 try:
-                    return _fetch(session, uri, said, response, version, limit, workspace)
+                    return _fetch(source, response, version, workspace)
                 except _ChangedMeanwhile:
                     log(f"{said}: has changed while it was fetched; starting again")
     raise InputError(f"{said}: has changed {_MOST_CHANGES} times while it was fetched")
@@ -116,18 +133,19 @@ def _limit() -> int:
     return int(limit * (1 << 30))
 
 
-def _check_size(size: int | None, limit: int, said: str) -> None:
-    if size is not None and size > limit:
+def _check_size(source: _Source, size: int | None) -> None:
+    if size is not None and size > source.limit:
         raise InputError(
-            f"{said}: has {size_text(size)}, more than {LIMIT_VARIABLE} allows ({size_text(limit)}); "
+            f"{source.said}: has {size_text(size)}, more than {LIMIT_VARIABLE} allows ({size_text(source.limit)}); "
             f"set {LIMIT_VARIABLE} higher in the environment of resolve_dataset"
         )
 
 
-def _get(session: Any, url: str, said: str, headers: Mapping[str, str] | None = None) -> Any:
+def _get(source: _Source, headers: Mapping[str, str] | None = None) -> Any:
     """Sends the request, again after an error that may pass; returns an answer that is a success, or a 416."""
     import requests
 
+    session, url, said, _ = source
     backoff = Backoff(_TRIES, _FIRST_PAUSE)
     while True:
         wanted = ""
@@ -219,10 +237,10 @@ def _file_name(uri: str, said: str, response: Any) -> str:
     return found or next(filter(None, names), "data")
 
 
-def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, limit: int, workspace: Path) -> Path:
-    parts = urlsplit(url)
+def _fetch(source: _Source, response: Any, version: _Version, workspace: Path) -> Path:
+    said, parts = source.said, urlsplit(source.url)
     made_from: dict[str, Any] = {
-        "url": redacted(url),
+        "url": redacted(source.url),
         "query": fingerprint(
             [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNING.fullmatch(pair[0])]
         ),
@@ -244,7 +262,7 @@ def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, 
             + (f", {size_text(version.size)}" if version.size is not None else "")
             + (f", of which {size_text(done)} are there already" if done else "")
         )
-        _download(session, url, said, response, version, limit, partial, done)
+        _download(source, response, version, partial, done)
         if not version.is_certain:
             made_from["sha256"] = file_digest(partial.folder / version.name)
         folder = _folder(datasets, version, made_from)
@@ -256,11 +274,9 @@ def _folder(datasets: Path, version: _Version, made_from: Mapping[str, Any]) -> 
     return datasets / f"http-{version.name.partition('.')[0][:40]}-{fingerprint(made_from)[:12]}"
 
 
-def _download(
-    session: Any, url: str, said: str, response: Any, version: _Version, limit: int, partial: PartialDownload, done: int
-) -> None:
+def _download(source: _Source, response: Any, version: _Version, partial: PartialDownload, done: int) -> None:
     """Writes the file from byte `done` on; asks for the rest when it is cut, as long as something comes."""
-    target = partial.folder / version.name
+    said, target = source.said, partial.folder / version.name
     progress = Progress(version.name, version.size, "bytes", done)
     # This answer begins at the first byte.
     if done:
@@ -271,7 +287,7 @@ def _download(
         begin = done
         try:
             if response is None:
-                response, done = _rest(session, url, said, version, done)
+                response, done = _rest(source, version, done)
                 progress.add(done - begin)
             with target.open("r+b" if done else "wb") as file:
                 file.truncate(done)
@@ -283,7 +299,7 @@ def _download(
                         partial.mark(version.name, done + len(piece))
                     done += len(piece)
                     progress.add(len(piece))
-                    _check_size(done, limit, said)
+                    _check_size(source, done)
             if version.size is None:
                 break
             if done > version.size:
@@ -303,16 +319,16 @@ def _download(
     partial.mark(version.name, done)
 
 
-def _rest(session: Any, url: str, said: str, version: _Version, done: int) -> tuple[Any, int]:
+def _rest(source: _Source, version: _Version, done: int) -> tuple[Any, int]:
     """Asks for the bytes from `done` on; returns the answer and the byte that it begins at."""
     is_part = bool(done and version.validator)
-    response = _get(session, url, said, {"Range": f"bytes={done}-", "If-Range": version.validator} if is_part else None)
+    response = _get(source, {"Range": f"bytes={done}-", "If-Range": version.validator} if is_part else None)
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     etag = response.headers.get("ETag", "")
     if is_part and response.status_code == 206 and found and int(found[1]) == done and etag in ("", version.etag):
         return response, done
     # The whole file: the server knows no ranges, or has another version now.
-    if response.status_code == 200 and _version(url, said, response)[1:] == version[1:]:
+    if response.status_code == 200 and _version(source.url, source.said, response)[1:] == version[1:]:
         return response, 0
     response.close()
     raise _ChangedMeanwhile

@@ -14,7 +14,7 @@ from kfp_osft.shared.reporting import progress
 from kfp_osft.stages.resolve_dataset import download, hub
 uri, pvc, point = json.loads(sys.argv[1])
 
-def kill(*arguments):
+def kill(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if isinstance(point, int):

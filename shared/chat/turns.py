@@ -202,7 +202,7 @@ class _Turn:
         if not parts or (self._own and not any(self._own & set(self._text[begin:end]) for begin, end in parts)):
             raise InputError(
                 f"the model's chat template does not write messages[{self._index}] (role {self._message['role']!r}) "
-                "in a loop over the messages, so its turn cannot be told from others"
+                "in a loop over the messages, so its turn cannot be told apart from others"
             )
         other = self._with_other_answer()
         begin = parts[0][0] + self._header(self._text[parts[0][0] : parts[0][1]], other)
@@ -262,7 +262,7 @@ class _Turn:
         if before_answer is None:
             raise InputError(
                 f"the model's chat template has no generation prompt, and takes no other answer in place of "
-                f"messages[{self._index}], so its header cannot be told from it"
+                f"messages[{self._index}], so its header cannot be found"
             )
         return _common(turn, before_answer)
 

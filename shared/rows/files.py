@@ -98,7 +98,7 @@ def named_splits(path: Path) -> dict[str, list[Path]]:
 
 
 def check_one_split(path: Path) -> None:
-    """Sees that a dataset is not several splits, of which reading all would train on the held-out rows too.
+    """Checks that a dataset is not several splits: to read them all would train on the held-out rows too.
 
     Raises:
         InputError: naming the splits.
@@ -137,7 +137,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def count_rows(path: Path) -> int:
-    """Counts the rows and sees that each is readable; tells every ten seconds how far it is.
+    """Counts the rows and checks that each can be read; logs its progress.
 
     Raises:
         InputError: what read_rows raises; no row at all.

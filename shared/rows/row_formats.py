@@ -63,7 +63,7 @@ class RowFormat:
             log(f"Format of the rows: {found}")
         elif found != self.name:
             raise InputError(
-                f"{row.place}: is of the format {found}, the rows before it are {self.name}; a dataset holds one format"
+                f"{row.place}: has the format {found}, the rows before it are {self.name}; a dataset holds one format"
             )
         return found
 
@@ -117,7 +117,7 @@ def format_of_row(row: Row) -> str:
                 break
         else:
             found.append(name)
-    # With its fields there and one of them null, the format is clear, and its own check tells the field.
+    # With its fields there and one of them null, the format is clear, and its own check names the field.
     found = found or [name for name, (fields, _) in FORMATS.items() if all(field in values for field in fields)]
     if len(found) == 1:
         return found[0]
@@ -133,11 +133,11 @@ def format_of_row(row: Row) -> str:
     mapping = mapping_for(values)
     if mapping and not looks_like_content(values):
         raise InputError(
-            f"{place}: is of no known format; it has {columns_in_words(values)}; "
+            f"{place}: has no known format; it has {columns_in_words(values)}; "
             f'set dataset_columns="{mapping}" if that is what they mean'
         )
     raise InputError(
-        f"{place}: is of no known format; it has {columns_in_words(values)}; known are {'; '.join(FORMATS)}; "
+        f"{place}: has no known format; it has {columns_in_words(values)}; known are {'; '.join(FORMATS)}; "
         "dataset_columns maps other columns to one of them"
     )
 
@@ -284,7 +284,7 @@ def _from_alpaca(row: Row) -> tuple[Messages, int]:
     messages = []
     for index, pair in enumerate(values.get("history") or []):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise InputError(f"{row.place}: history[{index}] is no pair of question and answer")
+            raise InputError(f"{row.place}: history[{index}] is not a pair of question and answer")
         messages += [_said("user", pair[0]), _said("assistant", pair[1])]
     question = "\n".join(text for text in (fields["instruction"], fields["input"]) if text)
     messages = _with_system(row, [*messages, _said("user", question), _said("assistant", fields["output"])])

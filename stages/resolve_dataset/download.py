@@ -32,11 +32,11 @@ def check_room(workspace: Path, size: int, what: str) -> None:
     """Raises InputError where `size` bytes more do not fit on the workspace's disk."""
     free = shutil.disk_usage(workspace).free
     if size > free - _ROOM_TO_LEAVE:
-        raise InputError(f"{what}: takes {size_text(size)}, and pvc_path={workspace} has {size_text(free)} free")
+        raise InputError(f"{what}: needs {size_text(size)}, but pvc_path={workspace} has {size_text(free)} free")
 
 
 @contextmanager
-def telling_a_full_disk(workspace: Path) -> Iterator[None]:
+def explaining_a_full_disk(workspace: Path) -> Iterator[None]:
     """Turns the operating system's "no space left" into an InputError."""
     try:
         yield

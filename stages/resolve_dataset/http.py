@@ -1,4 +1,4 @@
-"""Datasets behind an http(s) URL: one file, gone on with where it was cut."""
+"""Datasets behind an http(s) URL: one file; a download that was cut off resumes."""
 
 import os
 import re
@@ -62,12 +62,12 @@ class _Version(NamedTuple):
 
     @property
     def validator(self) -> str:
-        """What If-Range may hold: with it a server goes on with these very bytes, or begins anew (RFC 9110, 13.1.5)."""
+        """What If-Range may hold: with it a server continues with the same bytes or starts again (RFC 9110, 13.1.5)."""
         return "" if self.etag.startswith("W/") else self.etag or self.last_modified
 
     @property
     def is_certain(self) -> bool:
-        """Whether another content would be told apart."""
+        """Whether a change of the content would show."""
         return bool(self.etag or self.last_modified)
 
 
@@ -118,8 +118,8 @@ def fetch_from_http(uri: str, workspace: Path) -> Path:
                 try:
                     return _fetch(source, response, version, workspace)
                 except _ChangedMeanwhile:
-                    log(f"{said}: has changed while it was fetched; starting again")
-    raise InputError(f"{said}: has changed {_MOST_CHANGES} times while it was fetched")
+                    log(f"{said}: changed during the download; starting again")
+    raise InputError(f"{said}: changed {_MOST_CHANGES} times during the download")
 
 
 def _limit() -> int:
@@ -154,10 +154,10 @@ def _get(source: _Source, headers: Mapping[str, str] | None = None) -> Any:
         except requests.TooManyRedirects:
             raise InputError(f"{said}: is redirected more than {_MOST_REDIRECTS} times") from None
         except requests.exceptions.InvalidSchema:
-            raise InputError(f"{said}: is redirected to something that is not http(s)://") from None
+            raise InputError(f"{said}: is redirected to a URL that is not http(s)://") from None
         # requests.RequestException's kin for URLs are ValueErrors, and so is what urllib.parse raises.
         except ValueError:
-            raise InputError(f"{said}: is no URL") from None
+            raise InputError(f"{said}: is not a URL") from None
         except requests.RequestException as error:
             problem = f"cannot be reached: {network_cause(error)}"
             if is_lasting(error):
@@ -182,8 +182,8 @@ def _status(response: Any) -> str:
 def _refusal(response: Any) -> str:
     if response.status_code in (401, 403, 407):
         return (
-            f"the server refuses it ({_status(response)}); a signed link may have expired, and what needs a login "
-            "is better put on S3 or the PVC"
+            f"the server refuses it ({_status(response)}); a signed link may have expired; put files that need "
+            "a login on S3 or the PVC"
         )
     if response.status_code in (404, 410):
         return f"there is nothing at this URL ({_status(response)})"
@@ -193,14 +193,16 @@ def _refusal(response: Any) -> str:
 def _version(uri: str, said: str, response: Any) -> _Version:
     headers = response.headers
     if response.status_code != 200:
-        raise InputError(f"{said}: the server answers {_status(response)}, and no file")
+        raise InputError(f"{said}: the server answers {_status(response)} instead of a file")
     if headers.get("Content-Type", "").lower().startswith("text/html"):
         hint = ""
         if page := re.match(r"https?://huggingface\.co/datasets/([^/?#]+/[^/?#]+)/?$", uri):
             hint = f"; the dataset is hf://{page[1]}"
         raise InputError(f"{said}: the server answers with a web page, not with a file of rows{hint}")
     if headers.get("Content-Encoding", "identity").lower() not in ("identity", "gzip", "x-gzip", "zstd"):
-        raise InputError(f"{said}: the server packs it as {headers['Content-Encoding']}, though it was asked not to")
+        raise InputError(
+            f"{said}: the server compresses it as {headers['Content-Encoding']}, although it was asked not to"
+        )
     is_chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
     length = headers.get("Content-Length", "")
     if not is_chunked and not length.isdecimal():
@@ -232,8 +234,8 @@ def _file_name(uri: str, said: str, response: Any) -> str:
     names = [re.sub(r"[^\w.-]+", "-", PurePosixPath(path).name).lstrip(".")[-100:] for path in paths]
     found = next((name for name in names if has_data_extension(name)), None)
     if found is None and (extension := next((Path(name).suffix for name in names if Path(name).suffix), None)):
-        raise InputError(f"{said}: its extension {extension} is none of {ALLOWED_FILES}")
-    # Without any extension the content tells.
+        raise InputError(f"{said}: its extension {extension} is not one of {ALLOWED_FILES}")
+    # Without an extension the content decides.
     return found or next(filter(None, names), "data")
 
 
@@ -250,9 +252,9 @@ def _fetch(source: _Source, response: Any, version: _Version, workspace: Path) -
         made_from |= version._asdict()
         folder = _folder(datasets, version, made_from)
         if read_manifest(folder / MANIFEST, made_from):
-            log(f"{said}: unchanged, and in the workspace already")
+            log(f"{said}: unchanged and already in the workspace")
             return folder / version.name
-    # Without a version, one download is told from another by what came.
+    # Without a version, downloads are told apart by their content.
     with partial_download(_folder(datasets, version, made_from)) as partial:
         done = partial.trusted_bytes(version.name) if version.validator and version.size else 0
         if version.size is not None:
@@ -260,7 +262,7 @@ def _fetch(source: _Source, response: Any, version: _Version, workspace: Path) -
         log(
             f"Downloading {said.removeprefix('dataset_uri=')}"
             + (f", {size_text(version.size)}" if version.size is not None else "")
-            + (f", of which {size_text(done)} are there already" if done else "")
+            + (f", {size_text(done)} of it already downloaded" if done else "")
         )
         _download(source, response, version, partial, done)
         if not version.is_certain:
@@ -309,8 +311,8 @@ def _download(source: _Source, response: Any, version: _Version, partial: Partia
         except _Cut as cut:
             pause = backoff.pause(got_further=done > begin)
             if pause is None:
-                raise InputError(f"{said}: was cut at {size_text(done)} {_TRIES} times: {cut}") from None
-            log(f"{said}: cut at {size_text(done)} ({cut}); going on")
+                raise InputError(f"{said}: was cut off at {size_text(done)} {_TRIES} times: {cut}") from None
+            log(f"{said}: cut off at {size_text(done)} ({cut}); resuming")
             time.sleep(pause)
         finally:
             if response is not None:
@@ -342,7 +344,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
     """
     pieces = response.raw.stream(_PIECE, decode_content=False)
     while True:
-        with _telling_a_cut():
+        with _explaining_a_cut():
             piece = next(pieces, None)
         if piece is None:
             return
@@ -350,7 +352,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
 
 
 @contextmanager
-def _telling_a_cut() -> Iterator[None]:
+def _explaining_a_cut() -> Iterator[None]:
     import urllib3
 
     try:

@@ -44,8 +44,8 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     uri = f"dataset_uri={uri}"
     if Path(name).is_dir():
         raise InputError(
-            f"{uri}: `datasets` would take the folder {Path(name).absolute()} for it; "
-            "give the folder's whole path if it is meant, else start in another folder"
+            f"{uri}: `datasets` would load the folder {Path(name).absolute()} instead; "
+            "give the folder's full path if you mean it, otherwise run from another folder"
         )
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha
@@ -57,8 +57,8 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     except RevisionNotFoundError:
         raise InputError(f"{uri}: the dataset has no revision {revision}") from None
     except HFValidationError as error:
-        raise InputError(f"{uri}: is no Hugging Face dataset id: {_first_lines(error)}") from None
-    # What the HTTP client raises where there is no Hub, which is another client in other versions.
+        raise InputError(f"{uri}: is not a Hugging Face dataset id: {_first_lines(error)}") from None
+    # What the HTTP client raises where the Hub is out of reach; versions differ in the client.
     except Exception as error:
         cause = network_cause(error) if is_lasting(error) else _first_lines(error)
         raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {cause}") from None
@@ -71,7 +71,7 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     }
     folder = workspace / "datasets" / f"{name.replace('/', '--')}-{fingerprint(made_from)[:12]}"
     if read_manifest(folder / ".manifest.json", made_from):
-        log(f"{name} at revision {commit} is in the workspace already")
+        log(f"{name} at revision {commit} is already in the workspace")
         return folder / "data.jsonl"
     os.makedirs(HF_DATASETS_CACHE, exist_ok=True)
     # A cache of its own: from the common one `datasets` takes an older revision when the Hub fails.
@@ -104,7 +104,7 @@ def _hub_address(uri: str) -> tuple[str, str | None, str | None]:
             head, _, config = head.partition(":")
     if not _HUB_ID.fullmatch(head):
         raise InputError(
-            f"dataset_uri={uri}: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"
+            f"dataset_uri={uri}: is not a Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"
         )
     return head, revision or None, config or None
 
@@ -114,7 +114,7 @@ def _write_rows(rows: Any, path: Path) -> None:
     table = rows.with_format("arrow")
     binary = [field.name for field in table.features.arrow_schema if _holds_bytes(field.type)]
     if binary:
-        log(f"Columns left out, as they are not text: {', '.join(binary)}")
+        log(f"Columns left out because they are not text: {', '.join(binary)}")
         table = table.remove_columns(binary)
     with path.open("w", encoding="utf-8") as file:
         for piece in table.iter(_ROWS_AT_ONCE):
@@ -155,6 +155,6 @@ def _reason(error: Exception) -> str:
 
 
 def _first_lines(error: BaseException) -> str:
-    """Two of them: the second tells what there is ("Please pick one among the available configs: ...")."""
+    """The first two: the second lists the choices ("Please pick one among the available configs: ...")."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

@@ -79,8 +79,8 @@ def fetch_from_s3(uri: str, workspace: Path) -> Path:
             try:
                 return _fetch(client, place, objects, workspace)
             except _ChangedMeanwhile:
-                log(f"{place.said}: has changed while it was fetched; starting again")
-    raise InputError(f"{place.said}: has changed {_MOST_CHANGES} times while it was fetched")
+                log(f"{place.said}: changed during the download; starting again")
+    raise InputError(f"{place.said}: changed {_MOST_CHANGES} times during the download")
 
 
 def _place(uri: str) -> _Place:
@@ -106,12 +106,12 @@ def _check_endpoint(endpoint: str, bucket: str, said: str) -> None:
         parts = urlsplit(endpoint)
         host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
     except ValueError:
-        # boto3 says it.
+        # boto3 reports it.
         return
     if host.startswith(f"{bucket}.") or bucket in PurePosixPath(parts.path).parts:
         raise InputError(
-            f"{said}: {_set_of(_ENDPOINTS)}={redacted(endpoint)} holds the bucket {bucket}, which belongs into "
-            f"dataset_uri alone; set {_set_of(_ENDPOINTS)}={parts.scheme}://{host.removeprefix(f'{bucket}.')}{port}"
+            f"{said}: {_set_of(_ENDPOINTS)}={redacted(endpoint)} contains the bucket {bucket}, which belongs in "
+            f"dataset_uri only; set {_set_of(_ENDPOINTS)}={parts.scheme}://{host.removeprefix(f'{bucket}.')}{port}"
         )
 
 
@@ -179,7 +179,7 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
     prefix = place.key and place.key.rstrip("/") + "/"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix)
     entries = [entry for page in pages for entry in page.get("Contents", ()) if not entry["Key"].endswith("/")]
-    # As in a folder: hidden ones are nobody's data.
+    # As in a folder: hidden files are not data.
     names = {entry["Key"]: entry["Key"].removeprefix(prefix) for entry in entries}
     seen = [entry for entry in entries if not is_hidden(PurePosixPath(names[entry["Key"]]))]
     objects = [
@@ -191,7 +191,7 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
     if not objects:
         raise InputError(f"{place.said}: {_nothing_there(client, place, others)}")
     if others:
-        log(f"Passed over, as they are no data by their extension: {_some(others)}")
+        log(f"Skipped, as they do not have the extension of a data file: {_some(others)}")
     empty = [entry.key for entry in objects if not entry.size]
     if empty:
         raise InputError(f"{place.said}: holds empty objects: {_some(empty)}")
@@ -214,7 +214,7 @@ def _object(client: Any, place: _Place) -> _Object | None:
             return None
         raise
     if not has_data_extension(place.key) and PurePosixPath(place.key).suffix:
-        raise InputError(f"{place.said}: is none of {ALLOWED_FILES}")
+        raise InputError(f"{place.said}: is not one of {ALLOWED_FILES}")
     if not head["ContentLength"]:
         raise InputError(f"{place.said}: the object is empty")
     return _Object(place.key, head["ContentLength"], head["ETag"], PurePosixPath(place.key).name)
@@ -245,7 +245,7 @@ def _fetch(client: Any, place: _Place, objects: list[_Object], workspace: Path) 
     folder = workspace / "datasets" / f"s3-{label}-{fingerprint(made_from)[:12]}"
     dataset = folder / objects[0].name if is_one else folder
     if read_manifest(folder / MANIFEST, made_from):
-        log(f"{place.said}: unchanged, and in the workspace already")
+        log(f"{place.said}: unchanged and already in the workspace")
         return dataset
     with partial_download(folder) as partial:
         missing = [entry for entry in objects if partial.trusted_bytes(entry.name) != entry.size]
@@ -343,11 +343,11 @@ def _explained(place: _Place) -> Iterator[None]:
             "(on a cluster: the Secret of a data connection)"
         ) from None
     except boto.ParamValidationError:
-        raise InputError(f"{place.said}: '{place.bucket}' is no name of a bucket") from None
+        raise InputError(f"{place.said}: '{place.bucket}' is not a valid bucket name") from None
     except (boto.HTTPClientError, boto.ConnectionError, RetriesExceededError) as error:
         raise InputError(f"{place.said}: {_store(place)} cannot be reached: {network_cause(error)}") from None
     except boto.BotoCoreError as error:
-        raise InputError(f"{place.said}: boto3 is not set up for it: {error}".splitlines()[0]) from None
+        raise InputError(f"{place.said}: boto3 is not configured for it: {error}".splitlines()[0]) from None
 
 
 def _store(place: _Place) -> str:
@@ -372,7 +372,7 @@ def _refusal(response: Mapping[str, Any], place: _Place) -> str:
         return f"bucket {place.bucket} is in another region than {_set_of(_REGIONS)} says"
     if status in (401, 403):
         return (
-            f"{store} does not let these credentials read it ({status} {code}); they need s3:GetObject, and "
+            f"{store} denies these credentials access ({status} {code}); they need s3:GetObject, and "
             "s3:ListBucket for a prefix"
         )
     return f"{store} answers {status} {code}"

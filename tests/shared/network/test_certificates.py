@@ -90,7 +90,7 @@ def read_by_skopeo(url: str) -> None:
 
 
 def read_by_the_kubernetes_client(url: str) -> None:
-    from kfp_osft.stages.launch_trainjob.kubernetes.client import _certificate_authorities
+    from kfp_osft.stages.launch_trainjob.kubernetes.connection import _certificate_authorities
 
     urlopen(url, timeout=10, context=ssl.create_default_context(cafile=str(_certificate_authorities()))).close()
 

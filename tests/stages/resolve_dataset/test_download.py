@@ -13,8 +13,8 @@ from kfp_osft.stages.resolve_dataset import download
 from kfp_osft.stages.resolve_dataset.download import (
     MANIFEST,
     check_room,
+    explaining_a_full_disk,
     partial_download,
-    telling_a_full_disk,
 )
 
 
@@ -109,7 +109,7 @@ def test_a_part_that_nobody_came_back_for_goes_after_a_day(tmp_path: Path):
 
 def test_what_does_not_fit_is_refused(tmp_path: Path):
     check_room(tmp_path, 1, "it")
-    with pytest.raises(InputError, match=rf"^it: takes 4\.0 TiB, and pvc_path={tmp_path} has [\d.]+ .iB free$"):
+    with pytest.raises(InputError, match=rf"^it: needs 4\.0 TiB, but pvc_path={tmp_path} has [\d.]+ .iB free$"):
         check_room(tmp_path, 4 << 40, "it")
 
 
@@ -117,8 +117,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
 def test_a_disk_that_gets_full_is_told_and_other_errors_are_not_hidden(tmp_path: Path, number: int):
     with (
         pytest.raises(InputError, match=rf"^pvc_path={tmp_path}: {os.strerror(number)} \(.* free\)$"),
-        telling_a_full_disk(tmp_path),
+        explaining_a_full_disk(tmp_path),
     ):
         raise OSError(number, os.strerror(number))
-    with pytest.raises(PermissionError), telling_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError), explaining_a_full_disk(tmp_path):
         raise PermissionError(errno.EPERM, "x")

@@ -103,7 +103,7 @@ def test_the_data_objects_below_a_prefix_are_fetched(
 
     assert rows == 2
     assert files_in(Path(path)) == {Path(path) / name for name in (".manifest.json", "b.jsonl.gz", "below/a.json")}
-    assert "Passed over, as they are no data by their extension: README.md, _SUCCESS" in capsys.readouterr().out
+    assert "Skipped, as they do not have the extension of a data file: README.md, _SUCCESS" in capsys.readouterr().out
 
 
 def test_a_data_connections_bucket_is_the_one_that_is_not_named(
@@ -208,7 +208,7 @@ def test_an_object_that_changes_while_it_is_fetched_is_fetched_whole(
     if times == 1:
         assert fetched(uri, pvc).read_bytes() == versions[-1]
     else:
-        assert error_of(uri, pvc) == f"dataset_uri={uri}: has changed 3 times while it was fetched"
+        assert error_of(uri, pvc) == f"dataset_uri={uri}: changed 3 times during the download"
         assert not list(pvc.rglob(".manifest.json"))
 
 
@@ -248,7 +248,7 @@ def test_a_killed_download_is_gone_on_with_and_gives_the_same_bytes(
             "set/rows.jsonl",
         ),
         ("notes", "holds no data file, but a.md, b.txt; allowed: .jsonl, .ndjson, "),
-        ("notes/a.md", "is none of .jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz or .zst"),
+        ("notes/a.md", "is not one of .jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz or .zst"),
         ("empty.jsonl", "the object is empty"),
         ("empties/", "holds empty objects: empties/a.jsonl, empties/c.json"),
     ],
@@ -272,7 +272,7 @@ def test_an_object_that_is_not_there_or_no_data_is_told(
     ("uri", "message"),
     [
         ("s3://no-such-bucket/rows.jsonl", "the S3 store {endpoint} has no bucket no-such-bucket"),
-        ("s3://No Bucket/rows.jsonl", "'No Bucket' is no name of a bucket"),
+        ("s3://No Bucket/rows.jsonl", "'No Bucket' is not a valid bucket name"),
         ("s3:///rows.jsonl", "names no bucket, and AWS_S3_BUCKET is not set; allowed: s3://bucket/key"),
         ("s3://", "names no bucket, and AWS_S3_BUCKET is not set; allowed: s3://bucket/key"),
     ],
@@ -305,7 +305,7 @@ def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
         ),
         (
             "limited",
-            "the S3 store {endpoint} does not let these credentials read it (403 AccessDenied); they need "
+            "the S3 store {endpoint} denies these credentials access (403 AccessDenied); they need "
             "s3:GetObject, and s3:ListBucket for a prefix",
         ),
         (
@@ -387,7 +387,7 @@ def test_an_endpoint_that_holds_the_bucket_says_how_to_write_it(
     monkeypatch.setenv("AWS_S3_ENDPOINT", endpoint)
 
     assert error_of("s3://rows/a.jsonl", pvc).endswith(
-        f"holds the bucket rows, which belongs into dataset_uri alone; set AWS_S3_ENDPOINT={right}"
+        f"contains the bucket rows, which belongs in dataset_uri only; set AWS_S3_ENDPOINT={right}"
     )
 
 
@@ -400,7 +400,7 @@ def test_objects_that_do_not_fit_on_the_disk_are_refused_before_they_are_fetched
     monkeypatch.setattr(download, "_ROOM_TO_LEAVE", free - 1_000_000)
 
     assert re.fullmatch(
-        rf"dataset_uri=s3://{bucket}/rows\.jsonl: takes [\d.]+ MiB, and pvc_path={pvc} has .* free",
+        rf"dataset_uri=s3://{bucket}/rows\.jsonl: needs [\d.]+ MiB, but pvc_path={pvc} has .* free",
         error_of(f"s3://{bucket}/rows.jsonl", pvc),
     )
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.redaction import redacted
@@ -191,10 +192,10 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
     if not objects:
         raise InputError(f"{place.said}: {_nothing_there(client, place, others)}")
     if others:
-        log(f"Skipped, as they do not have the extension of a data file: {_some(others)}")
+        log(f"Skipped, as they do not have the extension of a data file: {listed(others, _MOST_NAMES_SHOWN)}")
     empty = [entry.key for entry in objects if not entry.size]
     if empty:
-        raise InputError(f"{place.said}: holds empty objects: {_some(empty)}")
+        raise InputError(f"{place.said}: holds empty objects: {listed(empty, _MOST_NAMES_SHOWN)}")
     outside = next(
         (entry.key for entry in objects if ".." in PurePosixPath(entry.name).parts or entry.name.startswith("/")), None
     )
@@ -222,16 +223,11 @@ def _object(client: Any, place: _Place) -> _Object | None:
 
 def _nothing_there(client: Any, place: _Place, others: list[str]) -> str:
     if others:
-        return f"holds no data file, but {_some(others)}; allowed: {ALLOWED_FILES}"
+        return f"holds no data file, but {listed(others, _MOST_NAMES_SHOWN)}; allowed: {ALLOWED_FILES}"
     found = client.list_objects_v2(Bucket=place.bucket, Prefix=place.key.rstrip("/"), MaxKeys=_MOST_NAMES_SHOWN)
     keys = [entry["Key"] for entry in found.get("Contents", ())]
     near = f"; there are keys that begin so: {', '.join(keys)}" if keys and place.key else ""
     return f"there is no such object and none below it in bucket {place.bucket}{near}"
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMES_SHOWN
-    return ", ".join(names[:_MOST_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _fetch(client: Any, place: _Place, objects: list[_Object], workspace: Path) -> Path:

@@ -10,6 +10,7 @@ from kfp_osft.shared.files.atomic import replacing_folder, writable_folder
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
 from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over
@@ -82,7 +83,9 @@ def resolve(
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
     if dataset is not None and dataset_uri:
-        raise InputError(f"dataset_uri={redacted(dataset_uri)} and an upstream dataset are both given; give one of them")
+        raise InputError(
+            f"dataset_uri={redacted(dataset_uri)} and an upstream dataset are both given; give one of them"
+        )
     with explaining_a_full_disk(workspace):
         if dataset is not None:
             path = _from_artifact(dataset, dataset_split, workspace)
@@ -201,11 +204,7 @@ def _counted_rows(path: Path, workspace: Path) -> int:
     files = dataset_files(path)
     others = [str(file.relative_to(path)) for file in passed_over(path)]
     if others:
-        more = len(others) - _MOST_NAMES_SHOWN
-        log(
-            f"Skipped in {path}, as they do not have the name of a data file: {', '.join(others[:_MOST_NAMES_SHOWN])}"
-            + (f" and {more} more" if more > 0 else "")
-        )
+        log(f"Skipped in {path}, as they do not have the name of a data file: {listed(others, _MOST_NAMES_SHOWN)}")
     made_from = [_READER, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
     counted = workspace / "datasets" / ".rows" / f"{fingerprint(made_from)[:16]}.json"
     manifest = read_manifest(counted, made_from)

@@ -30,7 +30,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""
+    """Yields a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""
     _remove_leftovers(path)
     unfinished = _beside(path)
     try:
@@ -44,10 +44,11 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `path` to fill; it takes the place of `path` when the block ends without an error.
+    """Yields an empty folder beside `path` to fill; it takes the place of `path` when the block ends without an error.
 
     A folder that was there before stays until the new one is whole, and takes its place in one step. Where the file
-    system cannot do that (NFS), a process killed in between two steps leaves none; the next call puts it back.
+    system cannot do that (NFS), a process killed between the two steps leaves neither; the next call restores the old
+    one.
     """
     _put_back(path)
     _remove_leftovers(path)
@@ -122,13 +123,13 @@ def _put_back(path: Path) -> None:
 
 
 def writable_folder(parameter: str, folder: str) -> Path:
-    """Makes the folder where it is missing and shows by writing that it can be written.
+    """Creates the folder if it is missing and checks, by writing, that it is writable.
 
     Raises:
         InputError: naming the parameter and the folder.
     """
     if not folder.strip():
-        raise InputError(f"{parameter} is empty; give the folder of the workspace PVC, or one of this computer")
+        raise InputError(f"{parameter} is empty; give the folder of the workspace PVC, or a local folder")
     # The training runs in other processes: their working directory may be another.
     path = Path(folder).absolute()
     try:

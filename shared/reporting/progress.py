@@ -24,7 +24,7 @@ class Progress:
             what: how each line begins.
             total: the amount of the whole; None where it is not known.
             unit: of all amounts.
-            done: what an earlier run left behind; it does not count towards the rate.
+            done: what an earlier run left behind; it is not part of the rate.
         """
         self._what, self._total, self._unit, self._done, self._begin = what, total, unit, done, done
         self._started = self._logged = time.monotonic()

@@ -24,7 +24,7 @@ MANIFEST = ".manifest.json"
 _MARKS = ".marks"
 # Beside the datasets: locks stay, and folders come and go.
 _LOCKS = ".locks"
-# Of what is free, so much is left to the rest of the run.
+# Free space to leave to the rest of the run.
 _ROOM_TO_LEAVE = 64 << 20
 
 
@@ -48,7 +48,7 @@ def explaining_a_full_disk(workspace: Path) -> Iterator[None]:
 
 
 class PartialDownload:
-    """The files of a download as far as they are there, in `folder`.
+    """The files of an unfinished download, in `folder`.
 
     What counts is what was marked: after a machine went down, a file can be longer than what is in it.
     """
@@ -83,9 +83,9 @@ class PartialDownload:
         self._marked[name] = size
 
     def publish(self, folder: Path, made_from: Any, source: Mapping[str, str]) -> None:
-        """Moves the files, now whole, to `folder`, with a manifest of what they were made from and where that is.
+        """Moves the files, now complete, to `folder`, with a manifest of what they were made from and where from.
 
-        What another process has published meanwhile stays: somebody may be reading it.
+        What another process has published meanwhile stays, as it may be in use.
         """
         if read_manifest(folder / MANIFEST, made_from):
             return
@@ -98,10 +98,10 @@ class PartialDownload:
 
 @contextmanager
 def partial_download(folder: Path) -> Iterator[PartialDownload]:
-    """Gives what an earlier process left of the download that is to become `folder`, or an empty one.
+    """Yields what an earlier process left of the download that is to become `folder`, or an empty one.
 
-    It goes when the block ends without an error, and stays for the next run when it does not. While another process
-    downloads the same, this one does so on its own.
+    It is removed when the block ends without an error and otherwise stays for the next run. While another process
+    downloads the same, this one downloads a copy of its own.
     """
     # Also those that are not needed any more: the source has changed since, or nobody came back.
     remove_leftovers(folder.parent.glob(".*.partial*"))

@@ -207,7 +207,7 @@ def _version(uri: str, said: str, response: Any) -> _Version:
     length = headers.get("Content-Length", "")
     if not is_chunked and not length.isdecimal():
         raise InputError(
-            f"{said}: the server does not say how long the file is, so that a cut would not be seen; "
+            f"{said}: the server does not say how long the file is, so a truncated download would go unnoticed; "
             "put it on S3 or the PVC"
         )
     if length == "0":
@@ -277,7 +277,7 @@ def _folder(datasets: Path, version: _Version, made_from: Mapping[str, Any]) -> 
 
 
 def _download(source: _Source, response: Any, version: _Version, partial: PartialDownload, done: int) -> None:
-    """Writes the file from byte `done` on; asks for the rest when it is cut, as long as something comes."""
+    """Writes the file from byte `done` on; requests the rest when the connection is cut, as long as bytes arrive."""
     said, target = source.said, partial.folder / version.name
     progress = Progress(version.name, version.size, "bytes", done)
     # This answer begins at the first byte.

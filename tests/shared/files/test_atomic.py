@@ -228,8 +228,8 @@ def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("", "pvc_path is empty; give the folder of the workspace PVC, or one of this computer"),
-        (" ", "pvc_path is empty; give the folder of the workspace PVC, or one of this computer"),
+        ("", "pvc_path is empty; give the folder of the workspace PVC, or a local folder"),
+        (" ", "pvc_path is empty; give the folder of the workspace PVC, or a local folder"),
         ("{file}", "pvc_path={file} cannot be written: File exists"),
         ("{file}/below", "pvc_path={file}/below cannot be written: Not a directory"),
         # Nothing can be made there, not even by root.

@@ -288,7 +288,7 @@ EXTENSIONS = ".jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz
         (
             "/rows.jsonl",
             File(jsonl("a"), framing="close"),
-            "the server does not say how long the file is, so that a cut would not be seen; put it on S3 or the PVC",
+            "the server does not say how long the file is, so a truncated download would go unnoticed; put it on S3 or the PVC",
         ),
         (
             "/rows.jsonl",

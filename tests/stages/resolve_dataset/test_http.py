@@ -101,7 +101,7 @@ def test_the_metadata_of_an_artifact_may_name_a_url(
 
     assert resolve("", "train", str(pvc), artifact).num_rows == 2
     shown = capsys.readouterr().out
-    assert f"its metadata says artifact_path={site.url}/rows.jsonl?signature=***" in shown and "hunter2" not in shown
+    assert f"its metadata gives artifact_path={site.url}/rows.jsonl?signature=***" in shown and "hunter2" not in shown
 
 
 # Again
@@ -288,14 +288,15 @@ EXTENSIONS = ".jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz
         (
             "/rows.jsonl",
             File(jsonl("a"), framing="close"),
-            "the server does not say how long the file is, so a truncated download would go unnoticed; put it on S3 or the PVC",
+            "the server does not say how long the file is, so a truncated download would go unnoticed; "
+            "put it on S3 or the PVC",
         ),
         (
             "/rows.jsonl",
             File(jsonl("a"), headers={"Content-Encoding": "br"}),
             "the server compresses it as br, although it was asked not to",
         ),
-        ("/rows.zip", File(b"PK"), f"its extension .zip is none of {EXTENSIONS}"),
+        ("/rows.zip", File(b"PK"), f"its extension .zip is not one of {EXTENSIONS}"),
         (
             "/rows.jsonl",
             File(b"<html>", headers={"Content-Type": "text/html; charset=utf-8"}),

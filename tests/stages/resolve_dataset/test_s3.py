@@ -320,7 +320,7 @@ def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
             {"AWS_S3_ENDPOINT": "ht tp://x"},
             "AWS_S3_ENDPOINT=ht tp://x is not the URL of a store; allowed: http(s)://host[:port]",
         ),
-        ({"AWS_PROFILE": "nobody"}, "boto3 is not set up for it: The config profile (nobody) could not be found"),
+        ({"AWS_PROFILE": "nobody"}, "boto3 is not configured for it: The config profile (nobody) could not be found"),
     ],
 )
 def test_what_keeps_from_reading_is_told(

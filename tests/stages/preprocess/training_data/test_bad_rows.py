@@ -15,7 +15,7 @@ from kfp_osft.shared.reporting.errors import InputError
         ([{"text": "x"}], "rows.jsonl, row 1: has no known format; it has 'text'; known are messages (chat); "),
         (
             [[QUESTION, ANSWER], {"prompt": "x", "completion": "y"}],
-            "rows.jsonl, row 2: is of the format prompt and completion, the rows before it are messages (chat); a "
+            "rows.jsonl, row 2: has the format prompt and completion, the rows before it are messages (chat); a "
             "dataset holds one format",
         ),
         (

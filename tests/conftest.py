@@ -90,3 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "pytest_kfp_local" in item.path.parts:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes stay out of a test's name: gzip's hold the time, and xdist's workers would collect different tests."""
+    return argname if isinstance(val, bytes) else None

@@ -97,7 +97,7 @@ class ChatTemplate:
     def render_marked(
         self, messages: list[dict[str, Any]], tools: Any = None, generation_prompt: bool = False
     ) -> MarkedText:
-        """Renders a conversation and tells whose turn each part of the text is.
+        """Renders a conversation and says whose turn each part of the text is.
 
         Reserved characters that the template escapes, as JSON and Python do, are in the text as themselves.
 

@@ -38,7 +38,7 @@ class PartEncoder:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        self._backend = backend if hasattr(backend, "encode_batch_fast") else None
+        self._backend: Any = backend if hasattr(backend, "encode_batch_fast") else None
         self._by_pieces = self._backend is not None and _splits_locally(self._backend)
         self._words: WordCache | None = None
         self._checked_backend = False
@@ -57,16 +57,10 @@ class PartEncoder:
             self._check_backend(["".join(one.pieces) for one in rendered])
         if self._backend is None:
             return [self._by_prefixes("".join(one.pieces), one.learnt) for one in rendered]
-        encoded: list[Encoded | InputError | None] = [None] * len(rendered)
-        if self._by_pieces:
-            self._encode_pieces(rendered, encoded)
-        left = [index for index, one in enumerate(encoded) if one is None]
-        if left:
-            texts = ["".join(rendered[index].pieces) for index in left]
-            encodings = self._backend.encode_batch(texts, add_special_tokens=False)
-            for index, text, encoding in zip(left, texts, encodings, strict=True):
-                encoded[index] = _by_offsets(text, rendered[index].learnt, encoding.ids, encoding.offsets)
-        return encoded
+        encoded = self._encode_pieces(rendered) if self._by_pieces else [None] * len(rendered)
+        left = [one for one, done in zip(rendered, encoded, strict=True) if done is None]
+        by_offsets = iter(self._encode_whole(left) if left else [])
+        return [next(by_offsets) if done is None else done for done in encoded]
 
     def _check_backend(self, texts: Sequence[str]) -> None:
         """A tokenizer in Python, or one with steps of its own around the native one, shows in the first texts."""
@@ -80,8 +74,21 @@ class PartEncoder:
     def _native(self, texts: Sequence[str]) -> list[Any]:
         return self._backend.encode_batch_fast(texts, add_special_tokens=False)
 
-    def _encode_pieces(self, rendered: Sequence[Found], encoded: list[Encoded | InputError | None]) -> None:
-        """Encodes what the rows say; what templates write around it is the same from row to row, and so are its ids."""
+    def _encode_whole(self, rendered: Sequence[Found]) -> list[Encoded | InputError]:
+        texts = ["".join(one.pieces) for one in rendered]
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        return [
+            _by_offsets(text, one.learnt, encoding.ids, encoding.offsets)
+            for text, one, encoding in zip(texts, rendered, encodings, strict=True)
+        ]
+
+    def _encode_pieces(self, rendered: Sequence[Found]) -> list[Encoded | None]:
+        """Encodes what the rows say; what templates write around it is the same from row to row, and so are its ids.
+
+        Returns:
+            None for a text whose ids as a whole are others.
+        """
+        encoded: list[Encoded] = []
         said = [piece for one in rendered for piece in one.pieces[1::2]]
         ids_of_said = iter(self._encode_said(said))
         unknown: dict[int, list[tuple[str, str | int]]] = {}
@@ -95,7 +102,7 @@ class PartEncoder:
                 unknown.setdefault(index, []).append(of_layout)
             ids: list[int] = []
             ranges: list[tuple[int, int]] = []
-            begin = None
+            begin = 0
             place = 0
             for literal in literals:
                 for part, starts, ends in literal:
@@ -114,17 +121,19 @@ class PartEncoder:
                         if edge not in known:
                             unknown.setdefault(index, []).append(edge)
                     place += 2
-            encoded[index] = Encoded(ids, ranges)
+            encoded.append(Encoded(ids, ranges))
         if not unknown:
-            return
+            return [*encoded]
         whole = self._native(["".join(rendered[index].pieces) for index in unknown])
         if len(known) > _MOST_EDGES:
             known.clear()
+        others: set[int] = set()
         for (index, edges), encoding in zip(unknown.items(), whole, strict=True):
             if encoding.ids == encoded[index].ids:
                 known.update(edges)
             else:
-                encoded[index] = None
+                others.add(index)
+        return [None if index in others else one for index, one in enumerate(encoded)]
 
     def _encode_said(self, said: list[str]) -> list[list[int]]:
         if self._words is None:

@@ -202,7 +202,7 @@ class _Turn:
         if not parts or (self._own and not any(self._own & set(self._text[begin:end]) for begin, end in parts)):
             raise InputError(
                 f"the model's chat template does not write messages[{self._index}] (role {self._message['role']!r}) "
-                "in a loop over the messages, so its turn cannot be told from others"
+                "in a loop over the messages, so its turn cannot be told apart from others"
             )
         other = self._with_other_answer()
         begin = parts[0][0] + self._header(self._text[parts[0][0] : parts[0][1]], other)
@@ -246,12 +246,12 @@ class _Turn:
     def _header(self, turn: str, other: tuple[str, str] | None) -> int:
         """How long the part in front is that is not learnt: headers, and what a generation prompt has too."""
         before_answer = other[0] if other else None
-        starts_so = before_answer is not None and turn.startswith(before_answer)
-        if starts_so and self._message["role"] != "assistant":
-            return len(before_answer)
+        header = before_answer if before_answer is not None and turn.startswith(before_answer) else None
+        if header is not None and self._message["role"] != "assistant":
+            return len(header)
         prompted = self._generation_prompt_in(turn)
-        if starts_so:
-            return max(len(before_answer), prompted or 0)
+        if header is not None:
+            return max(len(header), prompted or 0)
         if self._message["role"] != "assistant":
             first = next((place for place, character in enumerate(turn) if character in self._own), None)
             if first is None:
@@ -262,7 +262,7 @@ class _Turn:
         if before_answer is None:
             raise InputError(
                 f"the model's chat template has no generation prompt, and takes no other answer in place of "
-                f"messages[{self._index}], so its header cannot be told from it"
+                f"messages[{self._index}], so its header cannot be found"
             )
         return _common(turn, before_answer)
 

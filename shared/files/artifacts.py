@@ -25,7 +25,7 @@ def is_uploaded(artifact: OutputArtifact) -> bool:
 
 
 def place_file(file: Path, artifact: OutputArtifact) -> None:
-    """Makes the artifact of a file, which must stay as it is until the task has ended."""
+    """Makes a file the artifact's content; the file must not change until the task has ended."""
     place = Path(artifact.path)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.unlink(missing_ok=True)

@@ -8,16 +8,15 @@ import glob
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.reporting.errors import InputError
 
-_SECONDS_OF_A_DAY = 24 * 60 * 60
 # linux/fcntl.h, linux/fs.h
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -31,7 +30,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""
+    """Yields a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""
     _remove_leftovers(path)
     unfinished = _beside(path)
     try:
@@ -45,10 +44,11 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `path` to fill; it takes the place of `path` when the block ends without an error.
+    """Yields an empty folder beside `path` to fill; it takes the place of `path` when the block ends without an error.
 
     A folder that was there before stays until the new one is whole, and takes its place in one step. Where the file
-    system cannot do that (NFS), a process killed in between two steps leaves none; the next call puts it back.
+    system cannot do that (NFS), a process killed between the two steps leaves neither; the next call restores the old
+    one.
     """
     _put_back(path)
     _remove_leftovers(path)
@@ -123,13 +123,13 @@ def _put_back(path: Path) -> None:
 
 
 def writable_folder(parameter: str, folder: str) -> Path:
-    """Makes the folder where it is missing and shows by writing that it can be written.
+    """Creates the folder if it is missing and checks, by writing, that it is writable.
 
     Raises:
         InputError: naming the parameter and the folder.
     """
     if not folder.strip():
-        raise InputError(f"{parameter} is empty; give the folder of the workspace PVC, or one of this computer")
+        raise InputError(f"{parameter} is empty; give the folder of the workspace PVC, or a local folder")
     # The training runs in other processes: their working directory may be another.
     path = Path(folder).absolute()
     try:
@@ -147,7 +147,5 @@ def _beside(path: Path, kind: str = "unfinished") -> Path:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left beside the path a day ago or earlier; younger ones may be at work."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
-        if time.time() - leftover.stat().st_mtime > _SECONDS_OF_A_DAY:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    """Removes what killed processes left beside the path a day ago or earlier."""
+    remove_leftovers(path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"))

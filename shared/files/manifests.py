@@ -1,4 +1,4 @@
-"""A small manifest beside a result tells what it was made from; a rerun trusts a result only by its manifest."""
+"""A small manifest beside a result says what it was made from; a rerun trusts a result only by its manifest."""
 
 import hashlib
 import json

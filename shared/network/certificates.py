@@ -24,7 +24,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE--
 
 def trust_private_authorities() -> None:
     """Lets all clients of this process trust the authorities of OSFT_CA_BUNDLE, of any client's own variable, and of
-    the mounted ConfigMap, in addition to the public ones. Changes nothing where none of them is there.
+    the mounted ConfigMap, in addition to the public ones. Does nothing where there are none.
 
     Raises:
         InputError: a variable names a file that is missing, or holds no certificate.
@@ -49,7 +49,7 @@ def move_bundle(folder: Path) -> None:
 
 
 def bundle_variables(environment: Mapping[str, str], workspace: str) -> dict[str, str]:
-    """The clients' variables with the bundle that lies in the workspace; none where there is none."""
+    """The clients' variables set to the bundle in the workspace; empty where it has none."""
     bundle = environment.get(CA_BUNDLE, "")
     return dict.fromkeys(CLIENT_VARIABLES, bundle) if Path(bundle).is_relative_to(workspace) else {}
 

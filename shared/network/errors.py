@@ -1,4 +1,4 @@
-"""What went wrong on the way to a server, in words without the URL: HTTP clients put all of it into their messages."""
+"""What went wrong on the way to a server, without the URL: HTTP clients put all of it into their messages."""
 
 import socket
 import ssl
@@ -31,7 +31,7 @@ def network_cause(error: BaseException) -> str:
 
 
 def is_lasting(error: BaseException) -> bool:
-    """Whether to ask again is of no use: the name is not known, the certificate not trusted, or the port not TLS's."""
+    """Whether another try is pointless: unknown host name, untrusted certificate, or a port that does not speak TLS."""
     return any(
         isinstance(cause, (socket.gaierror, ssl.SSLCertVerificationError)) or _is_plain_http(cause)
         for cause in _causes(error)

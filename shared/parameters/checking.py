@@ -39,7 +39,7 @@ def check_parameters(given: Mapping[str, Any]) -> CheckedParameters:
     Raises:
         InputError: unknown names, wrong types, values that are not allowed; all of them in one message, a line each.
     """
-    problems = [f"{name} is no training parameter" for name in given if name not in _BY_NAME]
+    problems = [f"{name} is not a training parameter" for name in given if name not in _BY_NAME]
     places: dict[str, dict[str, Any]] = {"osft": {}, "trainjob": {}, "data": {}}
     env: dict[str, str] = {}
     values: dict[str, Any] = {}

@@ -36,7 +36,7 @@ def parse_columns(name: str, value: str) -> dict[str, str] | None:
     found = [" and ".join(fields) for fields in _FORMATS_OF_COLUMNS if columns.keys() >= {*fields}]
     if columns and not found:
         choices = ", or ".join(" and ".join(fields) for fields in _FORMATS_OF_COLUMNS)
-        raise InputError(f"{name}={value} makes no format of rows; give {choices}")
+        raise InputError(f"{name}={value} does not make up a row format; give {choices}")
     if len(found) > 1:
-        raise InputError(f"{name}={value} makes more than one format of rows ({'; '.join(found)}); keep one")
+        raise InputError(f"{name}={value} makes up more than one row format ({'; '.join(found)}); keep one")
     return columns or None

@@ -24,8 +24,8 @@ def cache_folders(workspace: str) -> dict[str, str]:
 
 
 def join_group() -> None:
-    """In a pod, lets the group write what this process writes, since training pods have another user; and gives a user
-    without an entry a name, which libraries ask for."""
+    """In a pod, makes what this process writes group-writable, since training pods run as another user; and gives a
+    user without a passwd entry a name, which libraries ask for."""
     if _in_pipeline_pod():
         os.umask(0o002)
     try:
@@ -37,7 +37,7 @@ def join_group() -> None:
 def use_workspace(workspace: Path) -> None:
     """In a pod, or without a home folder that can be written, puts caches and home into the workspace.
 
-    To be called before Hugging Face's libraries are imported. Where the variables are set already they stay.
+    To be called before Hugging Face's libraries are imported. Variables that are already set keep their values.
     """
     home = os.environ.get("HOME", "")
     home_is_writable = bool(home) and os.access(home, os.W_OK)

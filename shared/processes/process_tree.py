@@ -51,14 +51,14 @@ class ProcessTree:
         import psutil
 
         deadline = time.monotonic() + grace
-        told = set()
+        asked = set()
         # No psutil.wait_procs: it would take a child's exit code from subprocess, and wait for zombies.
         while members := self.living():
             late = time.monotonic() > deadline
-            for process in members if late else members - told:
+            for process in members if late else members - asked:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill() if late else process.terminate()
-            told |= members
+            asked |= members
             time.sleep(0.05)
 
 

@@ -18,8 +18,10 @@ _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 _USER_WITHOUT_SCHEME = re.compile(r"\s*[^/\s:@]+:[^/\s]+@(?=[\w.-]+(/|$))")
 # URLs within a text: a password, and what signs a link or lets somebody in.
 _PASSWORD = re.compile(r"(?<=://)[^/\s@:\"']*:[^\s@\"']+@")
+# The colon behind it is the sentence's.
 _SIGNATURE = re.compile(
-    r"([?&;][\w.-]*(?:token|signature|secret|passw|credential|auth|api_?key|sig)[\w.-]*=)[^&;\s\"'#]+", re.IGNORECASE
+    r"([?&;][\w.-]*(?:token|signature|secret|passw|credential|auth|api_?key|sig)[\w.-]*=)[^&;\s\"'#]+(?<!:)",
+    re.IGNORECASE,
 )
 _PATH_PARAMETER = re.compile(r";([^;=/?#]+)=[^;/?#]*")
 # What a terminal obeys: escape sequences (ECMA-48) and other control characters, but for tabs and ends of lines.

@@ -50,7 +50,7 @@ def _close_stdin() -> None:
 def _print_errors_briefly() -> None:
     default = sys.excepthook
 
-    def tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         # KFP's executor has the stage's parameters in its arguments.
         if any(str(MOUNT_PATH) in argument for argument in sys.argv):
             print(f"The run's volume stays, with all that is in {MOUNT_PATH}, until the run is deleted.", flush=True)
@@ -61,15 +61,15 @@ def _print_errors_briefly() -> None:
         for line in str(error).splitlines():
             print(f"{prefix}{line}", flush=True)
 
-    sys.excepthook = tell
+    sys.excepthook = report
 
 
 def _print_the_end() -> None:
     began = time.monotonic()
 
-    def tell() -> None:
+    def report() -> None:
         # Python sets last_value when it reports an exception that nobody caught; a SystemExit it does not report.
         how = "stopped" if Terminated.came else "failed" if hasattr(sys, "last_value") else "complete"
         print(f"{STAGE_END}{how} after {duration_text(time.monotonic() - began)}", flush=True)
 
-    atexit.register(tell)
+    atexit.register(report)

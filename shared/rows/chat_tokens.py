@@ -152,10 +152,10 @@ def _text(template: ChatTemplate, messages: list[dict[str, Any]], tools: Any) ->
         # JSON can spell half of a surrogate pair ("\\ud83d"), which no tokenizer takes.
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"is no text: {error}") from None
+        raise InputError(f"is not text: {error}") from None
     # Templates refuse roles and orders that they do not know, each in a way of its own.
     except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"the model's chat template does not take this conversation: {error}") from None
+        raise InputError(f"the model's chat template rejects this conversation: {error}") from None
     return text
 
 

@@ -106,7 +106,7 @@ def _conversation_field(value: Any) -> str | None:
 
 
 def _is_text(value: Any) -> bool:
-    # A null tells nothing about a column's type.
+    # A null says nothing about a column's type.
     return value is None or isinstance(value, str)
 
 

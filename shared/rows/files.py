@@ -1,19 +1,19 @@
 """The files of a dataset on disk, and the rows in them."""
 
 import json
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.reporting.errors import InputError, kind_of
-from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.rows.formats import ALLOWED_FILES, format_of, has_data_extension, rows_of
+from kfp_osft.shared.reporting.progress import Progress
+from kfp_osft.shared.rows.formats import ALLOWED_FILES, format_of_file, has_data_extension, rows_of
 from kfp_osft.shared.rows.splits import DESCRIPTIONS, splits_by_name
 
 # What `datasets` writes beside the data: save_to_disk of a Dataset, and of a DatasetDict around its splits.
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-_ROWS_BETWEEN_LOOKS, _SECONDS_BETWEEN_PROGRESS = 1000, 10
+# A look at the clock costs as much as reading some rows.
+_ROWS_BETWEEN_LOOKS = 1000
 
 
 class Row(NamedTuple):
@@ -45,7 +45,7 @@ def dataset_files(path: Path) -> list[Path]:
             raise InputError(f"dataset file {file} is missing: a link without its target, or a part of a saved dataset")
         if file.stat().st_size == 0:
             raise InputError(f"dataset file {file} is empty")
-        format_of(file)
+        format_of_file(file)
     return files
 
 
@@ -71,7 +71,7 @@ def is_data(name: str) -> bool:
     return has_data_extension(name) and name.lower() not in DESCRIPTIONS
 
 
-def is_hidden(path: Path) -> bool:
+def is_hidden(path: PurePath) -> bool:
     """Whether a part of the relative path begins with a dot."""
     return any(part.startswith(".") for part in path.parts)
 
@@ -98,7 +98,7 @@ def named_splits(path: Path) -> dict[str, list[Path]]:
 
 
 def check_one_split(path: Path) -> None:
-    """Sees that a dataset is not several splits, of which reading all would train on the held-out rows too.
+    """Checks that a dataset is not several splits: to read them all would train on the held-out rows too.
 
     Raises:
         InputError: naming the splits.
@@ -137,20 +137,41 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def count_rows(path: Path) -> int:
-    """Counts the rows and sees that each is readable; tells every ten seconds how far it is.
+    """Counts the rows and checks that each can be read; logs its progress.
 
     Raises:
         InputError: what read_rows raises; no row at all.
     """
-    rows, last_told = 0, time.monotonic()
+    rows, progress = 0, Progress("Read", None, "rows")
     for _ in read_rows(path):
         rows += 1
-        if rows % _ROWS_BETWEEN_LOOKS == 0 and time.monotonic() - last_told > _SECONDS_BETWEEN_PROGRESS:
-            last_told = time.monotonic()
-            log(f"Read {rows:,} rows")
+        if rows % _ROWS_BETWEEN_LOOKS == 0:
+            progress.add(_ROWS_BETWEEN_LOOKS)
     if not rows:
         raise InputError(f"dataset {path} has no rows")
     return rows
+
+
+def rows_known_cheaply(files: list[Path]) -> int | None:
+    """Counts rows where that is cheap: lines of JSON Lines files, the footers of Parquet files; else None."""
+    total = 0
+    for file in files:
+        if file.suffix.lower() in (".jsonl", ".ndjson"):
+            with file.open("rb") as opened:
+                while piece := opened.read(1 << 20):
+                    total += piece.count(b"\n")
+        elif file.suffix.lower() == ".parquet":
+            import pyarrow
+            from pyarrow.parquet import ParquetFile
+
+            try:
+                with ParquetFile(file) as parquet:
+                    total += parquet.metadata.num_rows
+            except (pyarrow.ArrowException, OSError):
+                return None
+        else:
+            return None
+    return total
 
 
 def _files_of_folder(path: Path) -> list[Path]:
@@ -188,11 +209,13 @@ def _names_beside(description: Path, listed: Any, field: str | None = None) -> l
         raise InputError(
             f"dataset file {description} cannot be read as what `datasets` writes: it has no list of names"
         )
-    names = [entry.get(field) if field and isinstance(entry, dict) else entry for entry in listed]
-    for name in names:
+    names: list[str] = []
+    for entry in listed:
+        name = entry.get(field) if field and isinstance(entry, dict) else entry
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
             raise InputError(
                 f"dataset file {description} names {name!r}; allowed: the names of what lies beside it, as `datasets` "
                 "writes them"
             )
+        names.append(name)
     return names

@@ -59,18 +59,18 @@ def has_data_extension(name: str) -> bool:
     return _extension(name) in FORMATS
 
 
-def format_of(file: Path) -> str:
+def format_of_file(file: Path) -> str:
     """The file's format, by its extension; by its first bytes where it has none, as KFP's artifacts.
 
     Raises:
-        InputError: an extension that is none of FORMATS; none, and a content that does not tell.
+        InputError: an extension that is none of FORMATS; none, and content that does not show it.
     """
     extension = _extension(file.name)
     known = FORMATS.get(extension)
     if known and known != "json":
         return known
     if known or not extension:
-        with _opened(file) as stream, _telling_damage(file):
+        with _opened(file) as stream, _explaining_damage(file):
             begin = stream.read(4096)
         text = begin.removeprefix(_BOM).lstrip()[:1]
         if known:
@@ -82,24 +82,24 @@ def format_of(file: Path) -> str:
             return "arrow"
         if text in (b"[", b"{"):
             return "json" if text == b"[" else "jsonl"
-    raise InputError(f"dataset file {file} is none of {ALLOWED_FILES}")
+    raise InputError(f"dataset file {file} is not one of {ALLOWED_FILES}")
 
 
 def rows_of(file: Path) -> Iterator[Any]:
     """Reads the values of a file's rows; in a sound file each is a dict.
 
     Raises:
-        InputError: what format_of raises; a file that is cut, or is not of its format, with the line or row.
+        InputError: what format_of_file raises; a file that is cut, or is not of its format, with the line or row.
     """
     read = {"jsonl": _jsonl_rows, "json": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows, "arrow": _arrow_rows}[
-        format_of(file)
+        format_of_file(file)
     ]
-    with _opened(file) as stream, _telling_damage(file):
+    with _opened(file) as stream, _explaining_damage(file):
         yield from read(file, stream)
 
 
 def _extension(name: str) -> str:
-    """The extension that tells the format: the one before .gz and .zst."""
+    """The extension that gives the format: the one before .gz and .zst."""
     path = Path(name.lower())
     return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
@@ -128,8 +128,8 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _telling_damage(file: Path) -> Iterator[None]:
-    """Tells what a decompressor or a decoder finds wrong with the file."""
+def _explaining_damage(file: Path) -> Iterator[None]:
+    """Turns what a decompressor or decoder raises into an InputError."""
     try:
         yield
     except UnicodeDecodeError:
@@ -137,7 +137,7 @@ def _telling_damage(file: Path) -> Iterator[None]:
     except RecursionError:
         raise InputError(f"{file.name}: holds JSON that is nested too deeply") from None
     except (EOFError, zlib.error, OSError) as error:
-        raise InputError(f"{file.name}: is cut or damaged: {error}") from None
+        raise InputError(f"{file.name}: is truncated or damaged: {error}") from None
 
 
 def _jsonl_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
@@ -187,11 +187,16 @@ def _array_items(read: Callable[[int], str]) -> Iterator[Any]:
         text, at = text[at:] + piece, 0
         return bool(piece)
 
+    def pass_blanks() -> None:
+        nonlocal at
+        if blanks := _BLANKS.match(text, at):
+            at = blanks.end()
+
     def next_character() -> str:
         nonlocal at
-        at = _BLANKS.match(text, at).end()
+        pass_blanks()
         while at == len(text) and more():
-            at = _BLANKS.match(text, at).end()
+            pass_blanks()
         return text[at : at + 1]
 
     next_character()

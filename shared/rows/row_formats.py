@@ -55,15 +55,15 @@ class RowFormat:
         """Gives the row's format, and logs the first one.
 
         Raises:
-            InputError: what format_of raises; another format than the rows before.
+            InputError: what format_of_row raises; another format than the rows before.
         """
-        found = format_of(row)
+        found = format_of_row(row)
         if self.name is None:
             self.name = found
             log(f"Format of the rows: {found}")
         elif found != self.name:
             raise InputError(
-                f"{row.place}: is of the format {found}, the rows before it are {self.name}; a dataset holds one format"
+                f"{row.place}: has the format {found}, the rows before it are {self.name}; a dataset holds one format"
             )
         return found
 
@@ -100,7 +100,7 @@ def conversations(
             problems.add(str(error))
 
 
-def format_of(row: Row) -> str:
+def format_of_row(row: Row) -> str:
     """The name in FORMATS of the one format whose fields the row has; a field that is null counts as missing.
 
     Raises:
@@ -117,7 +117,7 @@ def format_of(row: Row) -> str:
                 break
         else:
             found.append(name)
-    # With its fields there and one of them null, the format is clear, and its own check tells the field.
+    # With its fields there and one of them null, the format is clear, and its own check names the field.
     found = found or [name for name, (fields, _) in FORMATS.items() if all(field in values for field in fields)]
     if len(found) == 1:
         return found[0]
@@ -133,11 +133,11 @@ def format_of(row: Row) -> str:
     mapping = mapping_for(values)
     if mapping and not looks_like_content(values):
         raise InputError(
-            f"{place}: is of no known format; it has {columns_in_words(values)}; "
+            f"{place}: has no known format; it has {columns_in_words(values)}; "
             f'set dataset_columns="{mapping}" if that is what they mean'
         )
     raise InputError(
-        f"{place}: is of no known format; it has {columns_in_words(values)}; known are {'; '.join(FORMATS)}; "
+        f"{place}: has no known format; it has {columns_in_words(values)}; known are {'; '.join(FORMATS)}; "
         "dataset_columns maps other columns to one of them"
     )
 
@@ -146,9 +146,9 @@ def messages_of(row: Row) -> Messages:
     """What a row's turns are, in the form that chat templates read.
 
     Raises:
-        InputError: naming the row: what format_of raises; a field or a message that is not right.
+        InputError: naming the row: what format_of_row raises; a field or a message that is not right.
     """
-    messages, _ = FORMATS[format_of(row)][1](row)
+    messages, _ = FORMATS[format_of_row(row)][1](row)
     return messages
 
 
@@ -284,7 +284,7 @@ def _from_alpaca(row: Row) -> tuple[Messages, int]:
     messages = []
     for index, pair in enumerate(values.get("history") or []):
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-            raise InputError(f"{row.place}: history[{index}] is no pair of question and answer")
+            raise InputError(f"{row.place}: history[{index}] is not a pair of question and answer")
         messages += [_said("user", pair[0]), _said("assistant", pair[1])]
     question = "\n".join(text for text in (fields["instruction"], fields["input"]) if text)
     messages = _with_system(row, [*messages, _said("user", question), _said("assistant", fields["output"])])

@@ -12,7 +12,7 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.columns import check_columns, with_columns
 from kfp_osft.shared.rows.files import Row, read_rows
-from kfp_osft.shared.rows.row_formats import PROCESSED_FIELDS, format_of, messages_of
+from kfp_osft.shared.rows.row_formats import PROCESSED_FIELDS, format_of_row, messages_of
 
 #: What becomes of a row.
 LEFT_OUT, TRAINED_ON, HELD_OUT = 0, 1, 2
@@ -67,7 +67,7 @@ def check_first_row(path: Path, columns: Mapping[str, str] | None, is_processed:
         check_columns(row, columns)
         row = next(with_columns([row], columns))
     if not is_processed:
-        format_of(row)
+        format_of_row(row)
 
 
 def train_and_held_out(dataset: RowSource, subset: int, share: float, seed: int) -> tuple[RowSource, RowSource | None]:

@@ -17,8 +17,9 @@ from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
-from kfp_osft.shared.rows.files import Row, dataset_files
+from kfp_osft.shared.rows.files import Row, dataset_files, rows_known_cheaply
 from kfp_osft.shared.rows.messages import Conversation, Problems
 from kfp_osft.shared.rows.row_formats import RowFormat, conversations
 from kfp_osft.shared.training.config import TrainingConfig
@@ -35,7 +36,6 @@ from kfp_osft.stages.preprocess.base_model import (
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training, tell_report
 from kfp_osft.stages.preprocess.osft_coverage import check_coverage, find_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
-from kfp_osft.stages.preprocess.progress import Progress, rows_in
 from kfp_osft.stages.preprocess.row_source import (
     RowSource,
     check_first_row,
@@ -302,7 +302,7 @@ def _write_samples(
     osft = checked.osft
     report, problems = DataReport(osft["max_seq_len"]), Problems()
     gatherers = {"problems": problems, "warnings": report.warnings, "left_out": report.left_out}
-    progress = Progress(rows_in(files) if source.count is None else source.count)
+    progress = Progress("Tokenized", rows_known_cheaply(files) if source.count is None else source.count, "rows")
     work = _row_worker(checked, tokenizer)
     with target.open("w", encoding="ascii", buffering=1 << 20) as file:
         for piece in tokenized_pieces(source.rows(), work, own_process):
@@ -310,7 +310,7 @@ def _write_samples(
                 for one in said:
                     gatherers[name].add(*one)
             for place, length, loss_tokens, line in piece.lines:
-                progress.advance()
+                progress.add()
                 if report.drops(place, length):
                     continue
                 if length > osft["max_tokens_per_gpu"]:

@@ -13,8 +13,9 @@ def resolve_dataset(
     pvc_path: str,
     dataset_uri: str = "",
     dataset_split: str = "train",
-    # Not Optional[...]: the backend describes an input artifact without its type, and KFP then calls the annotation.
-    dataset: dsl.Input[dsl.Dataset] = None,
+    # Not Optional[...], which pyright asks for: the backend describes an input artifact without its type, and KFP then
+    # calls the annotation.
+    dataset: dsl.Input[dsl.Dataset] = None,  # pyright: ignore[reportArgumentType]
     validation_uri: str = "",
     validation_uri_split: str = "validation",
 ) -> NamedTuple("Outputs", [("dataset_path", str), ("num_rows", int), ("validation_path", str)]):

@@ -1,4 +1,4 @@
-"""Datasets behind an http(s) URL: one file, gone on with where it was cut."""
+"""Datasets behind an http(s) URL: one file; a download that was cut off resumes."""
 
 import os
 import re
@@ -13,25 +13,24 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
+from kfp_osft.shared.network.retry import Backoff
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
 from kfp_osft.stages.resolve_dataset.download import (
     MANIFEST,
     PartialDownload,
-    Progress,
     check_room,
     partial_download,
-    size_text,
 )
 
 #: Environment variable: the most that is fetched from a URL, in GiB.
 LIMIT_VARIABLE = "OSFT_MAX_DOWNLOAD_GIB"
 _DEFAULT_LIMIT_GIB = 50
-_TRIES = 5
-_SECONDS_TO_WAIT = 1.0
-_MOST_SECONDS_TO_WAIT = 30.0
+_TRIES, _FIRST_PAUSE = 5, 1.0
 _SECONDS_TO_CONNECT, _SECONDS_TO_READ = 10, 60
 _MOST_REDIRECTS = 10
 _MOST_CHANGES = 3
@@ -63,13 +62,29 @@ class _Version(NamedTuple):
 
     @property
     def validator(self) -> str:
-        """What If-Range may hold: with it a server goes on with these very bytes, or begins anew (RFC 9110, 13.1.5)."""
+        """What If-Range may hold: with it a server continues with the same bytes or starts again (RFC 9110, 13.1.5)."""
         return "" if self.etag.startswith("W/") else self.etag or self.last_modified
 
     @property
     def is_certain(self) -> bool:
-        """Whether another content would be told apart."""
+        """Whether a change of the content would show."""
         return bool(self.etag or self.last_modified)
+
+
+class _Source(NamedTuple):
+    """Where the file comes from.
+
+    Attributes:
+        session: of requests.
+        url: as the person gave it.
+        said: how messages begin.
+        limit: the most bytes that are fetched.
+    """
+
+    session: Any
+    url: str
+    said: str
+    limit: int
 
 
 class _ChangedMeanwhile(Exception):
@@ -95,15 +110,16 @@ def fetch_from_http(uri: str, workspace: Path) -> Path:
     with requests.Session() as session:
         session.max_redirects = _MOST_REDIRECTS
         session.headers.update({"User-Agent": "kfp-osft", "Accept-Encoding": "identity"})
+        source = _Source(session, uri, said, limit)
         for _ in range(_MOST_CHANGES):
-            with closing(_get(session, uri, said)) as response:
+            with closing(_get(source)) as response:
                 version = _version(uri, said, response)
-                _check_size(version.size, limit, said)
+                _check_size(source, version.size)
                 try:
-                    return _fetch(session, uri, said, response, version, limit, workspace)
+                    return _fetch(source, response, version, workspace)
                 except _ChangedMeanwhile:
-                    log(f"{said}: has changed while it was fetched; starting again")
-    raise InputError(f"{said}: has changed {_MOST_CHANGES} times while it was fetched")
+                    log(f"{said}: changed during the download; starting again")
+    raise InputError(f"{said}: changed {_MOST_CHANGES} times during the download")
 
 
 def _limit() -> int:
@@ -117,42 +133,46 @@ def _limit() -> int:
     return int(limit * (1 << 30))
 
 
-def _check_size(size: int | None, limit: int, said: str) -> None:
-    if size is not None and size > limit:
+def _check_size(source: _Source, size: int | None) -> None:
+    if size is not None and size > source.limit:
         raise InputError(
-            f"{said}: has {size_text(size)}, more than {LIMIT_VARIABLE} allows ({size_text(limit)}); "
+            f"{source.said}: has {size_text(size)}, more than {LIMIT_VARIABLE} allows ({size_text(source.limit)}); "
             f"set {LIMIT_VARIABLE} higher in the environment of resolve_dataset"
         )
 
 
-def _get(session: Any, url: str, said: str, headers: Mapping[str, str] | None = None) -> Any:
+def _get(source: _Source, headers: Mapping[str, str] | None = None) -> Any:
     """Sends the request, again after an error that may pass; returns an answer that is a success, or a 416."""
     import requests
 
-    for attempt in range(1, _TRIES + 1):
+    session, url, said, _ = source
+    backoff = Backoff(_TRIES, _FIRST_PAUSE)
+    while True:
+        wanted = ""
         try:
             response = session.get(url, headers=headers, stream=True, timeout=(_SECONDS_TO_CONNECT, _SECONDS_TO_READ))
         except requests.TooManyRedirects:
             raise InputError(f"{said}: is redirected more than {_MOST_REDIRECTS} times") from None
         except requests.exceptions.InvalidSchema:
-            raise InputError(f"{said}: is redirected to something that is not http(s)://") from None
+            raise InputError(f"{said}: is redirected to a URL that is not http(s)://") from None
         # requests.RequestException's kin for URLs are ValueErrors, and so is what urllib.parse raises.
         except ValueError:
-            raise InputError(f"{said}: is no URL") from None
+            raise InputError(f"{said}: is not a URL") from None
         except requests.RequestException as error:
-            problem, wanted = f"cannot be reached: {network_cause(error)}", None
+            problem = f"cannot be reached: {network_cause(error)}"
             if is_lasting(error):
                 raise InputError(f"{said}: {problem}") from None
         else:
             if response.status_code < 400 or response.status_code == 416:
                 return response
             response.close()
-            problem, wanted = f"the server answers {_status(response)}", response.headers.get("Retry-After")
+            problem, wanted = f"the server answers {_status(response)}", response.headers.get("Retry-After", "")
             if response.status_code < 500 and response.status_code != 429:
                 raise InputError(f"{said}: {_refusal(response)}") from None
-        if attempt < _TRIES:
-            _wait(attempt, wanted)
-    raise InputError(f"{said}: {problem} (tried {_TRIES} times)")
+        pause = backoff.pause(wanted=float(wanted) if wanted.isdecimal() else 0.0)
+        if pause is None:
+            raise InputError(f"{said}: {problem} (tried {_TRIES} times)")
+        time.sleep(pause)
 
 
 def _status(response: Any) -> str:
@@ -162,37 +182,32 @@ def _status(response: Any) -> str:
 def _refusal(response: Any) -> str:
     if response.status_code in (401, 403, 407):
         return (
-            f"the server refuses it ({_status(response)}); a signed link may have expired, and what needs a login "
-            "is better put on S3 or the PVC"
+            f"the server refuses it ({_status(response)}); a signed link may have expired; put files that need "
+            "a login on S3 or the PVC"
         )
     if response.status_code in (404, 410):
         return f"there is nothing at this URL ({_status(response)})"
     return f"the server answers {_status(response)}"
 
 
-def _wait(attempt: int, wanted: str | None = None) -> None:
-    seconds = _SECONDS_TO_WAIT * 2 ** (attempt - 1)
-    if wanted and wanted.isdecimal():
-        seconds = max(seconds, float(wanted))
-    time.sleep(min(seconds, _MOST_SECONDS_TO_WAIT))
-
-
 def _version(uri: str, said: str, response: Any) -> _Version:
     headers = response.headers
     if response.status_code != 200:
-        raise InputError(f"{said}: the server answers {_status(response)}, and no file")
+        raise InputError(f"{said}: the server answers {_status(response)} instead of a file")
     if headers.get("Content-Type", "").lower().startswith("text/html"):
         hint = ""
         if page := re.match(r"https?://huggingface\.co/datasets/([^/?#]+/[^/?#]+)/?$", uri):
             hint = f"; the dataset is hf://{page[1]}"
         raise InputError(f"{said}: the server answers with a web page, not with a file of rows{hint}")
     if headers.get("Content-Encoding", "identity").lower() not in ("identity", "gzip", "x-gzip", "zstd"):
-        raise InputError(f"{said}: the server packs it as {headers['Content-Encoding']}, though it was asked not to")
+        raise InputError(
+            f"{said}: the server compresses it as {headers['Content-Encoding']}, although it was asked not to"
+        )
     is_chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
     length = headers.get("Content-Length", "")
     if not is_chunked and not length.isdecimal():
         raise InputError(
-            f"{said}: the server does not say how long the file is, so that a cut would not be seen; "
+            f"{said}: the server does not say how long the file is, so a truncated download would go unnoticed; "
             "put it on S3 or the PVC"
         )
     if length == "0":
@@ -219,15 +234,15 @@ def _file_name(uri: str, said: str, response: Any) -> str:
     names = [re.sub(r"[^\w.-]+", "-", PurePosixPath(path).name).lstrip(".")[-100:] for path in paths]
     found = next((name for name in names if has_data_extension(name)), None)
     if found is None and (extension := next((Path(name).suffix for name in names if Path(name).suffix), None)):
-        raise InputError(f"{said}: its extension {extension} is none of {ALLOWED_FILES}")
-    # Without any extension the content tells.
+        raise InputError(f"{said}: its extension {extension} is not one of {ALLOWED_FILES}")
+    # Without an extension the content decides.
     return found or next(filter(None, names), "data")
 
 
-def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, limit: int, workspace: Path) -> Path:
-    parts = urlsplit(url)
+def _fetch(source: _Source, response: Any, version: _Version, workspace: Path) -> Path:
+    said, parts = source.said, urlsplit(source.url)
     made_from: dict[str, Any] = {
-        "url": redacted(url),
+        "url": redacted(source.url),
         "query": fingerprint(
             [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNING.fullmatch(pair[0])]
         ),
@@ -237,9 +252,9 @@ def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, 
         made_from |= version._asdict()
         folder = _folder(datasets, version, made_from)
         if read_manifest(folder / MANIFEST, made_from):
-            log(f"{said}: unchanged, and in the workspace already")
+            log(f"{said}: unchanged and already in the workspace")
             return folder / version.name
-    # Without a version, one download is told from another by what came.
+    # Without a version, downloads are told apart by their content.
     with partial_download(_folder(datasets, version, made_from)) as partial:
         done = partial.trusted_bytes(version.name) if version.validator and version.size else 0
         if version.size is not None:
@@ -247,9 +262,9 @@ def _fetch(session: Any, url: str, said: str, response: Any, version: _Version, 
         log(
             f"Downloading {said.removeprefix('dataset_uri=')}"
             + (f", {size_text(version.size)}" if version.size is not None else "")
-            + (f", of which {size_text(done)} are there already" if done else "")
+            + (f", {size_text(done)} of it already downloaded" if done else "")
         )
-        _download(session, url, said, response, version, limit, partial, done)
+        _download(source, response, version, partial, done)
         if not version.is_certain:
             made_from["sha256"] = file_digest(partial.folder / version.name)
         folder = _folder(datasets, version, made_from)
@@ -261,22 +276,20 @@ def _folder(datasets: Path, version: _Version, made_from: Mapping[str, Any]) -> 
     return datasets / f"http-{version.name.partition('.')[0][:40]}-{fingerprint(made_from)[:12]}"
 
 
-def _download(
-    session: Any, url: str, said: str, response: Any, version: _Version, limit: int, partial: PartialDownload, done: int
-) -> None:
-    """Writes the file from byte `done` on; asks for the rest when it is cut, as long as something comes."""
-    target = partial.folder / version.name
-    progress = Progress(version.name, version.size, done)
+def _download(source: _Source, response: Any, version: _Version, partial: PartialDownload, done: int) -> None:
+    """Writes the file from byte `done` on; requests the rest when the connection is cut, as long as bytes arrive."""
+    said, target = source.said, partial.folder / version.name
+    progress = Progress(version.name, version.size, "bytes", done)
     # This answer begins at the first byte.
     if done:
         response.close()
         response = None
-    fruitless = 0
+    backoff = Backoff(_TRIES, _FIRST_PAUSE)
     while done != version.size:
         begin = done
         try:
             if response is None:
-                response, done = _rest(session, url, said, version, done)
+                response, done = _rest(source, version, done)
                 progress.add(done - begin)
             with target.open("r+b" if done else "wb") as file:
                 file.truncate(done)
@@ -288,7 +301,7 @@ def _download(
                         partial.mark(version.name, done + len(piece))
                     done += len(piece)
                     progress.add(len(piece))
-                    _check_size(done, limit, said)
+                    _check_size(source, done)
             if version.size is None:
                 break
             if done > version.size:
@@ -296,11 +309,11 @@ def _download(
             if done < version.size:
                 raise _Cut("the connection was closed")
         except _Cut as cut:
-            fruitless = 0 if done > begin else fruitless + 1
-            if fruitless >= _TRIES:
-                raise InputError(f"{said}: was cut at {size_text(done)} {_TRIES} times: {cut}") from None
-            log(f"{said}: cut at {size_text(done)} ({cut}); going on")
-            _wait(fruitless + 1)
+            pause = backoff.pause(got_further=done > begin)
+            if pause is None:
+                raise InputError(f"{said}: was cut off at {size_text(done)} {_TRIES} times: {cut}") from None
+            log(f"{said}: cut off at {size_text(done)} ({cut}); resuming")
+            time.sleep(pause)
         finally:
             if response is not None:
                 response.close()
@@ -308,16 +321,16 @@ def _download(
     partial.mark(version.name, done)
 
 
-def _rest(session: Any, url: str, said: str, version: _Version, done: int) -> tuple[Any, int]:
+def _rest(source: _Source, version: _Version, done: int) -> tuple[Any, int]:
     """Asks for the bytes from `done` on; returns the answer and the byte that it begins at."""
     is_part = bool(done and version.validator)
-    response = _get(session, url, said, {"Range": f"bytes={done}-", "If-Range": version.validator} if is_part else None)
+    response = _get(source, {"Range": f"bytes={done}-", "If-Range": version.validator} if is_part else None)
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     etag = response.headers.get("ETag", "")
     if is_part and response.status_code == 206 and found and int(found[1]) == done and etag in ("", version.etag):
         return response, done
     # The whole file: the server knows no ranges, or has another version now.
-    if response.status_code == 200 and _version(url, said, response)[1:] == version[1:]:
+    if response.status_code == 200 and _version(source.url, source.said, response)[1:] == version[1:]:
         return response, 0
     response.close()
     raise _ChangedMeanwhile
@@ -331,7 +344,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
     """
     pieces = response.raw.stream(_PIECE, decode_content=False)
     while True:
-        with _telling_a_cut():
+        with _explaining_a_cut():
             piece = next(pieces, None)
         if piece is None:
             return
@@ -339,7 +352,7 @@ def _pieces(response: Any) -> Iterator[bytes]:
 
 
 @contextmanager
-def _telling_a_cut() -> Iterator[None]:
+def _explaining_a_cut() -> Iterator[None]:
     import urllib3
 
     try:

@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import shutil
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
@@ -18,7 +17,6 @@ from kfp_osft.shared.rows.formats import batch_rows
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _CACHE_PREFIX = "kfp-osft-"
-_SECONDS_OF_A_DAY = 24 * 60 * 60
 _ROWS_AT_ONCE = 1024
 #: A change of how the rows are written makes earlier files stale.
 _WRITTEN = 2
@@ -39,14 +37,15 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     """
     name, revision, config = _hub_address(uri)
     import datasets
+    from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     uri = f"dataset_uri={uri}"
     if Path(name).is_dir():
         raise InputError(
-            f"{uri}: `datasets` would take the folder {Path(name).absolute()} for it; "
-            "give the folder's whole path if it is meant, else start in another folder"
+            f"{uri}: `datasets` would load the folder {Path(name).absolute()} instead; "
+            "give the folder's full path if you mean it, otherwise run from another folder"
         )
     try:
         commit = HfApi().dataset_info(name, revision=revision).sha
@@ -58,8 +57,8 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     except RevisionNotFoundError:
         raise InputError(f"{uri}: the dataset has no revision {revision}") from None
     except HFValidationError as error:
-        raise InputError(f"{uri}: is no Hugging Face dataset id: {_first_lines(error)}") from None
-    # What the HTTP client raises where there is no Hub, which is another client in other versions.
+        raise InputError(f"{uri}: is not a Hugging Face dataset id: {_first_lines(error)}") from None
+    # What the HTTP client raises where the Hub is out of reach; versions differ in the client.
     except Exception as error:
         cause = network_cause(error) if is_lasting(error) else _first_lines(error)
         raise InputError(f"{uri}: the Hugging Face Hub cannot be reached: {cause}") from None
@@ -72,14 +71,12 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     }
     folder = workspace / "datasets" / f"{name.replace('/', '--')}-{fingerprint(made_from)[:12]}"
     if read_manifest(folder / ".manifest.json", made_from):
-        log(f"{name} at revision {commit} is in the workspace already")
+        log(f"{name} at revision {commit} is already in the workspace")
         return folder / "data.jsonl"
-    os.makedirs(datasets.config.HF_DATASETS_CACHE, exist_ok=True)
+    os.makedirs(HF_DATASETS_CACHE, exist_ok=True)
     # A cache of its own: from the common one `datasets` takes an older revision when the Hub fails.
-    _remove_abandoned(Path(datasets.config.HF_DATASETS_CACHE))
-    with TemporaryDirectory(
-        prefix=_CACHE_PREFIX, dir=datasets.config.HF_DATASETS_CACHE, ignore_cleanup_errors=True
-    ) as cache:
+    remove_leftovers(Path(HF_DATASETS_CACHE).glob(f"{_CACHE_PREFIX}*"))
+    with TemporaryDirectory(prefix=_CACHE_PREFIX, dir=HF_DATASETS_CACHE, ignore_cleanup_errors=True) as cache:
         try:
             rows = datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=cache)
         # datasets raises what its parts raise: OSError, ValueError, RuntimeError, and errors of its own.
@@ -107,16 +104,9 @@ def _hub_address(uri: str) -> tuple[str, str | None, str | None]:
             head, _, config = head.partition(":")
     if not _HUB_ID.fullmatch(head):
         raise InputError(
-            f"dataset_uri={uri}: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"
+            f"dataset_uri={uri}: is not a Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"
         )
     return head, revision or None, config or None
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes the caches that killed processes left a day ago or earlier."""
-    for cache in folder.glob(f"{_CACHE_PREFIX}*"):
-        if time.time() - cache.stat().st_mtime > _SECONDS_OF_A_DAY:
-            shutil.rmtree(cache, ignore_errors=True)
 
 
 def _write_rows(rows: Any, path: Path) -> None:
@@ -124,7 +114,7 @@ def _write_rows(rows: Any, path: Path) -> None:
     table = rows.with_format("arrow")
     binary = [field.name for field in table.features.arrow_schema if _holds_bytes(field.type)]
     if binary:
-        log(f"Columns left out, as they are not text: {', '.join(binary)}")
+        log(f"Columns left out because they are not text: {', '.join(binary)}")
         table = table.remove_columns(binary)
     with path.open("w", encoding="utf-8") as file:
         for piece in table.iter(_ROWS_AT_ONCE):
@@ -165,6 +155,6 @@ def _reason(error: Exception) -> str:
 
 
 def _first_lines(error: BaseException) -> str:
-    """Two of them: the second tells what there is ("Please pick one among the available configs: ...")."""
+    """The first two: the second lists the choices ("Please pick one among the available configs: ...")."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__

@@ -14,17 +14,18 @@ from urllib.parse import urlsplit
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.rows.files import is_hidden
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
 from kfp_osft.stages.resolve_dataset.download import (
     MANIFEST,
     PartialDownload,
-    Progress,
     check_room,
     partial_download,
-    size_text,
 )
 
 _MIB = 1 << 20
@@ -79,8 +80,8 @@ def fetch_from_s3(uri: str, workspace: Path) -> Path:
             try:
                 return _fetch(client, place, objects, workspace)
             except _ChangedMeanwhile:
-                log(f"{place.said}: has changed while it was fetched; starting again")
-    raise InputError(f"{place.said}: has changed {_MOST_CHANGES} times while it was fetched")
+                log(f"{place.said}: changed during the download; starting again")
+    raise InputError(f"{place.said}: changed {_MOST_CHANGES} times during the download")
 
 
 def _place(uri: str) -> _Place:
@@ -106,12 +107,12 @@ def _check_endpoint(endpoint: str, bucket: str, said: str) -> None:
         parts = urlsplit(endpoint)
         host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
     except ValueError:
-        # boto3 says it.
+        # boto3 reports it.
         return
     if host.startswith(f"{bucket}.") or bucket in PurePosixPath(parts.path).parts:
         raise InputError(
-            f"{said}: {_set_of(_ENDPOINTS)}={redacted(endpoint)} holds the bucket {bucket}, which belongs into "
-            f"dataset_uri alone; set {_set_of(_ENDPOINTS)}={parts.scheme}://{host.removeprefix(f'{bucket}.')}{port}"
+            f"{said}: {_set_of(_ENDPOINTS)}={redacted(endpoint)} contains the bucket {bucket}, which belongs in "
+            f"dataset_uri only; set {_set_of(_ENDPOINTS)}={parts.scheme}://{host.removeprefix(f'{bucket}.')}{port}"
         )
 
 
@@ -159,7 +160,7 @@ def _client(place: _Place) -> Any:
         return client
     except ValueError:
         raise InputError(
-            f"{place.said}: {_set_of(_ENDPOINTS)}={redacted(place.endpoint)} is not the URL of a store; "
+            f"{place.said}: {_set_of(_ENDPOINTS)}={redacted(place.endpoint or '')} is not the URL of a store; "
             "allowed: http(s)://host[:port]"
         ) from None
 
@@ -179,7 +180,7 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
     prefix = place.key and place.key.rstrip("/") + "/"
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=place.bucket, Prefix=prefix)
     entries = [entry for page in pages for entry in page.get("Contents", ()) if not entry["Key"].endswith("/")]
-    # As in a folder: hidden ones are nobody's data.
+    # As in a folder: hidden files are not data.
     names = {entry["Key"]: entry["Key"].removeprefix(prefix) for entry in entries}
     seen = [entry for entry in entries if not is_hidden(PurePosixPath(names[entry["Key"]]))]
     objects = [
@@ -191,10 +192,10 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
     if not objects:
         raise InputError(f"{place.said}: {_nothing_there(client, place, others)}")
     if others:
-        log(f"Passed over, as they are no data by their extension: {_some(others)}")
+        log(f"Skipped, as they do not have the extension of a data file: {listed(others, _MOST_NAMES_SHOWN)}")
     empty = [entry.key for entry in objects if not entry.size]
     if empty:
-        raise InputError(f"{place.said}: holds empty objects: {_some(empty)}")
+        raise InputError(f"{place.said}: holds empty objects: {listed(empty, _MOST_NAMES_SHOWN)}")
     outside = next(
         (entry.key for entry in objects if ".." in PurePosixPath(entry.name).parts or entry.name.startswith("/")), None
     )
@@ -214,7 +215,7 @@ def _object(client: Any, place: _Place) -> _Object | None:
             return None
         raise
     if not has_data_extension(place.key) and PurePosixPath(place.key).suffix:
-        raise InputError(f"{place.said}: is none of {ALLOWED_FILES}")
+        raise InputError(f"{place.said}: is not one of {ALLOWED_FILES}")
     if not head["ContentLength"]:
         raise InputError(f"{place.said}: the object is empty")
     return _Object(place.key, head["ContentLength"], head["ETag"], PurePosixPath(place.key).name)
@@ -222,16 +223,11 @@ def _object(client: Any, place: _Place) -> _Object | None:
 
 def _nothing_there(client: Any, place: _Place, others: list[str]) -> str:
     if others:
-        return f"holds no data file, but {_some(others)}; allowed: {ALLOWED_FILES}"
+        return f"holds no data file, but {listed(others, _MOST_NAMES_SHOWN)}; allowed: {ALLOWED_FILES}"
     found = client.list_objects_v2(Bucket=place.bucket, Prefix=place.key.rstrip("/"), MaxKeys=_MOST_NAMES_SHOWN)
     keys = [entry["Key"] for entry in found.get("Contents", ())]
     near = f"; there are keys that begin so: {', '.join(keys)}" if keys and place.key else ""
     return f"there is no such object and none below it in bucket {place.bucket}{near}"
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMES_SHOWN
-    return ", ".join(names[:_MOST_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _fetch(client: Any, place: _Place, objects: list[_Object], workspace: Path) -> Path:
@@ -245,7 +241,7 @@ def _fetch(client: Any, place: _Place, objects: list[_Object], workspace: Path) 
     folder = workspace / "datasets" / f"s3-{label}-{fingerprint(made_from)[:12]}"
     dataset = folder / objects[0].name if is_one else folder
     if read_manifest(folder / MANIFEST, made_from):
-        log(f"{place.said}: unchanged, and in the workspace already")
+        log(f"{place.said}: unchanged and already in the workspace")
         return dataset
     with partial_download(folder) as partial:
         missing = [entry for entry in objects if partial.trusted_bytes(entry.name) != entry.size]
@@ -273,7 +269,7 @@ def _download(client: Any, place: _Place, objects: list[_Object], partial: Parti
     from s3transfer import exceptions
     from s3transfer.subscribers import BaseSubscriber
 
-    progress = Progress(f"s3://{place.bucket}", sum(entry.size for entry in objects))
+    progress = Progress(f"s3://{place.bucket}", sum(entry.size for entry in objects), "bytes")
     etags = {entry.key: entry.etag for entry in objects}
 
     class Known(BaseSubscriber):
@@ -285,7 +281,7 @@ def _download(client: Any, place: _Place, objects: list[_Object], partial: Parti
         def on_queued(self, future: Any, **_: Any) -> None:
             future.meta.provide_transfer_size(self._size)
 
-        def on_progress(self, bytes_transferred: int, **_: Any) -> None:
+        def on_progress(self, future: Any, bytes_transferred: int, **_: Any) -> None:
             progress.add(bytes_transferred)
 
     def only_this_version(params: dict[str, Any], **_: Any) -> None:
@@ -343,11 +339,11 @@ def _explained(place: _Place) -> Iterator[None]:
             "(on a cluster: the Secret of a data connection)"
         ) from None
     except boto.ParamValidationError:
-        raise InputError(f"{place.said}: '{place.bucket}' is no name of a bucket") from None
+        raise InputError(f"{place.said}: '{place.bucket}' is not a valid bucket name") from None
     except (boto.HTTPClientError, boto.ConnectionError, RetriesExceededError) as error:
         raise InputError(f"{place.said}: {_store(place)} cannot be reached: {network_cause(error)}") from None
     except boto.BotoCoreError as error:
-        raise InputError(f"{place.said}: boto3 is not set up for it: {error}".splitlines()[0]) from None
+        raise InputError(f"{place.said}: boto3 is not configured for it: {error}".splitlines()[0]) from None
 
 
 def _store(place: _Place) -> str:
@@ -372,7 +368,7 @@ def _refusal(response: Mapping[str, Any], place: _Place) -> str:
         return f"bucket {place.bucket} is in another region than {_set_of(_REGIONS)} says"
     if status in (401, 403):
         return (
-            f"{store} does not let these credentials read it ({status} {code}); they need s3:GetObject, and "
+            f"{store} denies these credentials access ({status} {code}); they need s3:GetObject, and "
             "s3:ListBucket for a prefix"
         )
     return f"{store} answers {status} {code}"

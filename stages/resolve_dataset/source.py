@@ -10,11 +10,12 @@ from kfp_osft.shared.files.atomic import replacing_folder, writable_folder
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
 from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over
 from kfp_osft.shared.rows.formats import has_data_extension
-from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_room, telling_a_full_disk
+from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_room, explaining_a_full_disk
 from kfp_osft.stages.resolve_dataset.http import fetch_from_http
 from kfp_osft.stages.resolve_dataset.hub import fetch_from_hub
 from kfp_osft.stages.resolve_dataset.s3 import fetch_from_s3
@@ -42,9 +43,12 @@ class ResolvedDataset(NamedTuple):
 class DatasetArtifact(Protocol):
     """What is used of a KFP Dataset artifact."""
 
-    path: str
-    uri: str
-    metadata: Mapping[str, Any]
+    @property
+    def path(self) -> str: ...
+    @property
+    def uri(self) -> str: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
 
 
 def resolve(
@@ -82,7 +86,7 @@ def resolve(
         raise InputError(
             f"dataset_uri={redacted(dataset_uri)} and an upstream dataset are both given; give one of them"
         )
-    with telling_a_full_disk(workspace):
+    with explaining_a_full_disk(workspace):
         if dataset is not None:
             path = _from_artifact(dataset, dataset_split, workspace)
         elif dataset_uri.strip():
@@ -121,7 +125,7 @@ def _from_artifact(artifact: DatasetArtifact, split: str, workspace: Path) -> Pa
         return split_of(_into_workspace(path, artifact.uri, workspace), split, workspace)
     if location := location_in(artifact.metadata):
         key, value = location
-        log(f"The dataset artifact has no data of its own; its metadata says {key}={redacted(value)}")
+        log(f"The dataset artifact has no data of its own; its metadata gives {key}={redacted(value)}")
         return _from_uri(value, split, workspace)
     raise InputError(
         f"the dataset artifact has no data at {artifact.path} and no metadata "
@@ -172,7 +176,7 @@ def _from_uri(uri: str, split: str, workspace: Path, all_without_splits: bool = 
         path = fetch_from_http(uri, workspace)
     elif scheme == "pvc":
         if ".." in Path(rest).parts:
-            raise InputError(f"dataset_uri={uri}: leads out of pvc_path={workspace}; allowed: pvc://path below it")
+            raise InputError(f"dataset_uri={uri}: leads outside pvc_path={workspace}; allowed: pvc://path below it")
         path = _existing(workspace / rest.lstrip("/"), uri)
     elif scheme == "file" or uri.startswith(("/", "./", "../", "~")):
         path = _existing(Path(os.path.expanduser(rest)), uri)
@@ -196,15 +200,11 @@ def _existing(path: Path, uri: str) -> Path:
 
 
 def _counted_rows(path: Path, workspace: Path) -> int:
-    """Counts the rows and sees that each can be read, once for the same files, sizes and times of change."""
+    """Counts the rows and checks that each can be read, once for the same files, sizes and times of change."""
     files = dataset_files(path)
     others = [str(file.relative_to(path)) for file in passed_over(path)]
     if others:
-        more = len(others) - _MOST_NAMES_SHOWN
-        log(
-            f"Passed over in {path}, as they hold no rows by their names: {', '.join(others[:_MOST_NAMES_SHOWN])}"
-            + (f" and {more} more" if more > 0 else "")
-        )
+        log(f"Skipped in {path}, as they do not have the name of a data file: {listed(others, _MOST_NAMES_SHOWN)}")
     made_from = [_READER, *([str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files)]
     counted = workspace / "datasets" / ".rows" / f"{fingerprint(made_from)[:16]}.json"
     manifest = read_manifest(counted, made_from)

@@ -7,6 +7,7 @@ from pathlib import Path
 from kfp_osft.shared.files.atomic import replacing_folder
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.files import dataset_files, named_splits, saved_splits
 from kfp_osft.shared.training.run_file import dataset_source
@@ -42,9 +43,8 @@ def split_of(path: Path, split: str, workspace: Path, all_without_splits: bool =
     files, others = named[split], sorted({*dataset_files(path)} - {*named[split]})
     if not others:
         return path
-    shown = ", ".join(str(file.relative_to(path)) for file in others[:_MOST_NAMES_SHOWN])
-    more = f" and {len(others) - _MOST_NAMES_SHOWN} more" if len(others) > _MOST_NAMES_SHOWN else ""
-    log(f"The split {split} of {path} is {len(files)} of its files; not taken: {shown}{more}")
+    shown = listed([str(file.relative_to(path)) for file in others], _MOST_NAMES_SHOWN)
+    log(f"The split {split} of {path} is {len(files)} of its files; not taken: {shown}")
     source = dataset_source(str(path))
     if len(files) == 1 and not source:
         return files[0]

@@ -10,25 +10,26 @@ from pathlib import Path
 
 _PROGRAM = """
 import json, os, signal, sys
+from kfp_osft.shared.reporting import progress
 from kfp_osft.stages.resolve_dataset import download, hub
 uri, pvc, point = json.loads(sys.argv[1])
 
-def kill(*arguments):
+def kill(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if isinstance(point, int):
     # So many bytes are there.
-    class Progress(download.Progress):
+    class Progress(progress.Progress):
         def add(self, size):
             super().add(size)
             if self._done >= point:
                 kill()
-    download.Progress = Progress
     # So little that what is there is noted now and then.
     from kfp_osft.stages.resolve_dataset import http, s3
     http._BYTES_BETWEEN_MARKS = 1 << 18
     http._PIECE = 1 << 16
     s3._PART_SIZE = 1 << 20
+    http.Progress = s3.Progress = Progress
 elif point == "publishing":
     download.write_manifest = hub.write_manifest = kill
 elif point == "renaming":

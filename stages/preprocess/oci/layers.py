@@ -5,13 +5,12 @@ import os
 import shutil
 import stat
 import tarfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.progress import Progress
 
 #: Where a modelcar has its model (KServe).
 MODELS = "models"
@@ -23,7 +22,6 @@ _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _AT_ONCE = 1 << 20
-_SECONDS_BETWEEN_PROGRESS = 10
 
 
 def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: str) -> None:
@@ -44,7 +42,7 @@ def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: s
     """
     layers: Sequence[Mapping[str, Any]] = manifest["layers"]
     is_image = (manifest.get("config") or {}).get("mediaType") in _IMAGE_CONFIGS
-    tell = _progress()
+    progress = Progress("Unpacked", None, "bytes")
     for number, layer in enumerate(layers, start=1):
         blob = blobs / layer["digest"].removeprefix("sha256:")
         place = f"{shown}: layer {number} of {len(layers)}"
@@ -53,7 +51,7 @@ def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: s
         file_name = next((annotations[name] for name in _FILE_NAMES if annotations.get(name)), None)
         try:
             if _is_tar(blob):
-                _unpack_tar(blob, tree, place, is_image, tell)
+                _unpack_tar(blob, tree, place, is_image, progress)
             elif file_name:
                 target = _inside(tree, file_name, place)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +71,7 @@ def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: s
             blob.unlink(missing_ok=True)
 
 
-def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, tell: Callable[[int], None]) -> None:
+def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, progress: Progress) -> None:
     of_this_layer: set[Path] = set()
     with _content(blob) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_AT_ONCE) as archive:
         archive.copybufsize = _AT_ONCE
@@ -107,21 +105,7 @@ def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, tell: Callab
                 # Filtered above.
                 archive.extract(member, tree, filter="fully_trusted")
             of_this_layer |= {target, *target.parents}
-            tell(member.size)
-
-
-def _progress() -> Callable[[int], None]:
-    """To be given the bytes of each member."""
-    told_at, total = time.monotonic(), 0
-
-    def tell(size: int) -> None:
-        nonlocal told_at, total
-        total += size
-        if time.monotonic() - told_at >= _SECONDS_BETWEEN_PROGRESS:
-            told_at = time.monotonic()
-            log(f"Unpacked {total / 1e9:.2f} GB")
-
-    return tell
+            progress.add(member.size)
 
 
 def _inside(tree: Path, name: str, place: str) -> Path:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.locks import LocksUnsupported, lock_file
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.stages.preprocess.oci.layers import MODELS, unpack_layers
 from kfp_osft.stages.preprocess.oci.registry import SCHEME, SECRET_VARIABLE, Registry, size_of
@@ -107,20 +109,19 @@ def _sizes(folder: Path) -> dict[str, int]:
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Two runs in one workspace do not pull the same model at the same time: the second one finds it there."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(place / ".lock")
+    path, lock = place / ".lock", None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log(f"Another run is pulling into {place}: waiting for it")
-        lock.acquire()
-    except NotImplementedError:
+        lock = lock_file(path, wait=False)
+        if lock is None:
+            log(f"Another run is pulling into {place}: waiting for it")
+            lock = lock_file(path, wait=True)
+    except LocksUnsupported:
         log(f"The file system of {place} has no locks: let no two runs pull the same model into it at the same time")
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _check_space(manifest: Mapping[str, Any], blobs: Path, base_model: str) -> None:
@@ -152,13 +153,14 @@ def _model_folder(tree: Path, base_model: str) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        listed = ", ".join(sorted(f"/{folder.relative_to(tree)}" for folder in found)[:_LISTED])
-        raise InputError(f"{_PARAMETER}={base_model}: holds {len(found)} models: {listed}; an image with one is needed")
+        folders = listed(sorted(f"/{folder.relative_to(tree)}" for folder in found), _LISTED)
+        raise InputError(
+            f"{_PARAMETER}={base_model}: holds {len(found)} models: {folders}; an image with one is needed"
+        )
     files = sorted(f"/{(folder / name).relative_to(tree)}" for folder, names in contents.items() for name in names)
-    listed = ", ".join(files[:_LISTED]) + (f" and {len(files) - _LISTED} more" if len(files) > _LISTED else "")
     raise InputError(
         f"{_PARAMETER}={base_model}: holds no model: no folder in it has config.json and weights in "
-        f"safetensors or .bin; it has {listed or 'no file'}"
+        f"safetensors or .bin; it has {listed(files, _LISTED) or 'no file'}"
     )
 
 
@@ -189,7 +191,4 @@ def _move_model(found: Path, tree: Path, target: Path, base_model: str) -> None:
         # The pods of the training may be somebody else.
         place.chmod(place.stat().st_mode | 0o044)
     if left_out:
-        log(
-            f"Left out, as training does not read them: {', '.join(left_out[:_LISTED])}"
-            + (f" and {len(left_out) - _LISTED} more" if len(left_out) > _LISTED else "")
-        )
+        log(f"Left out, as training does not read them: {listed(left_out, _LISTED)}")

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from kfp_osft.shared.network.certificates import REMEDY
+from kfp_osft.shared.network.retry import Backoff
 from kfp_osft.shared.processes.process_tree import start_watchdog
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.progress import Progress
 
 SCHEME = "oci://"
 #: Holds the content of a Docker config.json.
@@ -35,7 +37,6 @@ _ATTEMPTS = 4
 _FIRST_PAUSE = 2.0
 _SECONDS_TO_ANSWER = 120
 _SECONDS_WITHOUT_A_BYTE = 300
-_SECONDS_BETWEEN_PROGRESS = 10
 _PLATFORM = ("linux", "amd64")
 # The grammar of github.com/distribution/reference, with a registry that must be named.
 _REFERENCE = re.compile(
@@ -319,16 +320,15 @@ class Registry:
 
     def _with_retries(self, fetch: Callable[[], _Result], pulled: Callable[[], int]) -> _Result:
         """Tries again after what may pass, with growing pauses; the count starts anew when a try got further."""
-        failures, before = 0, pulled()
+        backoff, before = Backoff(_ATTEMPTS, _FIRST_PAUSE), pulled()
         while True:
             try:
                 return fetch()
             except _Failure as failure:
                 now = pulled()
-                failures, before = (1 if now > before else failures + 1), now
-                if not failure.passing or failures >= _ATTEMPTS:
+                pause, before = backoff.pause(got_further=now > before), now
+                if not failure.passing or pause is None:
                     raise self._error(str(failure)) from None
-                pause = _FIRST_PAUSE * 2 ** (failures - 1)
                 log(f"{self._base_model}: {failure}; trying again in {pause:g} s")
                 time.sleep(pause)
 
@@ -434,20 +434,18 @@ def _secret_file(content: bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _watcher(folder: Path, total: int) -> Callable[[], None]:
-    """To be called every second: tells the progress, and fails where nothing comes any more."""
-    told_at = changed_at = time.monotonic()
-    told = seen = size_of(folder)
+    """To be called every second: logs the progress, and fails where nothing comes any more."""
+    changed_at = time.monotonic()
+    seen = size_of(folder)
+    progress = Progress("Pulled", total, "bytes", seen)
 
     def watch() -> None:
-        nonlocal told_at, told, changed_at, seen
+        nonlocal changed_at, seen
         now, size = time.monotonic(), size_of(folder)
+        progress.add(size - seen)
         if size != seen:
             seen, changed_at = size, now
         elif now - changed_at > _SECONDS_WITHOUT_A_BYTE:
             raise _Failure(f"no byte came for {_SECONDS_WITHOUT_A_BYTE} s", True)
-        if now - told_at >= _SECONDS_BETWEEN_PROGRESS:
-            rate = max(0, size - told) / (now - told_at)
-            log(f"Pulled {size / 1e9:.2f} of {total / 1e9:.2f} GB, {rate / 1e6:.1f} MB/s")
-            told_at, told = now, size
 
     return watch

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.shared.files import atomic as publish
+from kfp_osft.shared.files import atomic
 from kfp_osft.shared.files.atomic import replacing_file, replacing_folder, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.reporting.errors import InputError
@@ -108,7 +108,7 @@ def test_a_folder_is_replaced_with_and_without_a_file_system_that_swaps(
     path.mkdir()
     (path / "old").write_text("old")
     if not can_exchange:
-        monkeypatch.setattr(publish, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
 
     with replacing_folder(path) as unfinished:
         (unfinished / "new").write_text("new")
@@ -121,9 +121,9 @@ def test_two_folders_are_swapped_in_one_step_on_this_file_system(tmp_path: Path)
         (tmp_path / name).mkdir()
         (tmp_path / name / name).touch()
 
-    assert publish._exchange(tmp_path / "one", tmp_path / "other")
+    assert atomic._exchange(tmp_path / "one", tmp_path / "other")
     assert names(tmp_path) == ["one", "one/other", "other", "other/one"]
-    assert not publish._exchange(tmp_path / "one", tmp_path / "nothing")
+    assert not atomic._exchange(tmp_path / "one", tmp_path / "nothing")
 
 
 def test_a_folder_that_a_killed_process_had_moved_away_is_put_back(tmp_path: Path):
@@ -228,8 +228,8 @@ def test_a_folder_that_can_be_written_is_made_and_left_empty(tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("folder", "message"),
     [
-        ("", "pvc_path is empty; give the folder of the workspace PVC, or one of this computer"),
-        (" ", "pvc_path is empty; give the folder of the workspace PVC, or one of this computer"),
+        ("", "pvc_path is empty; give the folder of the workspace PVC, or a local folder"),
+        (" ", "pvc_path is empty; give the folder of the workspace PVC, or a local folder"),
         ("{file}", "pvc_path={file} cannot be written: File exists"),
         ("{file}/below", "pvc_path={file}/below cannot be written: Not a directory"),
         # Nothing can be made there, not even by root.

@@ -159,7 +159,7 @@ def test_each_figure_is_told_as_it_comes(models):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({"text": "x"}, "is of no known format; it has 'text'"),
+        ({"text": "x"}, "has no known format; it has 'text'"),
         ({"messages": [{"role": "user", "content": "Hello?"}]}, "has no assistant turn to learn from"),
     ],
 )

@@ -407,7 +407,7 @@ def test_blank_target_patterns_leave_the_choice_to_the_model_family(text):
 
 
 def test_an_unknown_name_is_an_error():
-    assert problems({"training_lerning_rate": 1e-5}) == ["training_lerning_rate is no training parameter"]
+    assert problems({"training_lerning_rate": 1e-5}) == ["training_lerning_rate is not a training parameter"]
 
 
 def test_all_problems_are_told_at_once():

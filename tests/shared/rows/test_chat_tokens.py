@@ -137,17 +137,17 @@ CONTENT_ONLY = "{% for message in messages %}{{ message.content }}{% endfor %}"
         (
             MISTRAL,
             [said("user", "a"), said("user", "b"), said("assistant", "c")],
-            "the model's chat template does not take this conversation: roles must alternate",
+            "the model's chat template rejects this conversation: roles must alternate",
         ),
         (
             CONTENT_ONLY.replace("message.content", "message.content + message.name"),
             ROWS["one turn"],
-            "the model's chat template does not take this conversation: ",
+            "the model's chat template rejects this conversation: ",
         ),
         (
             CONTENT_ONLY.replace("message.content", "'<' + message.content"),
             [said("assistant", None, tool_calls=[call("")])],
-            "the model's chat template does not take this conversation: ",
+            "the model's chat template rejects this conversation: ",
         ),
         (
             CONTENT_ONLY.replace("message.content", "message.content[:20]"),
@@ -164,12 +164,12 @@ CONTENT_ONLY = "{% for message in messages %}{{ message.content }}{% endfor %}"
             ROWS["many turns"],
             "the model's chat template drops or changes messages[0] (role 'user')",
         ),
-        (CHAT_TEMPLATE, [said("user", "\ud83d"), said("assistant", ANSWER)], "is no text: "),
-        (CHATML_WITH_TOOLS, [said("assistant", ANSWER, tool_calls=[call("\udc00")])], "is no text: "),
+        (CHAT_TEMPLATE, [said("user", "\ud83d"), said("assistant", ANSWER)], "is not text: "),
+        (CHATML_WITH_TOOLS, [said("assistant", ANSWER, tool_calls=[call("\udc00")])], "is not text: "),
         (
             CHATML_WITH_TOOLS,
             [said("assistant", ANSWER, tool_calls=5)],
-            "the model's chat template does not take this conversation: ",
+            "the model's chat template rejects this conversation: ",
         ),
         (
             CHAT_TEMPLATE.replace("in messages", "in messages[1:]"),
@@ -236,7 +236,7 @@ def test_good_rows_beside_those_that_the_template_refuses_are_tokenized():
     tokenized = list(ChatTokenizer(tokenizer).samples([good, *bad, good], problems))
 
     assert tokenized == [("row 1", samples_of(tokenizer, good)[0])] * 2
-    with pytest.raises(InputError, match="(?s)^row 2: .* roles must alternate\nrow 3: is no text: "):
+    with pytest.raises(InputError, match="(?s)^row 2: .* roles must alternate\nrow 3: is not text: "):
         problems.raise_if_any()
 
 

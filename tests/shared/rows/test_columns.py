@@ -86,12 +86,12 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are():
     ("columns", "message"),
     [
         ("question,answer", "dataset_columns: an item has no '='"),
-        ("user=question", "dataset_columns=user=question makes no format of rows; give user and assistant, or "),
+        ("user=question", "dataset_columns=user=question does not make up a row format; give user and assistant, or "),
         ("question=user,answer=assistant", "dataset_columns: 'question' is not a field of rows; allowed: user, "),
         ("user=,assistant=answer", "dataset_columns: 'user' has no column"),
         (
             "messages=a,user=b,assistant=c",
-            "dataset_columns=messages=a,user=b,assistant=c makes more than one format of rows (user and assistant; "
+            "dataset_columns=messages=a,user=b,assistant=c makes up more than one row format (user and assistant; "
             "messages); keep one",
         ),
     ],

@@ -6,7 +6,14 @@ import pytest
 
 from helpers.question_rows import jsonl, put
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows.files import count_rows, dataset_files, passed_over, read_rows, saved_splits
+from kfp_osft.shared.rows.files import (
+    count_rows,
+    dataset_files,
+    passed_over,
+    read_rows,
+    rows_known_cheaply,
+    saved_splits,
+)
 from kfp_osft.shared.rows.formats import ALLOWED_FILES
 
 
@@ -163,3 +170,25 @@ def test_a_folder_without_data_is_told(tmp_path: Path):
     put(tmp_path / ".rows.jsonl", jsonl("a"))
 
     assert error_of(count_rows, tmp_path) == f"dataset folder {tmp_path} holds no data file; allowed: {ALLOWED_FILES}"
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"),
+    [
+        (["a.jsonl"], 3),
+        (["a.jsonl", "b.ndjson", "c.parquet"], 11),
+        (["a.jsonl", "d.json"], None),
+        (["e.parquet"], None),
+    ],
+)
+def test_rows_are_counted_where_that_is_cheap(tmp_path: Path, names: list[str], rows: int | None):
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "a.jsonl").write_text("{}\n" * 3)
+    (tmp_path / "b.ndjson").write_text("{}\n" * 3)
+    parquet.write_table(pyarrow.table({"x": range(5)}), tmp_path / "c.parquet")
+    (tmp_path / "d.json").write_text("[{}]")
+    (tmp_path / "e.parquet").write_text("PAR1")
+
+    assert rows_known_cheaply([tmp_path / name for name in names]) == rows

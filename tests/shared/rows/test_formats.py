@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from helpers.question_rows import put
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows import formats as dataset_formats
+from kfp_osft.shared.rows import formats
 from kfp_osft.shared.rows.files import Row, count_rows, read_rows
 from kfp_osft.shared.rows.formats import ALLOWED_FILES
 
@@ -217,15 +217,13 @@ def test_columns_of_any_type_beside_the_conversation_do_no_harm(tmp_path: Path, 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 def test_a_batch_of_large_rows_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str):
-    monkeypatch.setattr(dataset_formats, "_BYTES_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(formats, "_BYTES_AT_ONCE", 1 << 20)
     rows = [{"prompt": str(number) * (1 << 18)} for number in range(8)]
     path = tmp_path / f"rows.{form}"
     path.write_bytes(as_parquet(rows) if form == "parquet" else as_arrow(rows, rows_at_once=8))
     sizes = []
-    rows_of_batch = dataset_formats._rows_of_batch
-    monkeypatch.setattr(
-        dataset_formats, "_rows_of_batch", lambda batch: sizes.append(batch.num_rows) or rows_of_batch(batch)
-    )
+    rows_of_batch = formats._rows_of_batch
+    monkeypatch.setattr(formats, "_rows_of_batch", lambda batch: sizes.append(batch.num_rows) or rows_of_batch(batch))
 
     assert [values for _, values in read_rows(path)] == rows
     assert sizes == [3, 3, 2]
@@ -259,13 +257,13 @@ def test_an_array_is_read_the_same_wherever_its_pieces_end(tmp_path: Path, monke
     path = put(tmp_path / "rows.json", json.dumps(rows, indent=1).encode())
 
     for characters in (1, 2, 3, 5, 7, 11, 40):
-        monkeypatch.setattr(dataset_formats, "_CHARACTERS_AT_ONCE", characters)
+        monkeypatch.setattr(formats, "_CHARACTERS_AT_ONCE", characters)
         assert [values for _, values in read_rows(path)] == rows
 
 
 def test_any_cut_of_an_array_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     content = as_json(ROWS)
-    monkeypatch.setattr(dataset_formats, "_CHARACTERS_AT_ONCE", 16)
+    monkeypatch.setattr(formats, "_CHARACTERS_AT_ONCE", 16)
 
     for length in random.Random(7).sample(range(2, len(content)), 60):
         path = put(tmp_path / "rows.json", content[:length])
@@ -301,10 +299,10 @@ def test_any_cut_of_a_compressed_or_binary_file_is_seen(tmp_path: Path, name: st
         ("rows.json", b"[]", "dataset {path} has no rows"),
         ("rows.parquet", as_parquet([row(0)][:0]), "dataset {path} has no rows"),
         ("rows.csv", b"a,b\n", "dataset {path} has no rows"),
-        ("rows.txt", b"a,b\n", "dataset file {path} is none of " + ALLOWED_FILES),
-        ("rows.tar.gz", gzip.compress(b"x"), "dataset file {path} is none of " + ALLOWED_FILES),
-        ("rows.gz", gzip.compress(b"x"), "dataset file {path} is none of " + ALLOWED_FILES),
-        ("dataset", b"a,b\n", "dataset file {path} is none of " + ALLOWED_FILES),
+        ("rows.txt", b"a,b\n", "dataset file {path} is not one of " + ALLOWED_FILES),
+        ("rows.tar.gz", gzip.compress(b"x"), "dataset file {path} is not one of " + ALLOWED_FILES),
+        ("rows.gz", gzip.compress(b"x"), "dataset file {path} is not one of " + ALLOWED_FILES),
+        ("dataset", b"a,b\n", "dataset file {path} is not one of " + ALLOWED_FILES),
         ("rows.jsonl", as_jsonl(ROWS) + b'{"messages": [\n', "rows.jsonl, line 4: is not JSON: Expecting value"),
         ("rows.jsonl", b"\n" + as_jsonl(ROWS) + b"x\n", "rows.jsonl, line 5: is not JSON: Expecting value"),
         (
@@ -312,8 +310,8 @@ def test_any_cut_of_a_compressed_or_binary_file_is_seen(tmp_path: Path, name: st
             gzip.compress(as_jsonl(ROWS) + b"x\n"),
             "rows.jsonl.gz, line 4: is not JSON: Expecting value",
         ),
-        ("rows.jsonl.gz", as_jsonl(ROWS), "rows.jsonl.gz: is cut or damaged: Not a gzipped file"),
-        ("rows.jsonl.zst", as_jsonl(ROWS), "rows.jsonl.zst: is cut or damaged: ZSTD decompress failed"),
+        ("rows.jsonl.gz", as_jsonl(ROWS), "rows.jsonl.gz: is truncated or damaged: Not a gzipped file"),
+        ("rows.jsonl.zst", as_jsonl(ROWS), "rows.jsonl.zst: is truncated or damaged: ZSTD decompress failed"),
         ("rows.json", as_json(ROWS)[:-1], "rows.json, after row 3: is not JSON: the closing ']' is missing"),
         ("rows.json", b"[{} {}]", "rows.json, after row 1: is not JSON: Expecting ',' or ']'"),
         ("rows.json", b"[{}, x]", "rows.json, after row 1: is not JSON: Expecting value"),

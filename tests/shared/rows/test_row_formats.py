@@ -213,7 +213,7 @@ def test_the_format_is_told_once_and_a_row_of_another_is_a_problem(capsys: pytes
     with pytest.raises(InputError) as error:
         problems.raise_if_any()
     assert str(error.value).splitlines() == [
-        f"row {number}: is of the format {other}, the rows before it are conversations (ShareGPT); a dataset holds one "
+        f"row {number}: has the format {other}, the rows before it are conversations (ShareGPT); a dataset holds one "
         "format"
         for number, other in ((2, "messages (chat)"), (4, "prompt and completion"))
     ]
@@ -330,7 +330,7 @@ def test_a_repeated_problem_is_one_line_with_its_count_and_first_rows():
     with pytest.raises(InputError) as error:
         problems.raise_if_any()
     assert str(error.value) == (
-        "rows.csv, row 1: is of no known format; it has 'question', 'answer'; set "
+        "rows.csv, row 1: has no known format; it has 'question', 'answer'; set "
         'dataset_columns="user=question,assistant=answer" if that is what they mean (30 such rows: '
         + "; ".join(f"rows.csv, row {number}" for number in range(1, 11))
         + "; and 20 more)"
@@ -346,11 +346,11 @@ def bad_message(message: object) -> dict:
     [
         (
             {},
-            "is of no known format; it has no field; known are messages (chat); conversations (ShareGPT); prompt "
+            "has no known format; it has no field; known are messages (chat); conversations (ShareGPT); prompt "
             "and completion; instruction and output (Alpaca); user and assistant; dataset_columns maps other columns "
             "to one of them",
         ),
-        ({"prompt": "a", "text": "b"}, "is of no known format; it has 'prompt', 'text'; known are "),
+        ({"prompt": "a", "text": "b"}, "has no known format; it has 'prompt', 'text'; known are "),
         (
             {"input_ids": [1], "labels": [1], "text": "b"},
             "holds tokens already (input_ids, labels): set training_use_processed_dataset to train on them",
@@ -381,7 +381,7 @@ def bad_message(message: object) -> dict:
         ),
         (
             {"What is the capital of Austria?": "a", "Vienna": "b"},
-            "is of no known format; it has columns whose names read like content; if it is a CSV file, its first line "
+            "has no known format; it has columns whose names read like content; if it is a CSV file, its first line "
             "must name the columns; known are ",
         ),
         ({"messages": None, "conversations": None}, "has the fields of more than one format"),
@@ -557,7 +557,7 @@ def bad_message(message: object) -> dict:
         ({"instruction": "x", "output": None}, "'output' is null, expected a string"),
         ({"instruction": 3, "output": "y"}, "'instruction' is a number, expected a string"),
         ({"instruction": "x", "input": ["z"], "output": "y"}, "'input' is a list, expected a string"),
-        ({"instruction": "x", "output": "y", "history": [["q"]]}, "history[0] is no pair of question and answer"),
+        ({"instruction": "x", "output": "y", "history": [["q"]]}, "history[0] is not a pair of question and answer"),
         (
             {"instruction": "x", "output": "y", "history": [["q", 3]]},
             "instruction, output[1]: 'content' is a number, expected a string",

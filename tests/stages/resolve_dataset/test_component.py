@@ -61,5 +61,5 @@ def test_a_url_that_is_refused_fails_without_its_secrets(errors_of, tmp_path: Pa
 
     assert errors == [
         f"dataset_uri={site.url}/rows.jsonl?signature=***: the server refuses it (403 Forbidden); "
-        "a signed link may have expired, and what needs a login is better put on S3 or the PVC"
+        "a signed link may have expired; put files that need a login on S3 or the PVC"
     ]

@@ -12,11 +12,9 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.resolve_dataset import download
 from kfp_osft.stages.resolve_dataset.download import (
     MANIFEST,
-    Progress,
     check_room,
+    explaining_a_full_disk,
     partial_download,
-    size_text,
-    telling_a_full_disk,
 )
 
 
@@ -54,7 +52,7 @@ def test_what_another_process_has_published_meanwhile_stays(tmp_path: Path):
             put(partial.folder / "rows.jsonl", content)
             partial.publish(folder, "the same", {})
 
-    assert (folder / "rows.jsonl").read_bytes() == b"theirs" and list(tmp_path.iterdir()) == [folder]
+    assert (folder / "rows.jsonl").read_bytes() == b"theirs" and files_in(tmp_path) == files_in(folder)
 
 
 @pytest.mark.parametrize("damage", ["shorter", "gone", "no mark", "mark cut"])
@@ -109,24 +107,9 @@ def test_a_part_that_nobody_came_back_for_goes_after_a_day(tmp_path: Path):
         assert not old.exists() and young.exists()
 
 
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 bytes"),
-        (1023, "1023 bytes"),
-        (1536, "1.5 KiB"),
-        (5 << 20, "5.0 MiB"),
-        (3 << 30, "3.0 GiB"),
-        (2 << 50, "2048.0 TiB"),
-    ],
-)
-def test_sizes_are_told_in_units_for_people(size: int, text: str):
-    assert size_text(size) == text
-
-
 def test_what_does_not_fit_is_refused(tmp_path: Path):
     check_room(tmp_path, 1, "it")
-    with pytest.raises(InputError, match=rf"^it: takes 4\.0 TiB, and pvc_path={tmp_path} has [\d.]+ .iB free$"):
+    with pytest.raises(InputError, match=rf"^it: needs 4\.0 TiB, but pvc_path={tmp_path} has [\d.]+ .iB free$"):
         check_room(tmp_path, 4 << 40, "it")
 
 
@@ -134,21 +117,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
 def test_a_disk_that_gets_full_is_told_and_other_errors_are_not_hidden(tmp_path: Path, number: int):
     with (
         pytest.raises(InputError, match=rf"^pvc_path={tmp_path}: {os.strerror(number)} \(.* free\)$"),
-        telling_a_full_disk(tmp_path),
+        explaining_a_full_disk(tmp_path),
     ):
         raise OSError(number, os.strerror(number))
-    with pytest.raises(PermissionError), telling_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError), explaining_a_full_disk(tmp_path):
         raise PermissionError(errno.EPERM, "x")
-
-
-def test_progress_is_told_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    seconds = iter([0, 4, 11, 12, 22])
-    monkeypatch.setattr(download.time, "monotonic", lambda: next(seconds))
-    progress = Progress("rows", 100 << 20, done=10 << 20)
-    for _ in range(4):
-        progress.add(11 << 20)
-
-    assert capsys.readouterr().out.splitlines() == [
-        "rows: 32.0 MiB of 100.0 MiB, 2.0 MiB/s, 34 s left",
-        "rows: 54.0 MiB of 100.0 MiB, 2.0 MiB/s, 23 s left",
-    ]

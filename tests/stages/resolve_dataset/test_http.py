@@ -11,7 +11,7 @@ from fakes.http import File, HttpFileServer
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.resolve_dataset import http as dataset_from_http
+from kfp_osft.stages.resolve_dataset import http
 from kfp_osft.stages.resolve_dataset.source import resolve
 
 YESTERDAY = "Sat, 21 Nov 2020 10:00:00 GMT"
@@ -28,7 +28,7 @@ def site() -> Iterator[HttpFileServer]:
 
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset_from_http, "_SECONDS_TO_WAIT", 0.01)
+    monkeypatch.setattr(http, "_FIRST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_the_metadata_of_an_artifact_may_name_a_url(
 
     assert resolve("", "train", str(pvc), artifact).num_rows == 2
     shown = capsys.readouterr().out
-    assert f"its metadata says artifact_path={site.url}/rows.jsonl?signature=***" in shown and "hunter2" not in shown
+    assert f"its metadata gives artifact_path={site.url}/rows.jsonl?signature=***" in shown and "hunter2" not in shown
 
 
 # Again
@@ -231,7 +231,7 @@ def test_a_download_that_gets_nowhere_leaves_nothing_that_is_trusted(site: HttpF
     site.files["/rows.jsonl"] = File(MANY, cuts=[cut, *[0] * 9])
 
     assert re.fullmatch(
-        rf"dataset_uri={site.url}/rows\.jsonl: was cut at [\d.]+ \w+ 5 times: "
+        rf"dataset_uri={site.url}/rows\.jsonl: was cut off at [\d.]+ \w+ 5 times: "
         r"(the connection was closed early|Connection reset by peer)",
         error_of(f"{site.url}/rows.jsonl", pvc),
     )
@@ -272,8 +272,8 @@ EXTENSIONS = ".jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz
         (
             "/rows.jsonl",
             File(b"", status=403),
-            "the server refuses it (403 Forbidden); a signed link may have expired, "
-            "and what needs a login is better put on S3 or the PVC",
+            "the server refuses it (403 Forbidden); a signed link may have expired; "
+            "put files that need a login on S3 or the PVC",
         ),
         ("/rows.jsonl", File(b"", status=401), "the server refuses it (401 Unauthorized); a signed link may"),
         ("/rows.jsonl", File(b"", status=418), "the server answers 418 I'm a Teapot"),
@@ -283,19 +283,20 @@ EXTENSIONS = ".jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz
             File(b"", status=429, headers={"Retry-After": "0"}),
             "the server answers 429 Too Many Requests (tried 5 times)",
         ),
-        ("/rows.jsonl", File(b"", status=204), "the server answers 204 No Content, and no file"),
+        ("/rows.jsonl", File(b"", status=204), "the server answers 204 No Content instead of a file"),
         ("/rows.jsonl", File(b""), "the file is empty"),
         (
             "/rows.jsonl",
             File(jsonl("a"), framing="close"),
-            "the server does not say how long the file is, so that a cut would not be seen; put it on S3 or the PVC",
+            "the server does not say how long the file is, so a truncated download would go unnoticed; "
+            "put it on S3 or the PVC",
         ),
         (
             "/rows.jsonl",
             File(jsonl("a"), headers={"Content-Encoding": "br"}),
-            "the server packs it as br, though it was asked not to",
+            "the server compresses it as br, although it was asked not to",
         ),
-        ("/rows.zip", File(b"PK"), f"its extension .zip is none of {EXTENSIONS}"),
+        ("/rows.zip", File(b"PK"), f"its extension .zip is not one of {EXTENSIONS}"),
         (
             "/rows.jsonl",
             File(b"<html>", headers={"Content-Type": "text/html; charset=utf-8"}),
@@ -305,7 +306,7 @@ EXTENSIONS = ".jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz
         (
             "/rows.jsonl",
             File(b"", status=302, headers={"Location": "file:///etc/passwd"}),
-            "is redirected to something that is not http(s)://",
+            "is redirected to a URL that is not http(s)://",
         ),
         (
             "/rows.jsonl",
@@ -330,9 +331,9 @@ def test_a_file_that_cannot_be_had_is_told_and_leaves_nothing(
     ("url", "message"),
     [
         ("http://no-such-host.invalid/rows.jsonl", "cannot be reached: its host name cannot be resolved"),
-        ("http://127.0.0.1:port/rows.jsonl", "is no URL"),
-        ("http://[::1/rows.jsonl", "is no URL"),
-        ("https:///rows.jsonl", "is no URL"),
+        ("http://127.0.0.1:port/rows.jsonl", "is not a URL"),
+        ("http://[::1/rows.jsonl", "is not a URL"),
+        ("https:///rows.jsonl", "is not a URL"),
     ],
 )
 def test_a_url_that_leads_nowhere_is_told(pvc: Path, url: str, message: str):
@@ -343,7 +344,7 @@ def test_a_page_of_the_hub_is_told_how_to_write_it():
     response = type("Response", (), {"status_code": 200, "headers": {"Content-Type": "text/html"}})()
 
     with pytest.raises(InputError, match=r"a web page, not with a file of rows; the dataset is hf://org/name$"):
-        dataset_from_http._version("https://huggingface.co/datasets/org/name", "dataset_uri=x", response)
+        http._version("https://huggingface.co/datasets/org/name", "dataset_uri=x", response)
 
 
 @pytest.fixture
@@ -398,7 +399,7 @@ def test_a_file_that_does_not_fit_on_the_disk_is_refused_before_it_is_fetched(
     monkeypatch.setenv(LIMIT, "100000")
 
     url = f"{site.url}/rows.jsonl"
-    refused = re.escape(f"{SAID.format(url=url)}takes 49.0 TiB, and pvc_path={pvc} has ")
+    refused = re.escape(f"{SAID.format(url=url)}needs 49.0 TiB, but pvc_path={pvc} has ")
     assert re.fullmatch(refused + r"[\d.]+ .iB free", error_of(url, pvc))
 
 

@@ -169,7 +169,7 @@ def test_what_tables_fill_in_and_what_is_not_text_does_not_come_along(
         {"messages": each, "at": f"1970-01-01 00:00:00{fraction}", "price": "1.50"}
         for each, fraction in zip(messages, ("", ".000001"), strict=True)
     ]
-    assert "Columns left out, as they are not text: image, raw" in worker.output
+    assert "Columns left out, because they are not text: image, raw" in worker.output
 
 
 def test_objects_that_differ_from_row_to_row_stay_what_they_are(worker: Worker, hub: HubServer, pvc: Path, name: str):
@@ -326,7 +326,11 @@ NOT_TO_BE_SEEN = "the Hugging Face Hub has no such dataset, or it is gated and H
     [
         (None, "{name}", "InputError: dataset_uri={name}: " + NOT_TO_BE_SEEN),
         ({"train.jsonl": jsonl("a")}, "{name}@no", "InputError: dataset_uri={name}@no: the dataset has no revision no"),
-        (None, "org/a--b", "InputError: dataset_uri=org/a--b: is no Hugging Face dataset id: Cannot have -- or .. in "),
+        (
+            None,
+            "org/a--b",
+            "InputError: dataset_uri=org/a--b: is not a Hugging Face dataset id: Cannot have -- or .. in ",
+        ),
         ({"README.md": b"x"}, "{name}", not_loaded("{name}") + "The directory at hf://datasets/{name}@"),
         (
             {"{base}.py": b"x"},

@@ -13,9 +13,9 @@ from fakes.http import HttpFileServer
 from fakes.s3 import S3Server
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
+from kfp_osft.shared.reporting import progress
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.resolve_dataset import download
-from kfp_osft.stages.resolve_dataset import s3 as dataset_from_s3
+from kfp_osft.stages.resolve_dataset import download, s3
 from kfp_osft.stages.resolve_dataset.source import resolve
 
 #: Several parts of what is fetched at once, in rows that all differ.
@@ -78,7 +78,7 @@ def test_an_object_is_fetched_with_its_name(store: S3Server, bucket: str, pvc: P
 def test_a_large_object_is_fetched_in_parts_at_once(
     store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(dataset_from_s3, "_PART_SIZE", 1 << 18)
+    monkeypatch.setattr(s3, "_PART_SIZE", 1 << 18)
     store.put(bucket, "rows.jsonl", MANY)
 
     assert fetched(f"s3://{bucket}/rows.jsonl", pvc).read_bytes() == MANY
@@ -99,11 +99,11 @@ def test_the_data_objects_below_a_prefix_are_fetched(
     }.items():
         store.put(bucket, key, content)
 
-    path, rows, *_ = resolve(f"s3://{bucket}/set{slash}", "train", str(pvc), None)
+    path, rows, _ = resolve(f"s3://{bucket}/set{slash}", "train", str(pvc), None)
 
     assert rows == 2
     assert files_in(Path(path)) == {Path(path) / name for name in (".manifest.json", "b.jsonl.gz", "below/a.json")}
-    assert "Passed over, as they are no data by their extension: README.md, _SUCCESS" in capsys.readouterr().out
+    assert "Skipped, as they do not have the extension of a data file: README.md, _SUCCESS" in capsys.readouterr().out
 
 
 def test_a_data_connections_bucket_is_the_one_that_is_not_named(
@@ -190,25 +190,25 @@ def test_an_earlier_copy_is_not_taken_when_the_store_cannot_be_asked(
 def test_an_object_that_changes_while_it_is_fetched_is_fetched_whole(
     store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ):
-    monkeypatch.setattr(dataset_from_s3, "_PART_SIZE", 1 << 18)
-    monkeypatch.setattr(dataset_from_s3, "_PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(s3, "_PART_SIZE", 1 << 18)
+    monkeypatch.setattr(s3, "_PARTS_AT_ONCE", 1)
     store.put(bucket, "rows.jsonl", MANY)
     versions = [MANY.replace(b"question", b"QUESTIO%d" % number) for number in range(times)]
     left = list(versions)
 
-    class Progress(download.Progress):
+    class Progress(progress.Progress):
         def add(self, size: int) -> None:
             if left and self._done == 0:
                 store.put(bucket, "rows.jsonl", left.pop(0))
             super().add(size)
 
-    monkeypatch.setattr(dataset_from_s3, "Progress", Progress)
+    monkeypatch.setattr(s3, "Progress", Progress)
 
     uri = f"s3://{bucket}/rows.jsonl"
     if times == 1:
         assert fetched(uri, pvc).read_bytes() == versions[-1]
     else:
-        assert error_of(uri, pvc) == f"dataset_uri={uri}: has changed 3 times while it was fetched"
+        assert error_of(uri, pvc) == f"dataset_uri={uri}: changed 3 times during the download"
         assert not list(pvc.rglob(".manifest.json"))
 
 
@@ -248,7 +248,7 @@ def test_a_killed_download_is_gone_on_with_and_gives_the_same_bytes(
             "set/rows.jsonl",
         ),
         ("notes", "holds no data file, but a.md, b.txt; allowed: .jsonl, .ndjson, "),
-        ("notes/a.md", "is none of .jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz or .zst"),
+        ("notes/a.md", "is not one of .jsonl, .ndjson, .json, .parquet, .csv, .arrow, each also with .gz or .zst"),
         ("empty.jsonl", "the object is empty"),
         ("empties/", "holds empty objects: empties/a.jsonl, empties/c.json"),
     ],
@@ -272,7 +272,7 @@ def test_an_object_that_is_not_there_or_no_data_is_told(
     ("uri", "message"),
     [
         ("s3://no-such-bucket/rows.jsonl", "the S3 store {endpoint} has no bucket no-such-bucket"),
-        ("s3://No Bucket/rows.jsonl", "'No Bucket' is no name of a bucket"),
+        ("s3://No Bucket/rows.jsonl", "'No Bucket' is not a valid bucket name"),
         ("s3:///rows.jsonl", "names no bucket, and AWS_S3_BUCKET is not set; allowed: s3://bucket/key"),
         ("s3://", "names no bucket, and AWS_S3_BUCKET is not set; allowed: s3://bucket/key"),
     ],
@@ -305,7 +305,7 @@ def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
         ),
         (
             "limited",
-            "the S3 store {endpoint} does not let these credentials read it (403 AccessDenied); they need "
+            "the S3 store {endpoint} denies these credentials access (403 AccessDenied); they need "
             "s3:GetObject, and s3:ListBucket for a prefix",
         ),
         (
@@ -320,7 +320,7 @@ def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
             {"AWS_S3_ENDPOINT": "ht tp://x"},
             "AWS_S3_ENDPOINT=ht tp://x is not the URL of a store; allowed: http(s)://host[:port]",
         ),
-        ({"AWS_PROFILE": "nobody"}, "boto3 is not set up for it: The config profile (nobody) could not be found"),
+        ({"AWS_PROFILE": "nobody"}, "boto3 is not configured for it: The config profile (nobody) could not be found"),
     ],
 )
 def test_what_keeps_from_reading_is_told(
@@ -387,7 +387,7 @@ def test_an_endpoint_that_holds_the_bucket_says_how_to_write_it(
     monkeypatch.setenv("AWS_S3_ENDPOINT", endpoint)
 
     assert error_of("s3://rows/a.jsonl", pvc).endswith(
-        f"holds the bucket rows, which belongs into dataset_uri alone; set AWS_S3_ENDPOINT={right}"
+        f"contains the bucket rows, which belongs in dataset_uri only; set AWS_S3_ENDPOINT={right}"
     )
 
 
@@ -400,7 +400,7 @@ def test_objects_that_do_not_fit_on_the_disk_are_refused_before_they_are_fetched
     monkeypatch.setattr(download, "_ROOM_TO_LEAVE", free - 1_000_000)
 
     assert re.fullmatch(
-        rf"dataset_uri=s3://{bucket}/rows\.jsonl: takes [\d.]+ MiB, and pvc_path={pvc} has .* free",
+        rf"dataset_uri=s3://{bucket}/rows\.jsonl: needs [\d.]+ MiB, but pvc_path={pvc} has .* free",
         error_of(f"s3://{bucket}/rows.jsonl", pvc),
     )
 

@@ -14,7 +14,7 @@ from helpers.question_rows import files_in, jsonl, put, questions
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.files import read_rows
 from kfp_osft.shared.training import run_file
-from kfp_osft.stages.resolve_dataset import source as dataset_source
+from kfp_osft.stages.resolve_dataset import source
 from kfp_osft.stages.resolve_dataset.source import ResolvedDataset, resolve
 
 
@@ -83,17 +83,20 @@ def test_a_relative_path_becomes_an_absolute_one(pvc: Path, tmp_path: Path, monk
         ("/no/rows.jsonl", "dataset_uri=/no/rows.jsonl: there is nothing at /no/rows.jsonl"),
         (
             "pvc://../../etc/rows.jsonl",
-            "dataset_uri=pvc://../../etc/rows.jsonl: leads out of pvc_path={pvc}; allowed: pvc://path below it",
+            "dataset_uri=pvc://../../etc/rows.jsonl: leads outside pvc_path={pvc}; allowed: pvc://path below it",
         ),
         ("pvc://no/rows.jsonl", "dataset_uri=pvc://no/rows.jsonl: there is nothing at {pvc}/no/rows.jsonl"),
         ("~nobody-of-this-name/rows.jsonl", "dataset_uri=~nobody-of-this-name/rows.jsonl: there is nothing at "),
         ("no/rows.jsonl", "dataset_uri=no/rows.jsonl: there is nothing at no/rows.jsonl"),
         ("gs://bucket/rows.jsonl", "dataset_uri=gs://bucket/rows.jsonl: unknown scheme 'gs://'; allowed: a path, "),
-        ("a/b/c/d", "dataset_uri=a/b/c/d: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"),
-        ("hf://", "dataset_uri=hf://: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"),
+        (
+            "a/b/c/d",
+            "dataset_uri=a/b/c/d: is not a Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]",
+        ),
+        ("hf://", "dataset_uri=hf://: is not a Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]"),
         (
             "org/na me",
-            "dataset_uri=org/na me: is no Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]",
+            "dataset_uri=org/na me: is not a Hugging Face dataset id; allowed: [hf://]org/name[@revision][/config]",
         ),
     ],
 )
@@ -126,7 +129,7 @@ def test_rows_are_counted_once_and_again_when_a_file_changes(pvc: Path, monkeypa
     rows = put(pvc / "data" / "rows.jsonl", jsonl("a", "b"))
     assert resolve("pvc://data", "train", str(pvc), None).num_rows == 2
     with monkeypatch.context() as unread:
-        unread.delattr(dataset_source, "count_rows")
+        unread.delattr(source, "count_rows")
         assert resolve("pvc://data", "train", str(pvc), None).num_rows == 2
 
     # As long as before: only the time tells.
@@ -143,7 +146,7 @@ def test_files_that_are_passed_over_are_told(pvc: Path, capsys: pytest.CaptureFi
 
     resolve("pvc://data", "train", str(pvc), None)
     assert (
-        f"Passed over in {pvc}/data, as they hold no rows by their names: below/notes.txt, rows.jsonl.bz2\n"
+        f"Skipped in {pvc}/data, as they do not have the name of a data file: below/notes.txt, rows.jsonl.bz2\n"
         in capsys.readouterr().out
     )
 

@@ -32,6 +32,7 @@ from fakes.registry import (
     link,
     missing_programs,
 )
+from kfp_osft.shared.reporting import progress
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import preprocess
 from kfp_osft.stages.preprocess.base_model import BaseModel, check_base_model
@@ -1014,13 +1015,14 @@ def test_progress_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ):
-    monkeypatch.setattr(oci_registry, "_SECONDS_BETWEEN_PROGRESS", 1)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 1)
     with Gate(registry) as gate:
         gate.bytes_per_second = 60_000
         pull_model(gate.through(push(layout.tar(below("models")))), workspace)
 
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Pulled ")]
-    assert lines and all(line.endswith(" of 0.00 GB, 0.1 MB/s") for line in lines)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Pulled: ")]
+    form = re.compile(r"Pulled: [\d.]+ KiB of [\d.]+ KiB, [\d.]+ KiB/s, [\d.]+ s left")
+    assert lines and all(map(form.fullmatch, lines))
 
 
 @needs_registry

@@ -34,7 +34,7 @@ from kfp_osft.stages.preprocess.training_data import SCHEDULERS_OF_ARGUMENTS, pr
         ({"learning_rate": float("nan")}, "training_learning_rate=nan is not allowed"),
         ({"envs": "A"}, "training_envs: an item has no '='"),
         ({"metadata_labels": "=x"}, "training_metadata_labels: an item has no key before '='"),
-        ({"lerning_rate": 1.0}, "training_lerning_rate is no training parameter"),
+        ({"lerning_rate": 1.0}, "training_lerning_rate is not a training parameter"),
     ],
 )
 def test_a_bad_parameter_is_told_before_the_rows_are_read(

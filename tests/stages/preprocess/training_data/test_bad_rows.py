@@ -12,10 +12,10 @@ from kfp_osft.shared.reporting.errors import InputError
     ("rows", "message"),
     [
         ([], "dataset file {path} is empty"),
-        ([{"text": "x"}], "rows.jsonl, row 1: is of no known format; it has 'text'; known are messages (chat); "),
+        ([{"text": "x"}], "rows.jsonl, row 1: has no known format; it has 'text'; known are messages (chat); "),
         (
             [[QUESTION, ANSWER], {"prompt": "x", "completion": "y"}],
-            "rows.jsonl, row 2: is of the format prompt and completion, the rows before it are messages (chat); a "
+            "rows.jsonl, row 2: has the format prompt and completion, the rows before it are messages (chat); a "
             "dataset holds one format",
         ),
         (
@@ -52,7 +52,7 @@ from kfp_osft.shared.reporting.errors import InputError
             [[{"role": "pretraining", "content": "no turn"}]],
             "rows.jsonl, row 1: has no assistant turn to learn from; its roles are none",
         ),
-        ([[QUESTION, ANSWER | {"content": "\ud83d"}]], "rows.jsonl, row 1: is no text: "),
+        ([[QUESTION, ANSWER | {"content": "\ud83d"}]], "rows.jsonl, row 1: is not text: "),
         (
             [[QUESTION, answer_of(1)], [QUESTION, answer_of(2)]],
             "dataset {path}: no row is left to train on; dropped were 2 with fewer than 20 tokens (rows.jsonl, row 1; "
@@ -183,6 +183,6 @@ def test_a_conversation_that_the_template_refuses_is_told_with_its_row(error_of,
     assert error_of(
         dataset([QUESTION, ANSWER], [system, QUESTION, ANSWER], [system, QUESTION, ANSWER]), base_model=str(model)
     ) == (
-        "rows.jsonl, row 2: the model's chat template does not take this conversation: no system (2 such rows: "
+        "rows.jsonl, row 2: the model's chat template rejects this conversation: no system (2 such rows: "
         "rows.jsonl, row 2; rows.jsonl, row 3)"
     )

@@ -198,7 +198,7 @@ def test_a_held_out_row_that_the_subset_leaves_out_of_the_training_stays(run_wit
             {"training_validation_split": 0.1},
             "training_validation_split=0.1 and validation_uri are both given",
         ),
-        ([{"text": "x"}], {}, "held-out.jsonl, row 1: is of no known format; it has 'text'"),
+        ([{"text": "x"}], {}, "held-out.jsonl, row 1: has no known format; it has 'text'"),
         ([row(9), {"messages": []}], {}, "held-out.jsonl, row 2: messages is an empty list"),
         (
             [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}],
@@ -245,7 +245,7 @@ def test_a_table_of_questions_and_answers_is_trained_on_by_its_columns(run, data
     )
 
     assert error_of(rows) == (
-        "rows.jsonl, row 1: is of no known format; it has 'question', 'answer', 'context', 'id'; set "
+        "rows.jsonl, row 1: has no known format; it has 'question', 'answer', 'context', 'id'; set "
         'dataset_columns="user=question,assistant=answer,system=context" if that is what they mean'
     )
     assert run(rows, dataset_columns="user=question,assistant=answer,system=context").num_samples == 2

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.rows.chat_tokens import NO_LOSS, Sample
 
-# The logits of one token are a float32 for each word of the vocabulary: 0.6 GB at once for 150,000 words.
+# The logits of a token are a float32 for each token of the vocabulary: 0.6 GB at once with 150,000.
 _TOKENS_AT_ONCE = 1024
-# Models with larger files are computed in the type they are saved in.
+# Models with larger files are evaluated in the dtype they are saved in.
 _FLOAT32_BYTES = 8e9
 
 
@@ -23,7 +23,7 @@ class SummedLoss(NamedTuple):
 
 
 def mean(losses: Sequence[SummedLoss]) -> float:
-    """The mean loss in nats a token, over all tokens of all samples.
+    """The mean loss in nats per token, over all tokens of all samples.
 
     Raises:
         ValueError: no token counts.
@@ -46,10 +46,10 @@ def sample_losses(model: Any, samples: Sequence[Sample], seconds: float = float(
     Args:
         model: a transformers causal language model.
         samples: token ids and labels of the same length; labels of NO_LOSS do not count.
-        seconds: no further samples are begun after that time; the first ones always are.
+        seconds: no new batch is started after this time; the first one always is.
 
     Returns:
-        One loss a sample, in their order; fewer than samples when the time was over.
+        One loss per sample, in order; fewer than samples if time ran out.
     """
     import torch
 
@@ -58,7 +58,7 @@ def sample_losses(model: Any, samples: Sequence[Sample], seconds: float = float(
     for batch in _batches(samples):
         if losses and time.monotonic() > until:
             break
-        # Padded on the right, where a causal model does not look: no mask is needed.
+        # Padded on the right, which a causal model does not attend to: no mask is needed.
         ids = torch.zeros(len(batch), max(len(sample.input_ids) for sample in batch), dtype=torch.long)
         for row, sample in zip(ids, batch, strict=True):
             row[: len(sample.input_ids)] = torch.tensor(sample.input_ids)
@@ -87,7 +87,7 @@ def _batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 @contextmanager
 def loaded_model(model_dir: Path) -> Iterator[tuple[Any, Any]]:
-    """Model and tokenizer of a transformers folder; no network, and no bars or warnings of transformers meanwhile."""
+    """Loads model and tokenizer of a transformers folder without network, progress bars or warnings."""
     hide_broken_torchvision()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -95,16 +95,18 @@ def loaded_model(model_dir: Path) -> Iterator[tuple[Any, Any]]:
 
     bars_were_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    # mini-trainer saves a buffer that the model class makes itself; every load would warn of it in a table.
+    # mini-trainer saves a buffer that the model class computes itself; every load would print a table about it.
     logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        # float32: a CPU computes bfloat16 slower, and small differences would decide between close tokens.
+        # float32: a CPU is slower with bfloat16, and rounding would decide between close tokens.
         size = sum(file.stat().st_size for file in Path(model_dir).glob("*.safetensors"))
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, local_files_only=True, dtype=torch.float32 if size <= _FLOAT32_BYTES else "auto"
         )
-        yield model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # transformers wraps `to` in a decorator that pyright takes for a class.
+        yield model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
     finally:
         logging.set_verbosity(verbosity)
         if bars_were_on:

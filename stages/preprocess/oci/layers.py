@@ -76,7 +76,8 @@ def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: s
 def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, tell: Callable[[int], None]) -> None:
     of_this_layer: set[Path] = set()
     with _content(blob) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_AT_ONCE) as archive:
-        archive.copybufsize = _AT_ONCE
+        # TarFile's attribute, which typeshed lacks.
+        archive.copybufsize = _AT_ONCE  # pyright: ignore[reportAttributeAccessIssue]
         for member in archive:
             target = _inside(tree, member.name, place)
             if target == tree:

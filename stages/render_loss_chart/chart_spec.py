@@ -4,17 +4,17 @@ import json
 
 from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, drawn_datasets, is_drawable, smoothing_window
 
-# Of each panel below the loss: heading, format of the axis (an expression of Vega, on datum.value). All begin at 0, so
-# that the height of a change is its share: a noise of 2 % in the speed does not look like a fall.
+# For each panel below the loss: its heading and the axis format (a Vega expression of datum.value). All axes start at
+# 0, so that a change looks as large as it is: noise of 2 % in the speed does not look like a drop.
 _PANELS = {
     "lr": ("Learning rate", "datum.value == 0 ? '0' : format(datum.value, '.2~e')"),
     "grad_norm": ("Gradient norm", "format(datum.value, '.3~g')"),
     "tokens_per_second": ("Tokens per second", "format(datum.value, '.3~s')"),
 }
-#: Pixels right of the plot for the label of the final loss, and of an epoch that begins there.
+#: Pixels right of the plot for the label of the final loss, or of an epoch that begins there.
 RIGHT_MARGIN = 56
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-#: Blue, orange and their like of Okabe and Ito (2008), which people with any colour vision tell apart.
+#: Blue and orange shades after Okabe and Ito (2008), distinguishable with any kind of color vision.
 LIGHT = {
     "page": "#ffffff",
     "raised": "#f5f6f8",
@@ -42,9 +42,9 @@ DARK = {
 
 
 def chart_spec(steps: list[dict], width: int) -> dict:
-    """The Vega-Lite specification with its datasets; without config and title.
+    """The Vega-Lite specification with its datasets, without config and title.
 
-    Steps that are not drawable give an empty chart, which a title can stand above.
+    Steps that are not drawable give an empty chart, which can still have a title.
 
     Args:
         width: of the plot, in pixels, without the labels of the axes.
@@ -81,7 +81,7 @@ def chart_spec(steps: list[dict], width: int) -> dict:
 
 
 def chart_config(colors: dict[str, str]) -> dict:
-    """Vega-Lite's configuration for one color scheme: all colors and type sizes are here."""
+    """Vega-Lite's configuration for one color scheme, with all colors and font sizes."""
     text = {"font": FONT, "color": colors["ink"], "fontSize": 12}
     return {
         "font": FONT,
@@ -150,14 +150,14 @@ def chart_config(colors: dict[str, str]) -> dict:
 
 
 def vega_lite_version() -> str:
-    """Vega-Lite's version as vl-convert names it (6.4), the one that this Altair writes for."""
+    """The Vega-Lite version that this Altair targets, as vl-convert names it (6.4)."""
     import altair
 
     return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def _x(alt, lowest: bool):
-    """The steps' axis, which only the lowest panel shows."""
+    """The axis of the steps, visible in the lowest panel only."""
     scale = alt.Scale(domainMin=alt.ExprRef("x0"), domainMax=alt.ExprRef("x1"), nice=False, zero=False)
     axis = alt.Axis(
         labels=lowest,
@@ -165,14 +165,14 @@ def _x(alt, lowest: bool):
         domain=lowest,
         title="Step" if lowest else None,
         format=",d",
-        # No more ticks than steps, as there is nothing between two.
+        # No more ticks than steps.
         tickCount=alt.ExprRef("min(x1 - x0, max(2, floor(width / 90)))"),
     )
     return alt.X("step:Q", scale=scale, axis=axis)
 
 
 def _named(alt, name: str):
-    """A chart of the rows of a dataset that lie within the zoom: so the y scales fit what is in view."""
+    """A chart of a dataset's rows within the zoom, so that the y scales fit what is visible."""
     return alt.Chart(alt.NamedData(name)).transform_filter("datum.step >= x0 && datum.step <= x1")
 
 
@@ -231,12 +231,12 @@ def _loss_panel(alt, x, datasets: dict, window: int):
         layers.insert(0, _epoch_rules(alt, x, above=5))
         label = _named(alt, "epochs").mark_text(style="epoch-label", align="left", dx=4)
         layers.append(label.encode(x=x, y=alt.value(-8), text="label:N"))
-    # Labels stand out from the points by a halo; a validation's diamond, one of a few, stays above it.
+    # A halo separates labels from the points; the few diamonds of validations are drawn above it.
     edge = "scale('x', datum.step) > width - 70 ? {} : scale('x', datum.step) < 70 ? {} : {}"
     text = {
         "align": alt.ExprRef("datum.place == 'right' ? 'left' : " + edge.format("'right'", "'left'", "'center'")),
         "dx": alt.ExprRef("datum.place == 'right' ? 11 : " + edge.format(-9, 9, 0)),
-        # Vega puts the first line of several at the place: half of the others' height up is the middle.
+        # Vega puts the first of several lines at the point; moving up by half the others' height centers the text.
         "dy": alt.ExprRef(
             r"datum.place == 'right' ? 7 - 7 * length(split(datum.label, '\n')) : datum.place == 'below' ? 15 : -14"
         ),
@@ -269,6 +269,6 @@ def _small_panel(alt, x, field: str):
 
 
 def _epoch_rules(alt, x, above: int):
-    # None at the left edge, where a line would look like an axis.
+    # Not at the left edge, where a line would look like an axis.
     rules = _named(alt, "epochs").transform_filter("datum.step > x0").mark_rule(style="epoch")
     return rules.encode(x=x, y=alt.value(-above), y2=alt.value("height"))

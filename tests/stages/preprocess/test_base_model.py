@@ -185,7 +185,7 @@ def test_cut_weights_are_told(model: Path, part: float):
         assert message == f"{weights} is not a safetensors file"
     else:
         left = int(size * part)
-        assert message == f"{weights} has {left} bytes where its header says {size}: it was cut off"
+        assert message == f"{weights} has {left} bytes, but its header says {size}: it is truncated"
 
 
 def test_weights_with_something_behind_them_are_told(model: Path):

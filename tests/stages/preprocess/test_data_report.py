@@ -72,9 +72,9 @@ def test_each_run_of_tokens_with_loss_is_marked(labels: list[int], text: str):
             3,
             3,
             [
-                "training_effective_batch_size=128 exceeds the 100 samples, so that an epoch is one step",
-                "the training makes 3 steps, which hardly changes a model; lower training_effective_batch_size, raise "
-                "training_num_epochs, or give more rows",
+                "training_effective_batch_size=128 exceeds the 100 samples, so each epoch is a single step",
+                "the training has only 3 steps, which hardly changes a model; lower training_effective_batch_size, "
+                "raise training_num_epochs, or give more rows",
             ],
         ),
     ],

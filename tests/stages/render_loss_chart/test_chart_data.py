@@ -1,4 +1,4 @@
-"""shared/loss_chart_data.py: what is drawn is what the training did, and no peak is lost."""
+"""What is drawn is what the training did, and no peak is lost."""
 
 import math
 
@@ -148,7 +148,7 @@ def test_drawn_values_have_five_digits_and_none_for_nan():
     ("steps", "drawable", "said"),
     [
         ([], False, "no step"),
-        (training(1), False, "one step only"),
+        (training(1), False, "only one step"),
         (with_losses([math.nan, math.inf]), False, "from the first step on"),
         (with_losses([math.nan, 2.0]), True, "in 1 of 2 steps"),
     ],

@@ -1,4 +1,4 @@
-"""shared/loss_chart_spec.py: a specification that Vega-Lite takes, with a panel for each field there is."""
+"""A specification that Vega-Lite accepts, with a panel for each field there is."""
 
 import json
 import math

@@ -106,7 +106,7 @@ def test_rows_that_cannot_be_divided_are_told(error_of, dataset, rows: list[dict
     path = dataset(*rows)
 
     assert error_of(path, validation_split=0.5) == (
-        f"training_validation_split=0.5: the {len(rows)} rows of {path} cannot be divided, rows with the same content "
+        f"training_validation_split=0.5: the {len(rows)} rows of {path} cannot be split, as rows with the same content "
         "stay together; give more rows, or 0"
     )
 
@@ -118,7 +118,7 @@ def test_a_subset_has_so_many_rows_in_their_order(sides, dataset, capsys):
 
     assert len(trained_on) == 20 and trained_on == sorted(trained_on) != list(range(20))
     assert len(sides_of_subset(sides, rows, 80)[0]) == 50
-    assert "dataset_subset=80: the dataset has 50 rows, all of them are taken" in capsys.readouterr().out
+    assert "dataset_subset=80: the dataset has only 50 rows, so all are used" in capsys.readouterr().out
 
 
 def sides_of_subset(sides: Callable, rows: Path, subset: int, **parameters: object) -> tuple[list[int], list[int]]:
@@ -173,7 +173,7 @@ def test_a_held_out_row_that_is_trained_on_is_left_out_with_a_warning(run_with, 
     result = run_with(rows, held_out)
 
     assert numbers_in(Path(of(result)["data"]["validation_path"])) == [5]
-    assert "Warning: 1 of the 2 held-out rows are left out, as they are among those to train on" in (
+    assert "Warning: 1 of the 2 held-out rows are left out, as they are also in the training data" in (
         capsys.readouterr().out
     )
 
@@ -192,7 +192,7 @@ def test_a_held_out_row_that_the_subset_leaves_out_of_the_training_stays(run_wit
 @pytest.mark.parametrize(
     ("held_out", "parameters", "message"),
     [
-        ([row(1)], {}, "validation_path={path}: all 1 rows of it are among those to train on"),
+        ([row(1)], {}, "validation_path={path}: all of its 1 rows are also in the training data"),
         (
             [row(9)],
             {"training_validation_split": 0.1},

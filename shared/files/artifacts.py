@@ -10,10 +10,13 @@ from typing import Protocol
 
 
 class OutputArtifact(Protocol):
-    """What is used of a KFP output artifact; its uri is KFP's to set."""
+    """The part of a KFP output artifact that is used here; KFP sets both."""
 
-    path: str
-    uri: str
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def uri(self) -> str: ...
 
 
 def is_uploaded(artifact: OutputArtifact) -> bool:

@@ -112,14 +112,14 @@ def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, tell: Callab
 
 
 def _progress() -> Callable[[int], None]:
-    """Logs progress; to be called with the size of each member."""
-    logged_at, total = time.monotonic(), 0
+    """To be given the bytes of each member."""
+    told_at, total = time.monotonic(), 0
 
     def tell(size: int) -> None:
-        nonlocal logged_at, total
+        nonlocal told_at, total
         total += size
-        if time.monotonic() - logged_at >= _SECONDS_BETWEEN_PROGRESS:
-            logged_at = time.monotonic()
+        if time.monotonic() - told_at >= _SECONDS_BETWEEN_PROGRESS:
+            told_at = time.monotonic()
             log(f"Unpacked {total / 1e9:.2f} GB")
 
     return tell

@@ -280,7 +280,9 @@ class Registry:
         said = self._credentials.redacted(said)
         # The repository's name could match one of the patterns.
         reason = said.replace(self.reference.repository, "")
-        found = (rest for pattern, *rest in _MEANINGS if re.search(pattern, reason, re.IGNORECASE))
+        found = (
+            (passing, meaning) for pattern, passing, meaning in _MEANINGS if re.search(pattern, reason, re.IGNORECASE)
+        )
         passing, meaning = next(found, (True, "cannot be pulled"))
         return _Failure(f"{meaning or self._credentials.refused(self.reference.host)} (skopeo: {said})", passing)
 
@@ -327,20 +329,20 @@ def size_of(folder: Path) -> int:
 
 
 def _watcher(folder: Path, total: int) -> Callable[[], None]:
-    """To be called every second: logs progress, and fails when no more data arrives."""
-    logged_at = changed_at = time.monotonic()
-    logged = seen = size_of(folder)
+    """To be called every second: tells the progress, and fails where nothing comes any more."""
+    told_at = changed_at = time.monotonic()
+    told = seen = size_of(folder)
 
     def watch() -> None:
-        nonlocal logged_at, logged, changed_at, seen
+        nonlocal told_at, told, changed_at, seen
         now, size = time.monotonic(), size_of(folder)
         if size != seen:
             seen, changed_at = size, now
         elif now - changed_at > _SECONDS_WITHOUT_A_BYTE:
-            raise _Failure(f"no data received for {_SECONDS_WITHOUT_A_BYTE} s", True)
-        if now - logged_at >= _SECONDS_BETWEEN_PROGRESS:
-            rate = max(0, size - logged) / (now - logged_at)
+            raise _Failure(f"no byte came for {_SECONDS_WITHOUT_A_BYTE} s", True)
+        if now - told_at >= _SECONDS_BETWEEN_PROGRESS:
+            rate = max(0, size - told) / (now - told_at)
             log(f"Pulled {size / 1e9:.2f} of {total / 1e9:.2f} GB, {rate / 1e6:.1f} MB/s")
-            logged_at, logged = now, size
+            told_at, told = now, size
 
     return watch

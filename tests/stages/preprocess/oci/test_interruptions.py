@@ -65,9 +65,7 @@ def test_a_stalled_connection_is_given_up(
     with Gate(registry) as gate:
         gate.hang = True
         reference = gate.through(push(layout.tar(below("models"))))
-        assert error_of(pull_model, reference, workspace) == (
-            f"training_base_model={reference}: no data received for 1 s"
-        )
+        assert error_of(pull_model, reference, workspace) == (f"training_base_model={reference}: no byte came for 1 s")
 
 
 @needs_registry

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, QUESTION, answer_of, tokens_of
+from helpers.preprocess_rows import ANSWER, QUESTION, answer_of, tokens_of
 from kfp_osft.shared.reporting.errors import InputError
 
 

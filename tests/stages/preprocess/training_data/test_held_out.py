@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, tokens
+from helpers.preprocess_rows import ANSWER, tokens
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.base_model import load_tokenizer
 from kfp_osft.stages.preprocess.training_data import Preprocessed, preprocess_dataset

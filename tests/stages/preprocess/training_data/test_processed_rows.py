@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, IDS, QUESTION, samples_of, tokens
+from helpers.preprocess_rows import ANSWER, IDS, QUESTION, samples_of, tokens
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, QUESTION, answer_of, samples_of, tokens_of
+from helpers.preprocess_rows import ANSWER, QUESTION, answer_of, samples_of, tokens_of
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.preprocess.base_model import load_tokenizer

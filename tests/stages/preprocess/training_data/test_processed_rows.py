@@ -75,11 +75,11 @@ def test_what_was_written_can_be_given_as_a_processed_dataset(run, chat_rows: Pa
         (tokens(labels=[5] + [-100] * 29), "has no token to learn from"),
     ],
 )
-def test_a_processed_row_that_cannot_be_trained_on_is_told(error_of, dataset, row: dict, message: str):
+def test_a_processed_row_that_cannot_be_trained_on_is_reported(error_of, dataset, row: dict, message: str):
     assert error_of(dataset(tokens(), row), use_processed_dataset=True).startswith(f"rows.jsonl, row 2: {message}")
 
 
-def test_labels_that_are_not_the_tokens_at_their_place_are_a_warning(run, dataset, capsys: pytest.CaptureFixture[str]):
+def test_labels_that_differ_from_their_tokens_give_a_warning(run, dataset, capsys: pytest.CaptureFixture[str]):
     run(dataset(tokens(), tokens(labels=[*IDS[1:], -100])), use_processed_dataset=True)
 
     assert (

@@ -87,7 +87,7 @@ def _batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 @contextmanager
 def loaded_model(model_dir: Path) -> Iterator[tuple[Any, Any]]:
-    """Loads model and tokenizer of a transformers folder without network, progress bars or warnings."""
+    """Model and tokenizer of a transformers folder; no network, and no bars or warnings of transformers meanwhile."""
     hide_broken_torchvision()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -95,18 +95,16 @@ def loaded_model(model_dir: Path) -> Iterator[tuple[Any, Any]]:
 
     bars_were_on, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    # mini-trainer saves a buffer that the model class computes itself; every load would print a table about it.
+    # mini-trainer saves a buffer that the model class makes itself; every load would warn of it in a table.
     logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        # float32: a CPU is slower with bfloat16, and rounding would decide between close tokens.
+        # float32: a CPU computes bfloat16 slower, and small differences would decide between close tokens.
         size = sum(file.stat().st_size for file in Path(model_dir).glob("*.safetensors"))
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, local_files_only=True, dtype=torch.float32 if size <= _FLOAT32_BYTES else "auto"
         )
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        # transformers wraps `to` in a decorator that pyright takes for a class.
-        yield model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
+        yield model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
     finally:
         logging.set_verbosity(verbosity)
         if bars_were_on:

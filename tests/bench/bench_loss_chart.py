@@ -1,4 +1,4 @@
-"""Time, memory and size of the loss chart of a long training, beside those of a short one.
+"""Time, memory and size of the loss chart of a long training, compared with a short one.
 
 Run it: python tests/bench/bench_loss_chart.py
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 _ROUNDS = 3
 _SHORT, _LONG = 1_000, 100_000
-# VmHWM and not getrusage, whose figure a child takes over from its parent.
+# VmHWM rather than getrusage, whose value a child inherits from its parent.
 _PROGRAM = """
 import json, re, sys, tempfile, time
 from pathlib import Path
@@ -37,7 +37,7 @@ def _measure(steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    # In turn, so that both meet the same machine.
+    # Alternating, so that both run under the same load.
     rounds = [(_measure(_SHORT), _measure(_LONG)) for _ in range(_ROUNDS)]
     print(f"median of {_ROUNDS}      {_SHORT:>10,} steps {_LONG:>10,} steps      ratio")
     for figure in rounds[0][0]:

@@ -176,13 +176,46 @@ def _named(alt, name: str):
     return alt.Chart(alt.NamedData(name)).transform_filter("datum.step >= x0 && datum.step <= x1")
 
 
+def _series(alt, data: str, name: str):
+    """A dataset with its name in the legend, as a constant column: Altair has no legend for a constant."""
+    return _named(alt, data).transform_calculate(series=json.dumps(name))
+
+
 def _loss_panel(alt, x, datasets: dict, window: int):
     scale = alt.Scale(zero=False, nice=False, padding=20)
     y = alt.Y("loss:Q", scale=scale, axis=alt.Axis(title=None, tickCount=6))
     names = ["each step", f"rolling median of {window} steps" if window > 1 else "line between them"]
     if datasets["validations"]:
         names.append("validation loss")
-    shapes = ["circle", "stroke", "diamond"][: len(names)]
+    color, shape = _color_and_shape(alt, names)
+    points = _series(alt, "steps", names[0]).mark_point(
+        filled=True,
+        strokeWidth=0,
+        size=alt.ExprRef("12 + 38 * sqrt(sparse)"),
+        opacity=alt.ExprRef("0.22 + 0.68 * sqrt(sparse)"),
+    )
+    smoothed = _series(alt, "steps", names[1]).mark_line(strokeWidth=2.25)
+    layers = [
+        points.encode(x=x, y=y, color=color, shape=shape),
+        smoothed.encode(x=x, y="smoothed:Q", color=color),
+    ]
+    if datasets["broken"]:
+        areas, label = _broken_layers(alt)
+        layers = [areas, *layers, label]
+    if datasets["epochs"]:
+        label = _named(alt, "epochs").mark_text(style="epoch-label", align="left", dx=4)
+        layers = [_epoch_rules(alt, x, above=5), *layers, label.encode(x=x, y=alt.value(-8), text="label:N")]
+    halo, *marks = _marked_layers(alt, x)
+    if not datasets["validations"]:
+        return alt.layer(*layers, halo, *marks)
+    validations = _series(alt, "validations", names[-1])
+    dashes = validations.mark_line(strokeWidth=1.25, strokeDash=[4, 3]).encode(x=x, y="loss:Q", color=color)
+    diamonds = validations.mark_point(filled=True, size=70, opacity=1)
+    # The halo must not hide one of the few diamonds.
+    return alt.layer(*layers, dashes, halo, diamonds.encode(x=x, y="loss:Q", color=color, shape=shape), *marks)
+
+
+def _color_and_shape(alt, names: list[str]):
     legend = alt.Legend(
         title="Loss",
         titleOrient="left",
@@ -192,46 +225,37 @@ def _loss_panel(alt, x, datasets: dict, window: int):
         symbolOpacity=1,
         labelLimit=0,
     )
-
-    def series(data: str, name: str):
-        # A constant column, as Altair takes no scale and no legend with a constant (alt.ColorDatum).
-        return _named(alt, data).transform_calculate(series=json.dumps(name))
-
-    color = alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend)
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
-    top, bottom = alt.value(0), alt.value("height")
-    points = series("steps", names[0]).mark_point(
-        filled=True,
-        strokeWidth=0,
-        size=alt.ExprRef("12 + 38 * sqrt(sparse)"),
-        opacity=alt.ExprRef("0.22 + 0.68 * sqrt(sparse)"),
+    shapes = ["circle", "stroke", "diamond"][: len(names)]
+    return (
+        alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
+        alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
     )
-    smoothed = series("steps", names[1]).mark_line(strokeWidth=2.25)
-    layers = [
-        points.encode(x=x, y=y, color=color, shape=shape),
-        smoothed.encode(x=x, y="smoothed:Q", color=color),
-    ]
-    if datasets["broken"]:
-        # Both ends are kept within the zoom, which would else be widened by them.
-        spans = (
-            alt.Chart(alt.NamedData("broken"))
-            .transform_filter("datum.to >= x0 && datum.from <= x1")
-            .transform_calculate(begin="max(datum.from, x0)", end="min(datum.to, x1)")
-            .transform_calculate(left="datum.end > x1 - (x1 - x0) / 12")
-            .transform_calculate(beside="datum.left ? datum.begin : datum.end")
-        )
-        layers.insert(0, spans.mark_rect(style="broken").encode(x="begin:Q", x2="end:Q", y=top, y2=bottom))
-        label = spans.transform_filter("isValid(datum.label)").mark_text(
-            style="broken-label",
-            align=alt.ExprRef("datum.left ? 'right' : 'left'"),
-            dx=alt.ExprRef("datum.left ? -5 : 5"),
-        )
-        layers.append(label.encode(x="beside:Q", y=alt.value(10), text="label:N"))
-    if datasets["epochs"]:
-        layers.insert(0, _epoch_rules(alt, x, above=5))
-        label = _named(alt, "epochs").mark_text(style="epoch-label", align="left", dx=4)
-        layers.append(label.encode(x=x, y=alt.value(-8), text="label:N"))
-    # A halo separates labels from the points; the few diamonds of validations are drawn above it.
+
+
+def _broken_layers(alt):
+    """The intervals without a finite loss, and the label of the first one."""
+    # Both ends are clipped to the zoom, which they would otherwise widen.
+    spans = (
+        alt.Chart(alt.NamedData("broken"))
+        .transform_filter("datum.to >= x0 && datum.from <= x1")
+        .transform_calculate(begin="max(datum.from, x0)", end="min(datum.to, x1)")
+        .transform_calculate(left="datum.end > x1 - (x1 - x0) / 12")
+        .transform_calculate(beside="datum.left ? datum.begin : datum.end")
+    )
+    areas = spans.mark_rect(style="broken")
+    label = spans.transform_filter("isValid(datum.label)").mark_text(
+        style="broken-label",
+        align=alt.ExprRef("datum.left ? 'right' : 'left'"),
+        dx=alt.ExprRef("datum.left ? -5 : 5"),
+    )
+    return (
+        areas.encode(x="begin:Q", x2="end:Q", y=alt.value(0), y2=alt.value("height")),
+        label.encode(x="beside:Q", y=alt.value(10), text="label:N"),
+    )
+
+
+def _marked_layers(alt, x):
+    """The lowest and the final loss: the halo that separates their labels from the points, rings, and labels."""
     edge = "scale('x', datum.step) > width - 70 ? {} : scale('x', datum.step) < 70 ? {} : {}"
     text = {
         "align": alt.ExprRef("datum.place == 'right' ? 'left' : " + edge.format("'right'", "'left'", "'center'")),
@@ -245,18 +269,12 @@ def _loss_panel(alt, x, datasets: dict, window: int):
         "lineHeight": 14,
     }
     marked = _named(alt, "marked")
-    validations = series("validations", names[-1])
-    if datasets["validations"]:
-        dashes = validations.mark_line(strokeWidth=1.25, strokeDash=[4, 3])
-        layers.append(dashes.encode(x=x, y="loss:Q", color=color))
-    layers.append(marked.mark_text(style="marked-halo", **text).encode(x=x, y="loss:Q", text="label:N"))
-    if datasets["validations"]:
-        diamonds = validations.mark_point(filled=True, size=70, opacity=1)
-        layers.append(diamonds.encode(x=x, y="loss:Q", color=color, shape=shape))
     rings = marked.mark_point(style="marked", filled=False, size=90, strokeWidth=2)
-    layers.append(rings.encode(x=x, y="loss:Q"))
-    layers.append(marked.mark_text(style="marked-label", **text).encode(x=x, y="loss:Q", text="label:N"))
-    return alt.layer(*layers)
+    return (
+        marked.mark_text(style="marked-halo", **text).encode(x=x, y="loss:Q", text="label:N"),
+        rings.encode(x=x, y="loss:Q"),
+        marked.mark_text(style="marked-label", **text).encode(x=x, y="loss:Q", text="label:N"),
+    )
 
 
 def _small_panel(alt, x, field: str):

@@ -83,13 +83,7 @@ def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, tell: Callab
             if target == tree:
                 continue
             if target.name.startswith(_WHITEOUT):
-                if target.name == _OPAQUE:
-                    _remove_lower(target.parent, of_this_layer, itself=False)
-                    continue
-                hidden = target.name.removeprefix(_WHITEOUT)
-                if hidden in ("", ".", ".."):
-                    raise InputError(f"{place}: {member.name} is rejected: a whiteout must name a file")
-                _remove_lower(target.with_name(hidden), of_this_layer, itself=True)
+                _apply_whiteout(target, of_this_layer, f"{place}: {member.name}")
                 continue
             is_model = not is_image or target.relative_to(tree).parts[0] == MODELS
             if not (is_model or member.isfile() or member.isdir()):
@@ -178,6 +172,23 @@ def _link(source: Path, target: Path, place: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _apply_whiteout(whiteout: Path, kept: set[Path], shown: str) -> None:
+    """Removes what a whiteout of the OCI image specification hides in lower layers.
+
+    Args:
+        whiteout: where it would be in the tree.
+        kept: paths of the whiteout's own layer, which it does not hide.
+        shown: how the error message names it.
+    """
+    if whiteout.name == _OPAQUE:
+        _remove_lower(whiteout.parent, kept, itself=False)
+        return
+    hidden = whiteout.name.removeprefix(_WHITEOUT)
+    if hidden in ("", ".", ".."):
+        raise InputError(f"{shown} is rejected: a whiteout must name a file")
+    _remove_lower(whiteout.with_name(hidden), kept, itself=True)
 
 
 def _remove_lower(path: Path, kept: set[Path], itself: bool) -> None:

@@ -193,7 +193,7 @@ def test_weights_with_something_behind_them_are_told(model: Path):
     with weights.open("ab") as file:
         file.write(b"\0")
 
-    assert "bytes where its header says" in error_of(check_base_model, str(model))
+    assert "bytes, but its header says" in error_of(check_base_model, str(model))
 
 
 TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, model_on_disk
+from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds, model_on_disk
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.files import dataset_files
@@ -52,7 +52,8 @@ def run_check(
         matrices=matrices,
         seconds=60 * max_minutes,
         dataset=dataset,
-        target_patterns=target_patterns or osft.get("target_patterns") or (),
+        kinds=() if target_patterns else limited_kinds(run),
+        target_patterns=target_patterns,
         tell=log,
     )
     log(f"\n{check.verdict[0].upper()}{check.verdict[1:]}.")

@@ -1,19 +1,21 @@
 """kfp-osft run --from osft_run.json: the run that made a model, to be run again."""
 
-import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.manifests import file_digest
+from kfp_osft.shared.files.manifests import file_digest, sampled_digest
 from kfp_osft.shared.model.folder import model_folder
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import SECRET
 from kfp_osft.shared.rows.files import dataset_files
-from kfp_osft.shared.training.run_file import RUN_FILE, RUN_FORMAT
+from kfp_osft.shared.training.run_file import RUN_FILE, RUN_FORMAT, read_run
+from kfp_osft.shared.training.versions import installed_versions
+
+_FINAL_MODEL = "final_model"
 
 
 class RepeatedRun(NamedTuple):
@@ -36,10 +38,12 @@ def repeated_run(
 ) -> RepeatedRun:
     """The run that the file tells of; what is given beside it takes the place of what it says.
 
-    Rows, base model or libraries that are others than then are told: the result will be another one.
+    Base model and rows are those of the run: of the Hugging Face Hub at the same commit, from a registry by digest, on
+    this computer by the digests of their files. A published file names no folders; those of a run of this computer
+    stand in the osft_run.json beside its checkpoints, which is looked for around the model.
 
     Args:
-        path: osft_run.json of an exported model, or the model's folder.
+        path: osft_run.json of an exported model, the model's folder, or the output folder that holds it.
         dataset: path or dataset_uri, or None for the run's.
         dataset_split: split of a Hugging Face dataset, or None for the run's.
         training: training parameters by name that are given.
@@ -47,24 +51,54 @@ def repeated_run(
         validation_uri_split: split of these, or None for the run's.
 
     Raises:
-        InputError: the file is something else; the run's dataset, held-out rows or base model is gone, and no other
-            is given.
+        InputError: the file is something else; the run's dataset, held-out rows or base model cannot be had, and no
+            other is given.
     """
-    path = path / RUN_FILE if path.is_dir() else path
+    path = _run_file(path)
     run = _read(path)
+    own = _own_record(path, run)
+    about = own.get("about", {})
     parameters = {**run["parameters"], **training}
+    missing = []
     if "training_base_model" not in training:
-        _check_base_model(path, run)
+        try:
+            parameters["training_base_model"] = _base_model_of(run, own)
+        except InputError as error:
+            missing.append(str(error))
+    else:
+        _compare_base_model(str(training["training_base_model"]), run)
     if dataset is None:
-        dataset, split = _rows_of(path, run["dataset"], "dataset", "--dataset")
-        dataset_split = dataset_split or split
-    if validation_uri is None and run.get("validation"):
-        validation_uri, split = _rows_of(path, run["validation"], "validation dataset", "--validation-uri")
-        validation_uri_split = validation_uri_split or split
+        try:
+            dataset, split = _rows_of(run["dataset"], about.get("dataset", ""), "rows", "--dataset")
+            dataset_split = dataset_split or split
+        except InputError as error:
+            missing.append(str(error))
+    else:
+        _compare_rows(dataset, run["dataset"])
+    then = run.get("validation") or {}
+    if validation_uri is None and then:
+        try:
+            place = about.get("validation_dataset", "")
+            validation_uri, split = _rows_of(then, place, "held-out rows", "--validation-uri")
+            validation_uri_split = validation_uri_split or split
+        except InputError as error:
+            missing.append(str(error))
+    elif validation_uri:
+        _compare_rows(validation_uri, then)
+    if missing or dataset is None:
+        raise InputError(f"--from={path}: {'; '.join(missing)}")
     _tell_other_versions(run)
     return RepeatedRun(
         dataset, dataset_split or "train", parameters, validation_uri or "", validation_uri_split or "validation"
     )
+
+
+def _run_file(path: Path) -> Path:
+    """The file itself, that in a model's folder, or that of the model in an output folder."""
+    for file in (path / RUN_FILE, path / _FINAL_MODEL / RUN_FILE):
+        if file.is_file():
+            return file
+    return path / _FINAL_MODEL / RUN_FILE if path.is_dir() else path
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -74,82 +108,128 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{what} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise InputError(f"{what} is no JSON file") from None
+        raise InputError(f"{what} is not a JSON file") from None
     try:
         parameters, run_format = run["parameters"], run["format"]
-        known = isinstance(run["dataset"]["name"], str) and isinstance(run["base_model"], dict)
+        known = isinstance(run["dataset"], dict) and isinstance(run["base_model"]["name"], str)
     except (LookupError, TypeError):
         known = False
     if not known or not isinstance(parameters, dict) or not parameters:
         raise InputError(
-            f"{what} does not tell a run; allowed: the {RUN_FILE} in the folder of an exported model "
-            "(the one beside the checkpoints holds less)"
+            f"{what} does not describe a run; allowed: the {RUN_FILE} of an exported model, the model's folder, or the "
+            "output folder of a run (the file beside the checkpoints holds less)"
         )
     if run_format != RUN_FORMAT:
         raise InputError(f"{what} has the format {run_format!r}; this version of kfp-osft reads {RUN_FORMAT}")
     unknown = sorted(parameters.keys() - {parameter.name for parameter in ALL_PARAMETERS})
     if unknown:
-        raise InputError(f"{what}: {', '.join(unknown)} is no training parameter of this version of kfp-osft")
+        raise InputError(f"{what}: {', '.join(unknown)}: not a training parameter of this version of kfp-osft")
     return run
 
 
-def _rows_of(path: Path, then: Mapping[str, Any], what: str, option: str) -> tuple[str, str | None]:
-    place = Path(then.get("path") or "")
-    if then.get("path") and place.exists():
-        now = [file_digest(file) for file in dataset_files(place)]
-        if then.get("digests") and sorted(now) != sorted(_digest(each) for each in then["digests"]):
-            log(f"Warning: the rows in {place} are not those of the run any more: this will be another training")
-        return str(place), None
-    uri = then.get("uri") or ""
+def _own_record(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What launch_trainjob wrote beside the run's checkpoints, paths included; {} where the model is elsewhere now."""
+    fingerprint = str(run.get("fingerprint", ""))
+    for folder in path.absolute().parents[1:3]:
+        checkpoints = folder / "checkpoints" / fingerprint[:12]
+        found = read_run(checkpoints) if fingerprint and checkpoints.is_dir() else None
+        if found and found.get("fingerprint") == fingerprint:
+            return found
+    return {}
+
+
+def _base_model_of(run: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """The run's base model, pinned.
+
+    Raises:
+        InputError: it was a folder, and is not there or not the same any more.
+    """
+    base = run["base_model"]
+    if base.get("revision"):
+        return f"{base['id']}@{base['revision']}"
+    name = base["name"]
+    if base.get("oci"):
+        registry, _, repository = name.rpartition("/")
+        return f"{registry}/{repository.partition('@')[0].partition(':')[0]}@{base['oci']}"
+    if given := run["parameters"].get("training_base_model"):
+        return given
+    place = own.get("osft", {}).get("model_path", "")
+    if not place or not Path(place).is_dir():
+        raise InputError(f"the run's base model, the folder {name}, is not on this computer; give --base-model")
+    if changed := _other_files(Path(place), base):
+        raise InputError(
+            f"the run's base model {place} is not what it was ({', '.join(changed)}); give --base-model with the one "
+            "of then, or with this one for another training"
+        )
+    return place
+
+
+def _compare_base_model(given: str, run: Mapping[str, Any]) -> None:
+    folder, base = model_folder(given), run["base_model"]
+    if folder is not None and folder.is_dir() and base.get("files"):
+        if changed := _other_files(folder, base):
+            log(
+                f"Warning: {', '.join(changed)} of the base model {given} is not what the run trained: this will be "
+                "another training"
+            )
+    elif given not in (base["name"], f"{base.get('id')}@{base.get('revision')}"):
+        log(f"Warning: the run trained {base['name']}, not {given}: this will be another training")
+
+
+def _other_files(folder: Path, base: Mapping[str, Any]) -> list[str]:
+    """Files of a base model that are missing or have another content than then."""
+    changed = [
+        name
+        for name, digest in (base.get("files") or {}).items()
+        if not (folder / name).is_file() or file_digest(folder / name) != digest
+    ]
+    for name, (size, digest) in (base.get("weights") or {}).items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size or sampled_digest(file) != digest:
+            changed.append(name)
+    return changed
+
+
+def _rows_of(then: Mapping[str, Any], place: str, what: str, option: str) -> tuple[str, str | None]:
+    """Rows of the run: where they lie, or where they came from, with the split.
+
+    Args:
+        then: what the run's file says of them.
+        place: where they were on this computer, or empty.
+        what: they are, for people.
+        option: by which others are given.
+
+    Raises:
+        InputError: they were files of this computer, and are not there or not the same any more.
+    """
+    if place and Path(place).exists() and _same_rows(Path(place), then.get("digests") or ()):
+        return place, None
+    uri, name = then.get("uri") or "", then.get("name") or "(not known)"
     if SECRET in uri:
         raise InputError(
-            f"--from={path}: the run's {what} {uri} had something secret in its address, which is not recorded; give "
-            f"{option}"
+            f"the run's {what}, {uri}, had something secret in their address, which is not recorded; give {option}"
         )
-    if uri and ("://" in uri or Path(uri).exists()):
+    # The Hub's has the commit in it.
+    if "://" in uri:
         return uri, then.get("split")
-    told = then.get("path") or uri or then.get("name") or "(not known)"
-    raise InputError(f"--from={path}: the run's {what} {told} is not on this computer; give {option}")
+    gone = "are not what they were any more" if place and Path(place).exists() else "are not on this computer"
+    raise InputError(f"the run's {what}, {name}, {gone}; give {option}")
 
 
-def _digest(recorded: Any) -> str:
-    return recorded[-1] if isinstance(recorded, list) else str(recorded)
+def _compare_rows(given: str, then: Mapping[str, Any]) -> None:
+    place = Path(given).expanduser()
+    if place.exists() and then.get("digests") and not _same_rows(place, then["digests"]):
+        log(f"Warning: the rows in {place} are not those of the run: this will be another training")
 
 
-def _check_base_model(path: Path, run: Mapping[str, Any]) -> None:
-    name, then = run["parameters"].get("training_base_model", ""), run["base_model"]
-    folder = model_folder(name)
-    if folder is None:
-        if then.get("revision"):
-            log(f"The run trained {name} at revision {then['revision']}; what the Hub gives now may be another")
-        return
-    if not folder.is_dir():
-        raise InputError(f"--from={path}: the run's base model {name} is not on this computer; give --base-model")
-    changed = [
-        file
-        for file, digest in (then.get("files") or {}).items()
-        if not (folder / file).is_file() or file_digest(folder / file) != digest
-    ]
-    changed += [
-        file
-        for file, (size, *_) in (then.get("weights") or {}).items()
-        if not (folder / file).is_file() or (folder / file).stat().st_size != size
-    ]
-    if changed:
-        log(
-            f"Warning: {', '.join(changed)} of the base model {name} is not what the run trained: this will be "
-            "another training"
-        )
+def _same_rows(dataset: Path, digests: Sequence[Any]) -> bool:
+    now = [file_digest(file) for file in dataset_files(dataset)]
+    return not digests or sorted(now) == sorted(map(str, digests))
 
 
 def _tell_other_versions(run: Mapping[str, Any]) -> None:
-    other = []
-    for library, then in (run.get("library_versions") or {}).items():
-        try:
-            now = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if now != then:
-            other.append(f"{library} {now} (then {then})")
+    then = run.get("library_versions") or {}
+    now = installed_versions(list(then))
+    other = [f"{library} {now[library]} (then {then[library]})" for library in now if now[library] != then[library]]
     if other:
         log(f"Other versions than those of the run, so figures may differ: {', '.join(other)}")

@@ -14,6 +14,7 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.metrics import number, numbers
 from kfp_osft.shared.training.run_file import read_run
+from kfp_osft.stages.export_model.published_run import add_check
 
 #: The figures of the check, beside the metrics.
 KNOWLEDGE_FILE = "kept_knowledge.json"
@@ -26,7 +27,8 @@ _LARGEST_MODEL = 4e9
 
 
 def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeCheck | None:
-    """What the model kept, by a cheap sample; its figures go to kept_knowledge.json beside the metrics.
+    """What the model kept, by a cheap sample; its figures go to kept_knowledge.json beside the metrics,
+    and into the model's card.
 
     Args:
         run: what was trained.
@@ -48,6 +50,7 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeChe
         log(f"It could not be measured: {error}")
         return None
     write_json(checkpoint_dir / KNOWLEDGE_FILE, check.metrics())
+    add_check(run.model, check.verdict, check.metrics())
     return check
 
 
@@ -77,15 +80,8 @@ def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: Knowled
     lines += [f"Model    {run.model}", f"Metrics  {run.steps}", f"Chart    {run.loss_chart}", f"Log      {run.log}"]
     described = read_run(run.steps.parent)
     if described:
-        osft = described["osft"]
-        command = [
-            "kfp-osft",
-            "check",
-            osft["model_path"],
-            str(run.model),
-            "--unfreeze-rank-ratio",
-            f"{osft['unfreeze_rank_ratio']:g}",
-        ]
+        # The ratio and the limited matrices stand in the model's osft_run.json.
+        command = ["kfp-osft", "check", described["osft"]["model_path"], str(run.model)]
         lines.append(f"Check    {shlex.join(command)}")
     return lines
 

@@ -3,14 +3,15 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.knowledge.coverage import Coverage, coverage_of, percent
 from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
-from kfp_osft.shared.knowledge.kept_subspace import MatrixChange, ModelChanges
-from kfp_osft.shared.model.folder import model_folder
+from kfp_osft.shared.knowledge.kept_subspace import FreeChange, MatrixChange, ModelChanges
+from kfp_osft.shared.model.folder import model_folder, split_hub_id
 from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
@@ -46,13 +47,15 @@ class KnowledgeCheck(NamedTuple):
     """What was found.
 
     Attributes:
-        changes: the projections that were looked at.
-        projections: how many were trained.
+        changes: the limited matrices that were looked at.
+        matrices: how many OSFT limits.
+        free: the kinds of weights that changed and that OSFT does not limit.
         losses: on the general text and on the dataset.
     """
 
     changes: list[MatrixChange]
-    projections: int
+    matrices: int
+    free: list[FreeChange]
     losses: list[TextLoss]
 
     @property
@@ -67,10 +70,17 @@ class KnowledgeCheck(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """One sentence: kept, leaked, cannot be told, or unchanged."""
-        looked_at = f"looked at {len(self.changes)} of {self.projections} trained matrices"
+        """One sentence: kept, leaked, nothing to keep, cannot be told, or unchanged; and what changed without limit."""
+        free = self._free_in_words()
+        return f"{self._limited_in_words()}{f'; {free}' if free else ''}"
+
+    def _limited_in_words(self) -> str:
+        looked_at = f"looked at {len(self.changes)} of {self.matrices} limited matrices"
         if not any(change.changed for change in self.changes):
-            return f"unchanged: no weight is another; {looked_at}"
+            what = "the matrices that OSFT limits did not change" if self.free else "no weight changed"
+            return f"unchanged: {what}; {looked_at}"
+        if not any(change.unlimited for change in self.changes):
+            return f"nothing to keep: an unfreeze rank ratio of 1 frees every direction; {looked_at}"
         dtype = self.changes[0].dtype
         if self.leak is None:
             return (
@@ -87,12 +97,26 @@ class KnowledgeCheck(NamedTuple):
                 f"leaked: up to {self.leak:.0%} of the change lies in the directions to keep ({unlimited}), in "
                 f"{leaking} of those that can be told; {looked_at}"
             )
-        share = max(change.share for change in self.told)
-        rounding = f", as rounding to {dtype} puts it there" if share > MOST_LEAK else ""
-        return (
-            f"kept: {_percent(share)} of the change at most lies in the directions to keep{rounding} ({unlimited}); "
-            f"{looked_at}"
+        worst = max(self.told, key=lambda change: change.share)
+        by_rounding = min(worst.share, worst.rounding * worst.unlimited)
+        # Where it is a part worth telling.
+        rounding = (
+            f", where rounding to {dtype} alone puts {percent(by_rounding)}" if by_rounding > 0.2 * worst.share else ""
         )
+        return (
+            f"kept: {percent(worst.share)} of the change at most lies in the directions to keep{rounding} "
+            f"({unlimited}); {looked_at}"
+        )
+
+    def _free_in_words(self) -> str:
+        """The matrices outside OSFT's limits that changed; norms, biases and embeddings always may."""
+        layers = [change for change in self.free if "*" in change.kind and change.kind.endswith(".weight")]
+        layers = [change for change in layers if "norm" not in change.kind]
+        if not layers:
+            return ""
+        kinds = ", ".join(change.kind.removesuffix(".weight") for change in layers[:3])
+        more = f" and {len(layers) - 3} more kinds" if len(layers) > 3 else ""
+        return f"changed without limit, by up to {percent(layers[0].size)}: {kinds}{more}"
 
     def _hidden(self) -> int:
         return sum(change.changed and not change.can_be_told for change in self.changes)
@@ -101,13 +125,14 @@ class KnowledgeCheck(NamedTuple):
         """The figures, flat as KFP's Metrics want them; shares are 0 to 1, losses in nats a token.
 
         kept_subspace_share_max (of the change, inside the directions to keep), kept_subspace_leak_max (beyond
-        rounding), kept_subspace_matrices (looked at), kept_subspace_matrices_untold (hidden by rounding), and
-        general_text_loss_before, general_text_loss_after, held_out_loss_before,
-        held_out_loss_after, each where there is one.
+        rounding), kept_subspace_matrices (looked at), kept_subspace_matrices_untold (hidden by rounding),
+        unlimited_kinds_changed (kinds of weights outside OSFT's limits), and general_text_loss_before,
+        general_text_loss_after, held_out_loss_before, held_out_loss_after, each where there is one.
         """
         figures: dict[str, float] = {
             "kept_subspace_matrices": len(self.changes),
             "kept_subspace_matrices_untold": self._hidden(),
+            "unlimited_kinds_changed": len(self.free),
         }
         if self.leak is not None:
             figures["kept_subspace_share_max"] = max(change.share for change in self.told)
@@ -132,15 +157,20 @@ def model_on_disk(argument: str, model: str, fetch: bool = True) -> Path:
     folder = model_folder(model)
     if folder is not None:
         if not (folder / "config.json").is_file():
-            raise InputError(f"{argument}={model}: is no model folder, it has no config.json")
+            raise InputError(f"{argument}={model}: not a model folder, it has no config.json")
         return folder
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    name, revision = split_hub_id(model)
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                model, allow_patterns=list(_MODEL_FILES), ignore_patterns=list(_OTHER_FILES), local_files_only=not fetch
+                name,
+                revision=revision,
+                allow_patterns=list(_MODEL_FILES),
+                ignore_patterns=list(_OTHER_FILES),
+                local_files_only=not fetch,
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
@@ -167,8 +197,19 @@ def check_run(checkpoint_dir: Path, tuned_dir: Path, **options: Any) -> Knowledg
     osft = run["osft"]
     base_dir = model_on_disk("training_base_model", osft["model_path"], fetch=False)
     return check_knowledge(
-        base_dir, tuned_dir, osft["unfreeze_rank_ratio"], target_patterns=osft.get("target_patterns") or (), **options
+        base_dir,
+        tuned_dir,
+        osft["unfreeze_rank_ratio"],
+        kinds=limited_kinds(run),
+        trust_remote_code=bool(osft.get("trust_remote_code")),
+        **options,
     )
+
+
+def limited_kinds(run: Mapping[str, Any]) -> Sequence[str]:
+    """Kinds of the matrices that a run limited, by its osft_run.json; empty where that does not say it."""
+    coverage = Coverage.from_figures(run.get("about", {}).get("osft_coverage"))
+    return coverage.kinds if coverage else ()
 
 
 def check_knowledge(
@@ -179,8 +220,10 @@ def check_knowledge(
     matrices: int,
     seconds: float,
     dataset: Path | None = None,
+    kinds: Sequence[str] = (),
     target_patterns: Sequence[str] = (),
     with_losses: bool = True,
+    trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> KnowledgeCheck:
     """Compares a model with what was trained of it.
@@ -188,12 +231,14 @@ def check_knowledge(
     Args:
         base_dir, tuned_dir: folders of the models in the format of transformers (safetensors).
         unfreeze_rank_ratio: the training's, 0.0 to 1.0.
-        matrices: how many projections to look at, at most; always the same ones.
+        matrices: how many limited matrices to look at, at most; always the same ones.
         seconds: the whole takes about that long at most: no further row and no further matrix is begun
             when the time it takes is not there. The first of each always is.
         dataset: rows that were not trained on; the loss is that of the assistants' tokens of the first 64.
+        trust_remote_code: whether code in the models' folders may run.
         with_losses: False does not load the models, whose matrices are read one at a time.
-        target_patterns: the training's; those of the usual families of models when empty.
+        kinds: of the matrices that OSFT limited, where a run says them.
+        target_patterns: the training's, where it does not; those of the model's family when empty.
         tell: takes a line for each figure as it comes.
 
     Raises:
@@ -202,41 +247,44 @@ def check_knowledge(
     # Before torch is loaded: its waiting threads then leave the cores to others (see train_script).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     until = time.monotonic() + seconds
-    changes = ModelChanges(base_dir, tuned_dir, unfreeze_rank_ratio, target_patterns)
+    kinds = kinds or coverage_of(str(base_dir), target_patterns, trust_remote_code).kinds
+    changes = ModelChanges(base_dir, tuned_dir, unfreeze_rank_ratio, kinds)
     losses: list[TextLoss] = []
     if with_losses:
-        losses = _losses(base_dir, tuned_dir, dataset, seconds * _SHARE_OF_LOSSES)
+        losses = _losses(base_dir, tuned_dir, dataset, seconds * _SHARE_OF_LOSSES, trust_remote_code)
         tell(f"{'loss in nats a token':<52}{'before':>9}{'after':>9}")
     for loss in losses:
         tell(f"  {f'{loss.text}, {loss.tokens:,} tokens':<50}{loss.before:>9.3f}{loss.after:>9.3f}")
-    tell(f"{'change of a trained matrix':<52}{'size':>9}{'to keep':>9}{'rounding':>10}")
+    tell(f"{'change of a limited matrix':<52}{'size':>9}{'to keep':>9}{'rounding':>10}")
     found: list[MatrixChange] = []
     longest = 0.0
     begun = time.monotonic()
     for change in islice(changes, matrices):
         found.append(change)
         tell(
-            f"  {change.name.removesuffix('.weight'):<50}{change.size:>9.2%}{_percent(change.share):>9}"
-            f"{_percent(min(1.0, change.rounding * change.unlimited)):>10}"
+            f"  {change.name.removesuffix('.weight'):<50}{change.size:>9.2%}{percent(change.share):>9}"
+            f"{percent(min(1.0, change.rounding * change.unlimited)):>10}"
         )
         begun, longest = time.monotonic(), max(longest, time.monotonic() - begun)
         if begun + longest > until:
             break
-    return KnowledgeCheck(found, len(changes.names), losses)
+    return KnowledgeCheck(found, len(changes.names), changes.free_changes(), losses)
 
 
-def _losses(base_dir: Path, tuned_dir: Path, dataset: Path | None, seconds: float) -> list[TextLoss]:
+def _losses(
+    base_dir: Path, tuned_dir: Path, dataset: Path | None, seconds: float, trust_remote_code: bool
+) -> list[TextLoss]:
     """On the general text and on the dataset; each model is loaded once, and sees the same rows."""
     samples: dict[str, list[Sample]] = {}
     before = {}
-    with loaded_model(base_dir) as (model, tokenizer):
+    with loaded_model(base_dir, trust_remote_code) as (model, tokenizer):
         samples[GENERAL] = [text_sample(tokenizer, GENERAL_TEXT)]
         if dataset is not None:
             samples[dataset.name] = _samples(dataset, tokenizer)
         for text, of_text in samples.items():
             before[text] = sample_losses(model, of_text, seconds)
     losses = []
-    with loaded_model(tuned_dir) as (model, _):
+    with loaded_model(tuned_dir, trust_remote_code) as (model, _):
         for text, of_text in samples.items():
             after = sample_losses(model, of_text[: len(before[text])], seconds)
             first = before[text][: len(after)]
@@ -259,8 +307,3 @@ def _samples(dataset: Path, tokenizer: Any) -> list[Sample]:
     if not counted:
         raise InputError(f"dataset {dataset}: its first {_ROWS} rows have no assistant turn to take the loss of")
     return counted
-
-
-def _percent(share: float) -> str:
-    """Two digits, whatever the size."""
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}" if share >= 0.01 else f"{share:.2%}"

@@ -1,4 +1,5 @@
-"""How much of a fine-tuned model's change lies in the directions that OSFT promises to leave alone.
+"""How much of a fine-tuned model's change lies in the directions that OSFT promises to leave alone, and what changed
+beside the matrices that it limits.
 
 OSFT (Nayak et al. 2025, arXiv:2504.07097) splits each projection matrix by its singular values. The
 directions of the largest ones are frozen, and updates are kept orthogonal to them on both sides. So of a
@@ -7,35 +8,24 @@ matrix's change D, U_k^T D and D V_k should be zero but for rounding.
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from kfp_osft.shared.knowledge.coverage import kind_of
 from kfp_osft.shared.reporting.errors import InputError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# The names by which mini-trainer picks the matrices (osft_utils.MODEL_CONFIGS) of Llama, Mistral, Qwen,
-# Gemma, Granite and Phi, and of models that it does not know.
-PROJECTIONS = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "self_attn.qkv_proj",
-    "linear_attn.out_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-    "mlp.gate_up_proj",
-)
 # A float32 SVD, put together again, differs from its matrix by up to this share of its norm; usually by less.
 _ARITHMETIC = 1e-5
 _USUAL_ARITHMETIC = 2e-6
 # On trainings saved in bfloat16 the share was 0.6 to 0.98 of what is expected of rounding alone.
 _MARGIN = 1.1
+# Of a tensor that OSFT does not limit.
+_SAMPLE_NUMBERS = 1 << 20
 # Above this share of rounding in a change, one inside the kept directions looks like one outside.
 _MOST_ROUNDING = 0.75
 
@@ -84,12 +74,11 @@ class MatrixChange(NamedTuple):
 def kept_rank(shape: tuple[int, ...], unfreeze_rank_ratio: float) -> int:
     """Number of singular directions that mini-trainer freezes in a matrix of this shape, by its arithmetic.
 
-    Source: mini_trainer 0.9.0, osft_utils.auto_generate_target_osft_config and _build_osft_kwargs. There an
-    unfreeze_rank_ratio of 1.0 leaves a kept ratio of 0, which counts as not given and becomes 0.5.
+    Source: mini_trainer 0.9.0, osft_utils.auto_generate_target_osft_config. There an unfreeze_rank_ratio of exactly 1.0
+    would count as not given and keep half; our trainings pass the next number below it, which keeps nothing.
     """
-    kept_ratio = (1.0 - unfreeze_rank_ratio) or 0.5
     full_rank = min(shape)
-    return min(math.floor(full_rank * kept_ratio), full_rank - 1)
+    return min(math.floor(full_rank * (1.0 - unfreeze_rank_ratio)), full_rank - 1)
 
 
 def matrix_change(name: str, base: "Tensor", tuned: "Tensor", unfreeze_rank_ratio: float) -> MatrixChange:
@@ -129,23 +118,33 @@ def matrix_change(name: str, base: "Tensor", tuned: "Tensor", unfreeze_rank_rati
     )
 
 
-def trained_projections(shapes: dict[str, Sequence[int]], target_patterns: Sequence[str] = ()) -> list[str]:
-    """Of a model's tensors, the weights that OSFT splits, sorted. Others it trains without any limit.
+class FreeChange(NamedTuple):
+    """What became of the weights of one kind that OSFT does not limit.
+
+    Attributes:
+        kind: as kind_of gives it.
+        tensors: how many there are.
+        size: norm of the change over that of the weights, in a sample.
+    """
+
+    kind: str
+    tensors: int
+    size: float
+
+
+def limited_matrices(shapes: Mapping[str, Sequence[int]], kinds: Iterable[str]) -> list[str]:
+    """Of a model's tensors, the matrices that OSFT splits, sorted. All others it trains without limit.
 
     Args:
         shapes: of all tensors by name.
-        target_patterns: the training's; PROJECTIONS when empty.
+        kinds: Coverage.kinds of the model.
     """
-    patterns = target_patterns or PROJECTIONS
-    return sorted(
-        name
-        for name, shape in shapes.items()
-        if name.endswith(".weight") and len(shape) == 2 and any(pattern in name for pattern in patterns)
-    )
+    wanted = set(kinds)
+    return sorted(name for name, shape in shapes.items() if len(shape) == 2 and kind_of(name) in wanted)
 
 
 class ModelChanges:
-    """Compares the trained projections of two models, one matrix of each in memory at a time.
+    """Compares the matrices that OSFT limits in two models, one matrix of each in memory at a time.
 
     Each comparison costs an eigendecomposition, whose time grows with the third power of the matrix's shorter
     side: 15 s for 4096 on two CPU cores. So large models are sampled, in an order that is always the same.
@@ -154,26 +153,49 @@ class ModelChanges:
         base_dir: the model before training, in the format of transformers; one or several .safetensors files.
         tuned_dir: the model after it; its dtype may be another.
         unfreeze_rank_ratio: the training's, 0.0 to 1.0.
-        target_patterns: the training's; those of the usual families of models when empty.
+        kinds: of the matrices that OSFT limits, as Coverage has them.
 
     Attributes:
-        names: all trained projections, in the order in which they are compared.
+        names: of all limited matrices, in the order in which they are compared.
 
     Raises:
-        InputError: a folder holds no .safetensors file, or the two models have no projection in common.
+        InputError: a folder holds no .safetensors file, or the two models have no limited matrix in common.
     """
 
-    def __init__(
-        self, base_dir: Path, tuned_dir: Path, unfreeze_rank_ratio: float, target_patterns: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, base_dir: Path, tuned_dir: Path, unfreeze_rank_ratio: float, kinds: Sequence[str]) -> None:
         self._ratio = unfreeze_rank_ratio
         self._base, self._tuned = _tensors(base_dir), _tensors(tuned_dir)
         common = {name: shape for name, (_, shape) in self._base.items() if name in self._tuned}
-        self.names = trained_projections(common, target_patterns)
+        self.names = limited_matrices(common, kinds)
         if not self.names:
-            patterns = ", ".join(target_patterns or PROJECTIONS)
-            raise InputError(f"{base_dir} and {tuned_dir} have no projection in common; looked for {patterns}")
+            raise InputError(f"{base_dir} and {tuned_dir} have no matrix in common of {', '.join(kinds)}")
+        self._free: dict[str, list[str]] = {}
+        for name in sorted(common.keys() - set(self.names)):
+            self._free.setdefault(kind_of(name), []).append(name)
         random.Random(0).shuffle(self.names)
+
+    def free_changes(self) -> list[FreeChange]:
+        """The kinds of weights that OSFT does not limit and that changed, the largest change first.
+
+        Of each kind two tensors are looked at, and of each of those 4 MiB at most.
+        """
+        found = []
+        for kind, names in self._free.items():
+            size = max(self._sampled_change(name) for name in {names[0], names[-1]})
+            if size > _ARITHMETIC:
+                found.append(FreeChange(kind, len(names), size))
+        return sorted(found, key=lambda change: -change.size)
+
+    def _sampled_change(self, name: str) -> float:
+        import torch
+
+        base, tuned = (_read_sample(tensors[name][0], name) for tensors in (self._base, self._tuned))
+        if base.shape != tuned.shape or not base.is_floating_point():
+            return 0.0
+        base, tuned = base.to(torch.float32), tuned.to(torch.float32)
+        norm = float(torch.linalg.norm(base))
+        size = float(torch.linalg.norm(tuned - base))
+        return size / norm if norm else math.inf if size else 0.0
 
     def __iter__(self) -> Iterator[MatrixChange]:
         for name in self.names:
@@ -215,10 +237,22 @@ def _tensors(model_dir: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     found = {}
     for path in sorted(Path(model_dir).glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
-            found |= {name: (path, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()}
+            found |= {name: (path, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()}  # noqa: SIM118
     if not found:
         raise InputError(f"model folder {model_dir} holds no .safetensors file")
     return found
+
+
+def _read_sample(path: Path, name: str) -> "Tensor":
+    """The first rows of a tensor, _SAMPLE_NUMBERS at most (one row at least)."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as tensors:
+        tensor = tensors.get_slice(name)
+        shape = tensor.get_shape()
+        if math.prod(shape) <= _SAMPLE_NUMBERS:
+            return tensors.get_tensor(name)
+        return tensor[: max(1, _SAMPLE_NUMBERS // math.prod(shape[1:]))]
 
 
 def _read_tensor(path: Path, name: str) -> "Tensor":

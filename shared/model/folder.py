@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,24 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
     if end != file.stat().st_size:
         raise InputError(f"{file} has {file.stat().st_size} bytes, but its header says {end}: it is truncated")
     return header
+
+
+def split_hub_id(base_model: str) -> tuple[str, str | None]:
+    """The id of a Hugging Face model and its revision: org/name@revision, or org/name alone."""
+    name, _, revision = base_model.partition("@")
+    return name, revision or None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of a model's config.json; {} where there is none that can be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def config_value(config: Mapping[str, Any], key: str) -> Any:
+    """A value of a model's config, or of its text_config, where models of several modalities have it; else None."""
+    text = config.get("text_config")
+    return config.get(key, text.get(key) if isinstance(text, dict) else None)

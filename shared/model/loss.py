@@ -86,8 +86,12 @@ def _batches(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 @contextmanager
-def loaded_model(model_dir: Path) -> Iterator[tuple[Any, Any]]:
-    """Model and tokenizer of a transformers folder; no network, and no bars or warnings of transformers meanwhile."""
+def loaded_model(model_dir: Path, trust_remote_code: bool = False) -> Iterator[tuple[Any, Any]]:
+    """Model and tokenizer of a transformers folder; no network, and no bars or warnings of transformers meanwhile.
+
+    Args:
+        trust_remote_code: whether code in the folder may run; transformers is told, so that it does not ask.
+    """
     hide_broken_torchvision()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -98,13 +102,16 @@ def loaded_model(model_dir: Path) -> Iterator[tuple[Any, Any]]:
     # mini-trainer saves a buffer that the model class makes itself; every load would warn of it in a table.
     logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        told = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, **told)
         # float32: a CPU computes bfloat16 slower, and small differences would decide between close tokens.
         size = sum(file.stat().st_size for file in Path(model_dir).glob("*.safetensors"))
         model = AutoModelForCausalLM.from_pretrained(
-            model_dir, local_files_only=True, dtype=torch.float32 if size <= _FLOAT32_BYTES else "auto"
+            model_dir, **told, dtype=torch.float32 if size <= _FLOAT32_BYTES else "auto"
         )
-        yield model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # transformers wraps `to` in a decorator that pyright takes for a class.
+        yield model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
     finally:
         logging.set_verbosity(verbosity)
         if bars_were_on:

@@ -158,6 +158,10 @@ def _unfreeze_rank_ratio(name: str, value: float) -> float:
     return math.nextafter(1.0, 0.0) if value == 1 else value
 
 
+def _only_true(name: str, value: bool) -> bool | None:
+    return value or None
+
+
 def _labels(name: str, value: str) -> dict[str, str]:
     pairs = parse_key_values(name, value)
     for key, text in pairs.items():
@@ -190,7 +194,8 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
         str,
         "Qwen/Qwen2.5-1.5B-Instruct",
         "Base model to fine-tune.",
-        "a Hugging Face model id, the path of a model folder, or oci://registry/repository with :tag or @sha256:digest",
+        "a Hugging Face model id (perhaps with @ and a revision), the path of a model folder, or "
+        "oci://registry/repository with :tag or @sha256:digest",
         "osft.model_path",
         _not_blank,
         read=_base_model,
@@ -349,8 +354,8 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
         "training_unfreeze_rank_ratio",
         float,
         0.25,
-        "Share of each weight matrix's singular directions that may change, the least important ones.",
-        "a number from 0 (nothing) to 1 (everything)",
+        "Share of the singular directions that may change, the least important ones, in each matrix that OSFT limits.",
+        "a number from 0 (one direction of each matrix) to 1 (all: plain fine-tuning)",
         "osft.unfreeze_rank_ratio",
         lambda value: 0 <= value <= 1,
         read=_unfreeze_rank_ratio,
@@ -367,7 +372,8 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
         "training_target_patterns",
         str,
         "",
-        "Which weight matrices to train, by parts of their names; the model family's own when empty.",
+        "Which weight matrices OSFT limits, by parts of their names; all other weights train too, without limit. The "
+        "model family's own when empty.",
         "names separated by commas, as self_attn.q_proj,mlp.up_proj",
         "osft.target_patterns",
         read=_patterns,
@@ -524,6 +530,33 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "auto, 0 for what the container runtime gives (64 MiB), or a Kubernetes quantity as 16Gi",
         "trainjob.shared_memory_per_worker",
         lambda value: value == "auto" or is_quantity(value),
+    ),
+    Parameter(
+        "training_min_osft_share",
+        float,
+        0.5,
+        "Share of the weights in the layers' matrices that OSFT must limit, else preprocess refuses the base model.",
+        "a number from 0 (any) to 1 (all)",
+        "data.min_osft_share",
+        lambda value: 0 <= value <= 1,
+    ),
+    Parameter(
+        "training_export_broken_model",
+        bool,
+        False,
+        "Export the model even if the training broke it (no gradient any more, or a loss above that of guessing).",
+        "true or false",
+        "data.export_broken_model",
+    ),
+    Parameter(
+        "training_trust_remote_code",
+        bool,
+        False,
+        "Run Python code that lies beside the base model, as some families need it; only for models whose authors you "
+        "trust.",
+        "true or false",
+        "osft.trust_remote_code",
+        read=_only_true,
     ),
     Parameter(
         "dataset_columns",

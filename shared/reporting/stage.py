@@ -34,6 +34,9 @@ def begin_stage() -> None:
     guard_output()
     join_group()
     trust_private_authorities()
+    # Libraries that ask before they do something (transformers, before it runs code beside a model) get no answer, not
+    # even from a pipe into the command that started this.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 
 def _close_stdin() -> None:

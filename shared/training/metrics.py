@@ -1,4 +1,4 @@
-"""What the trainer logged, as one table, the figures people compare, and what is wrong with them.
+"""What the trainer logged, as one table, and the figures people compare.
 
 The source is mini-trainer's training_metrics_<node>.jsonl (mini_trainer/train.py: batch_metrics), one JSON
 object a step. Local rank 0 of each NODE writes one; loss, tokens and samples in it are already summed over
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kfp_osft.shared.files.atomic import replacing_file
-from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.errors import InputError
 
 _FILE_NAME = re.compile(r"training_metrics_(\d+)\.jsonl")
 
@@ -176,10 +176,12 @@ def numbers(steps: list[dict], field: str) -> list[float]:
 def summarize(steps: list[dict]) -> dict[str, float | int]:
     """The figures people compare, flat as KFP's Metrics want them.
 
-    Every value is finite: a figure that was not logged or is NaN is left out (warnings_of says the latter).
+    Every value is finite: a figure that was not logged or is NaN is left out (health.warnings_of says the latter).
     No steps give {}.
 
-    - final_loss: loss of the last step, mean cross-entropy a loss-counted token, in nats
+    - final_loss: loss of the last step, mean cross-entropy a loss-counted token, in nats; with the router's auxiliary
+      loss where the model's config has output_router_logits
+    - first_loss: loss of the first step
     - lowest_loss: smallest loss of any step
     - mean_loss_last_tenth: mean of the losses of the last tenth of the steps, rounded up to whole steps;
       steadier than final_loss, which is that of one batch
@@ -199,7 +201,8 @@ def summarize(steps: list[dict]) -> dict[str, float | int]:
     - median_grad_norm, largest_grad_norm: L2 norm of the gradient before it is clipped (mini-trainer
       clips to 1)
     - validation_loss: last one that a step's line shows. mini-trainer writes a validation at the end of an
-      epoch with the NEXT step, and so the one at the very end not at all; see kfp_osft.shared.training.validation_losses
+      epoch with the NEXT step, and so the one at the very end not at all; see
+      kfp_osft.shared.training.validation_losses
     """
     if not steps:
         return {}
@@ -211,6 +214,7 @@ def summarize(steps: list[dict]) -> dict[str, float | int]:
     norms = numbers(steps, "grad_norm")
     figures: dict[str, float | int] = {
         "final_loss": final,
+        "first_loss": number(steps[0].get("loss")),
         "lowest_loss": min(losses, default=math.nan),
         "mean_loss_last_tenth": math.fsum(tail) / len(tail) if tail else math.nan,
         "final_perplexity": math.exp(final) if final < 700 else math.nan,  # e^710 is more than a float holds
@@ -237,62 +241,3 @@ def _total(steps: list[dict], running: str | None, each: str) -> float:
     total = number(steps[-1].get(running)) if running else math.nan
     values = numbers(steps, each)
     return total if not math.isnan(total) else math.fsum(values) if values else math.nan
-
-
-def warnings_of(steps: list[dict]) -> list[str]:
-    """What is wrong with a training, each with what it usually means; [] for a sound one."""
-    if not steps:
-        return [
-            "The training logged no step. Usually it failed before the first one, and the trainer's log says "
-            "why; or the data had no sample of a length that it takes."
-        ]
-    found = []
-    losses = numbers(steps, "loss")
-    broken = [step["step"] for step in steps if math.isnan(number(step.get("loss")))]
-    if broken and not losses:
-        found.append(
-            f"The loss was NaN or infinite from the first step on, in {_of_all(len(steps))}. Usually no "
-            "token of the data counts for the loss (no assistant turn, or all samples longer than "
-            "max_tokens_per_gpu), or the base model holds NaN. The model that came out is of no use."
-        )
-    elif broken and steps[-1]["step"] == broken[-1]:
-        begin = next(step["step"] for step in reversed(steps) if not math.isnan(number(step.get("loss"))))
-        first = next(step for step in broken if step > begin)
-        found.append(
-            f"The loss became NaN or infinite at step {first:,} and stayed so to the end. Usually the "
-            "learning rate is too high or the precision overflowed; weights that are NaN once stay NaN, so "
-            "the model that came out is of no use. Take a lower learning rate or a longer warm-up."
-        )
-    elif broken:
-        found.append(
-            f"The loss was NaN or infinite in {len(broken):,} of {len(steps):,} steps, first at step "
-            f"{broken[0]:,}. Usually a batch in which no token counts for the loss, or a number too large "
-            "for the precision."
-        )
-    # The mean of a quarter, as one step's loss is that of one batch and says little.
-    quarter = max(1, len(losses) // 4)
-    if len(losses) > 1:
-        begin, end = (math.fsum(part) / quarter for part in (losses[:quarter], losses[-quarter:]))
-        if end >= begin:
-            what = f"mean of the first and the last {quarter:,}" if quarter > 1 else "first and last step"
-            found.append(
-                f"The loss did not fall: {begin:.4g} at the beginning, {end:.4g} at the end ({what}). "
-                "Usually the learning rate is too low or far too high, the training too short to show it, or "
-                "the model knew the data already."
-            )
-    return found
-
-
-def _of_all(count: int) -> str:
-    return "its only step" if count == 1 else f"all {count:,} steps"
-
-
-def check_trained(steps: list[dict]) -> None:
-    """Passes where something was trained.
-
-    Raises:
-        TrainingError: no step at all, or a loss that is NaN or infinite from the first step to the last.
-            mini-trainer ends both with "Training completed successfully".
-    """
-    if not numbers(steps, "loss"):
-        raise TrainingError(warnings_of(steps)[0])

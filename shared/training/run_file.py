@@ -18,7 +18,7 @@ CHECKPOINTS = "checkpoints"
 #: What the training printed, beside it.
 TRAINING_LOG = "training.log"
 #: Of the published file, and raised when a reader of an older one would be misled.
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 # kfp_osft.stages.launch_trainjob.train_result.VERSIONS_FILE, without that script in the stages that only read it.
 _VERSIONS_FILE = "library_versions.json"
 

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
+from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.training.figures import figures
-from kfp_osft.shared.training.metrics import check_trained, read_steps, warnings_of, write_table
+from kfp_osft.shared.training.figures import figures, trained_config
+from kfp_osft.shared.training.health import broken_model, check_trained, warnings_of
+from kfp_osft.shared.training.metrics import read_steps, write_table
 from kfp_osft.shared.training.run_file import TRAINING_LOG, read_run
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
 
@@ -57,6 +59,8 @@ def collect(
     check_trained(steps)
     for warning in warnings_of(steps):
         log(f"Warning: {warning}")
+    if broken := broken_model(steps, config_value(trained_config(folder), "vocab_size")):
+        log(f"Warning: The training broke the model: {broken}. export_model will refuse it.")
     write_table(steps, folder / METRICS_FILE)
     place_file(folder / METRICS_FILE, output_steps)
     _place_log(folder / TRAINING_LOG, output_training_log)

@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, writable_folder, write_json
+from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, writable_folder
 from kfp_osft.shared.files.manifests import fingerprint
+from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace
-from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints, first_sound
-from kfp_osft.shared.training.figures import PARAMETERS, figures
+from kfp_osft.shared.training.figures import figures, trained_config
+from kfp_osft.shared.training.health import broken_model, warnings_of
 from kfp_osft.shared.training.metrics import read_steps
 from kfp_osft.shared.training.run_file import (
     MODELS,
-    RUN_FILE,
     RUN_FORMAT,
     data_made_from,
     dataset_source,
@@ -28,11 +29,12 @@ from kfp_osft.shared.training.validation_losses import loss_after_the_last_step,
 from kfp_osft.stages.export_model.artifact import ModelArtifact, artifact_metadata, fill_artifact
 from kfp_osft.stages.export_model.carried_files import base_model_folder
 from kfp_osft.stages.export_model.checkpoint_checks import problem_of
-from kfp_osft.stages.export_model.model_card import CARD, CardFacts, license_of, model_card
+from kfp_osft.stages.export_model.lineage import earlier_trainings, model_name
+from kfp_osft.stages.export_model.model_card import carried_metadata
 from kfp_osft.stages.export_model.model_files import BaseModel, write_model
 from kfp_osft.stages.export_model.placing import let_others_read, show_as
-from kfp_osft.stages.export_model.run_parameters import training_parameters
-from kfp_osft.stages.export_model.told_places import dataset_told, lasting_name, without_places_of_the_run
+from kfp_osft.stages.export_model.published_run import public_name, without_paths, write_published
+from kfp_osft.stages.export_model.run_parameters import training_parameters, without_folder
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
 #: On the PVC, by the name that today's component gives it: a link to the model of the last run.
@@ -68,6 +70,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
 
     Raises:
         InputError: no sound checkpoint, or a workspace that cannot be written or is full.
+        TrainingError: the training broke the model, and training_export_broken_model is off.
     """
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
@@ -75,17 +78,19 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     training = _training(folder)
+    _check_health(folder, steps, training)
     restore_replaced(folder / "hf_format")
     checkpoint = first_sound(folder, checkpoints(folder, steps, losses), _check_against(training.base))
-    published = _published_run(folder, training, checkpoint, figures(folder, steps, training.run or None))
-    name = f"{Path(training.base.name).name or 'model'}-osft"
+    published = _published_run(
+        folder, training, checkpoint, figures(folder, steps, training.run or None), warnings_of(steps)
+    )
+    name = published["model_name"]
 
     final_model = workspace / FINAL_MODEL
     model = workspace / MODELS / folder.absolute().name
     with _told_when_full(workspace), replacing_folder(model) as unfinished:
         write_model(checkpoint.folder, training.base, unfinished)
-        write_json(unfinished / RUN_FILE, published)
-        (unfinished / CARD).write_text(_card(name, training, checkpoint, published), encoding="utf-8")
+        write_published(unfinished, published)
         let_others_read(unfinished)
     share_weights(model, checkpoint.folder)
     with _told_when_full(Path(output_model.path)):
@@ -122,6 +127,19 @@ def _training(folder: Path) -> _Training:
     return _Training(run, made_from, base_model, dataset_source(about.get("dataset", "")))
 
 
+def _check_health(folder: Path, steps: list[dict], training: _Training) -> None:
+    """Withholds a model that its training broke, unless it is asked for."""
+    broken = broken_model(steps, config_value(trained_config(folder), "vocab_size"))
+    if broken is None:
+        return
+    if not training.run.get("data", {}).get("export_broken_model"):
+        raise TrainingError(
+            f"the training broke the model: {broken}. Usually training_learning_rate is too high. "
+            "training_export_broken_model=True exports it nevertheless"
+        )
+    log(f"Warning: the training broke the model: {broken}; it is exported as training_export_broken_model says")
+
+
 def _base(made_from: Mapping[str, Any]) -> dict[str, Any]:
     base = made_from.get("base_model")
     return base if isinstance(base, dict) else {}
@@ -142,46 +160,44 @@ def _check_against(base: BaseModel) -> Callable[[Path], str | None]:
 
 
 def _published_run(
-    folder: Path, training: _Training, checkpoint: Checkpoint, metrics: Mapping[str, float]
+    folder: Path, training: _Training, checkpoint: Checkpoint, metrics: Mapping[str, float], warnings: list[str]
 ) -> dict[str, Any]:
     """The content of the model's osft_run.json: launch_trainjob's, and what it takes to run it again."""
     run, made_from = training.run, training.made_from
-    dataset = dataset_told(run.get("about", {}).get("dataset", ""), training.source)
-    held_out = run.get("about", {}).get("validation_dataset", "")
-    if digests := made_from.get("dataset"):
-        dataset |= {"digests": digests, "fingerprint": fingerprint(digests)}
+    earlier, about = earlier_trainings(training.base.folder), run.get("about", {})
+    held_out = about.get("validation_dataset", "")
+    told = {key: value for key, value in run.items() if key not in ("made_from", "data", "env", "trainjob")}
     return {
         "format": RUN_FORMAT,
-        **without_places_of_the_run(run),
-        "base_model": {"name": lasting_name(training.base.name), **_base(made_from)},
-        "dataset": dataset,
-        **({"validation": dataset_told(held_out, dataset_source(held_out))} if held_out else {}),
-        "parameters": training_parameters(run, bool(made_from.get("processed"))) if run else {},
+        "model_name": model_name(training.base.name, earlier),
+        **told,
+        **{key: without_paths(told[key]) for key in ("osft", "about") if key in told},
+        "base_model": {"name": public_name(training.base.name), **_base(made_from)},
+        "dataset": _rows(about.get("dataset", ""), training.source, made_from.get("dataset")),
+        **({"validation": _rows(held_out, dataset_source(held_out), made_from.get("held_out"))} if held_out else {}),
+        "parameters": without_folder(training_parameters(run, bool(made_from.get("processed")))) if run else {},
         "checkpoint": {
             "name": checkpoint.folder.name,
+            "description": checkpoint.description,
             "samples": checkpoint.samples,
             "step": checkpoint.step,
             "validation_loss": checkpoint.validation_loss,
         },
         "metrics": dict(metrics),
+        "warnings": warnings,
+        "lineage": earlier,
+        "carried": carried_metadata(training.base.folder) if training.base.folder else {},
         "library_versions": library_versions(folder),
     }
 
 
-def _card(name: str, training: _Training, checkpoint: Checkpoint, published: Mapping[str, Any]) -> str:
-    return model_card(
-        CardFacts(
-            name=name,
-            base_model=training.base.name,
-            dataset=training.source.get("hub") or training.source.get("uri") or published["dataset"]["name"],
-            is_hub_dataset="hub" in training.source,
-            checkpoint=f"checkpoint {checkpoint.description}",
-            parameters={key: value for key, value in published["parameters"].items() if key != "training_base_model"},
-            metrics={key: value for key, value in published["metrics"].items() if key not in PARAMETERS.values()},
-            versions=published["library_versions"],
-            license=license_of(training.base.folder) if training.base.folder else {},
-        )
-    )
+def _rows(path: str, source: Mapping[str, str], digests: list[str] | None) -> dict[str, Any]:
+    """Rows of the run: by the name of their file or folder, where they came from, and the digests of their files."""
+    return {
+        "name": Path(path).name,
+        **source,
+        **({"digests": digests, "fingerprint": fingerprint(digests)} if digests else {}),
+    }
 
 
 @contextlib.contextmanager

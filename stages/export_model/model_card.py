@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from kfp_osft.shared.reporting.log import log
 
 CARD = "README.md"
 _TAGS = ["osft", "orthogonal-subspace-fine-tuning", "continual-learning", "training-hub", "kfp-osft"]
-_LICENSE_KEYS = ("license", "license_name", "license_link")
+# What is true of the fine-tuned model too.
+_CARRIED_KEYS = ("license", "license_name", "license_link", "language")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What CommonMark, its tables and the Hub's formulas ($) read inside a line. A _ within a word is none of it.
 _SPECIAL = re.compile(r"([\\`*\[\]|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
@@ -37,13 +38,16 @@ class CardFacts:
 
     Attributes:
         name: of the model.
-        base_model: a Hub id, or a path, of which the last part alone is told.
+        base_model: the one that was trained: a Hub id, or a path, of which the last part alone is told.
         dataset: name of the rows; a Hub id where is_hub_dataset says so.
         checkpoint: which one it is, in words.
         parameters: training parameters by the contract's names.
         metrics: figures by name.
         versions: of the libraries that trained.
-        license: as license_of gives it.
+        carried: as carried_metadata gives it.
+        findings: what the figures say, in sentences.
+        lineage: a line for each training that made the model, where there was more than this one.
+        first_base: the base model of the first of them; base_model where it is empty.
     """
 
     name: str
@@ -54,7 +58,10 @@ class CardFacts:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    license: Mapping[str, Any] = field(default_factory=dict)
+    carried: Mapping[str, Any] = field(default_factory=dict)
+    findings: Sequence[str] = ()
+    lineage: Sequence[str] = ()
+    first_base: str = ""
 
 
 def hub_id(base_model: str) -> str | None:
@@ -65,8 +72,8 @@ def hub_id(base_model: str) -> str | None:
     return base_model if _HUB_ID.fullmatch(base_model) and not Path(base_model).exists() else None
 
 
-def license_of(base_folder: Path) -> dict[str, Any]:
-    """license, license_name and license_link of the base model's card; {} where it has no card or none in it."""
+def carried_metadata(base_folder: Path) -> dict[str, Any]:
+    """license, license_name, license_link and language of the base model's card, each where it has one."""
     from huggingface_hub import ModelCard
 
     path = base_folder / CARD
@@ -77,11 +84,11 @@ def license_of(base_folder: Path) -> dict[str, Any]:
     # What the YAML parser raises for a card that is none.
     except Exception as error:
         log(
-            f"The base model's {CARD} cannot be read, so the card of this one names no licence: "
+            f"The base model's {CARD} cannot be read, so the card of this one names neither licence nor language: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
         )
         return {}
-    return {key: data[key] for key in _LICENSE_KEYS if data.get(key)}
+    return {key: data[key] for key in _CARRIED_KEYS if data.get(key)}
 
 
 def model_card(facts: CardFacts) -> str:
@@ -89,14 +96,16 @@ def model_card(facts: CardFacts) -> str:
     from huggingface_hub import ModelCardData
 
     base = hub_id(facts.base_model)
+    # The Hub knows the first one where the others were never there.
+    known_base = base or hub_id(facts.first_base)
     data = ModelCardData(
-        base_model=base,
+        base_model=known_base,
         datasets=[facts.dataset] if facts.is_hub_dataset else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=_TAGS,
-        base_model_relation="finetune" if base else None,
-        **facts.license,
+        base_model_relation="finetune" if known_base else None,
+        **facts.carried,
     )
     what = escaped(base or Path(facts.base_model).name or "a model")
     on = f" on {escaped(facts.dataset)}" if facts.dataset else ""
@@ -105,9 +114,12 @@ def model_card(facts: CardFacts) -> str:
         f"# {escaped(facts.name)}\n",
         f"This is {what}, fine-tuned{on} with OSFT (Orthogonal Subspace Fine-Tuning, "
         "[arXiv:2504.07097](https://arxiv.org/abs/2504.07097)) by "
-        "[training-hub](https://github.com/Red-Hat-AI-Innovation-Team/training_hub). OSFT changes weights only in the "
-        "directions that matter least to what the base model knew. Of the training it is "
+        "[training-hub](https://github.com/Red-Hat-AI-Innovation-Team/training_hub). In the matrices that it limits, "
+        "OSFT changes weights only in the directions that matter least to what the base model knew. Of the training it "
+        "is "
         f"{escaped(facts.checkpoint)}.\n",
+        _list("What it learnt and what it kept", facts.findings, "-"),
+        _list("Trainings", facts.lineage, "1."),
         f"## Use it\n\n{_LOADING}",
         _table(
             "Metrics",
@@ -125,6 +137,10 @@ def escaped(text: Any) -> str:
     """A text that Markdown shows as it is, in one line."""
     line = " ".join(str(text).split())
     return _SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
+
+
+def _list(title: str, lines: Sequence[str], mark: str) -> str:
+    return "\n".join([f"## {title}\n", *(f"{mark} {escaped(line)}" for line in lines), ""]) if lines else ""
 
 
 def _table(title: str, head: tuple[str, str], rows: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.atomic import writable_folder
+from kfp_osft.shared.files.atomic import writable_folder, write_json
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
@@ -65,6 +65,9 @@ def launch(
     run_file = checkpoint_dir / RUN_FILE
     earlier = read_manifest(run_file, config.fingerprint)
     if earlier:
+        if earlier.get("data") != config.data:
+            # What the next stages do with a complete training may be another thing this time.
+            write_json(run_file, {**earlier, "data": config.data})
         log(f"This training is complete in {checkpoint_dir}: used again")
         return Launched(str(checkpoint_dir), earlier["trainjob_name"])
 

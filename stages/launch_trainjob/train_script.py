@@ -10,9 +10,12 @@ It reads its arguments from the environment variable OSFT_TRAIN_ARGS, the base64
      "attendance": {"file": that the launcher writes, "minutes": of a training that nobody follows},
      "progress_port": where the Trainer asks for the progress}
 
-With a CUDA GPU it leaves mini-trainer as it is. Without one ("auto"), or with "cpu", it trains on the CPU:
-the worker that torchrun starts is then this file, which puts CPU devices in the place of CUDA's and runs
-mini-trainer's own train.py. "cuda" is for jobs that paid for a GPU: they fail at once where there is none.
+The workers that torchrun starts run this file too, which then runs mini-trainer's own train.py. In between it
+- decides about code in the model's folder: mini-trainer loads configurations with trust_remote_code=True, whatever it
+  was told; here it runs only with {"osft": {"trust_remote_code": true}};
+- projects the parameters after each optimizer step where mini-trainer (before 0.8.0) does not;
+- without a GPU ("auto"), or with "cpu", puts CPU devices in the place of CUDA's.
+"cuda" is for jobs that paid for a GPU: they fail at once where there is none.
 
 "resumable" has mini-trainer save its whole state on SIGTERM (a pod that is evicted or preempted) and go on from it in
 the next attempt, where it can: see can_resume.
@@ -43,6 +46,8 @@ from typing import NamedTuple
 from kfp_osft.stages.launch_trainjob.train_attendance import Attendance
 from kfp_osft.stages.launch_trainjob.train_end import INTERRUPTED, SAY, UNATTENDED, UNMENDABLE, end
 from kfp_osft.stages.launch_trainjob.train_progress import Progress, ProgressReport
+from kfp_osft.stages.launch_trainjob.train_projection import project_parameters_after_each_step
+from kfp_osft.stages.launch_trainjob.train_remote_code import decide_remote_code
 from kfp_osft.stages.launch_trainjob.train_result import (
     COMPLETE_FILE,
     checkpoint_weights,
@@ -55,8 +60,10 @@ from kfp_osft.stages.launch_trainjob.train_result import (
 
 ARGS_VARIABLE = "OSFT_TRAIN_ARGS"
 DEVICES = ("auto", "cuda", "cpu")
-WORKER_FLAG = "--cpu-worker"
+WORKER_FLAG = "--worker"
 LAUNCHER_PID_VARIABLE = "OSFT_LAUNCHER_PID"
+ON_CPU_VARIABLE = "OSFT_ON_CPU"
+TRUST_VARIABLE = "OSFT_TRUST_REMOTE_CODE"
 
 
 class TrainArgs(NamedTuple):
@@ -75,9 +82,8 @@ def main() -> None:
     # Lines reach the reader one by one, although mini-trainer's launcher and workers write to pipes.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     sys.stdout.reconfigure(line_buffering=True)
-    # mini-trainer starts `torchrun` by name; it lies beside this interpreter, activated or not.
-    bin_folder = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([bin_folder, os.environ.get("PATH", os.defpath)])
+    # Nobody answers questions here, nor can a pipe answer them.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     if os.getpid() == 1:
         # The kernel gives a container's first process no SIGTERM that it does not handle: its pod would keep the GPU
@@ -143,19 +149,19 @@ def prepare(train_args: TrainArgs) -> tuple[Callable, dict]:
     if device == "cpu":
         # Before torch is imported, so that no worker finds a GPU either.
         os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
+    trust_remote_code = bool(osft_args.pop("trust_remote_code", False))
     hide_broken_torchvision()
+    decide_remote_code(trust_remote_code)
     import torch
     import training_hub
 
     check_keywords(training_hub.osft, osft_args)
-    if not osft_args.get("target_patterns") and (patterns := target_patterns_of_family(osft_args["model_path"])):
-        osft_args["target_patterns"] = patterns
     has_cuda = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         end(UNMENDABLE, "device is 'cuda', but PyTorch finds no CUDA GPU here. Without one: 'auto' or 'cpu'.")
     if not has_cuda:
         osft_args = arguments_for_cpu(osft_args)
-        send_workers_to_cpu()
+    send_workers_here(on_cpu=not has_cuda, trust_remote_code=trust_remote_code)
     if train_args.resumable and can_resume(training_hub.osft, osft_args):
         osft_args["enable_jit_checkpoint"] = True
     return training_hub.osft, osft_args
@@ -226,25 +232,6 @@ def check_keywords(osft: Callable, osft_args: dict) -> None:
             raise TypeError(f"training_hub.osft has no parameter {name!r}.{hint}")
 
 
-def target_patterns_of_family(model_path: str) -> list[str] | None:
-    """The matrices that mini-trainer trains in this family of models, where it would take others; else None.
-
-    mini-trainer 0.9 goes by the model's path: below "/opt" it takes the names of OPT's matrices, finds only
-    some of them, and trains the rest of the model without OSFT's limits. The config tells the family.
-    """
-    from mini_trainer.osft_utils import MODEL_NAME_MAPPINGS, get_model_patterns
-    from transformers import AutoConfig
-
-    family = AutoConfig.from_pretrained(model_path).model_type
-    if not any(name in family for name in MODEL_NAME_MAPPINGS):
-        family = family.replace("_", "-")
-    patterns = get_model_patterns(family)
-    if patterns == get_model_patterns(model_path):
-        return None
-    print(f"{SAY}the path {model_path} looks like another model's: training the matrices of {family}")
-    return patterns
-
-
 def arguments_for_cpu(osft_args: dict) -> dict:
     """The same arguments for a training on the CPU; sets its processes' environment, says what changes."""
     osft_args = dict(osft_args)
@@ -278,22 +265,26 @@ def usable_cores() -> int:
         return cores
 
 
-def send_workers_to_cpu() -> None:
+def send_workers_here(on_cpu: bool, trust_remote_code: bool) -> None:
     """Makes mini-trainer's launcher give torchrun this file to run, in the place of its train.py."""
     from mini_trainer import api_train
 
     train_file = str(Path(api_train.__file__).parent / "train.py")
     script = str(own_file())
     os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
+    os.environ[ON_CPU_VARIABLE] = str(int(on_cpu))
+    os.environ[TRUST_VARIABLE] = str(int(trust_remote_code))
 
-    class CpuStreamablePopen(api_train.StreamablePopen):
+    class WorkerStreamablePopen(api_train.StreamablePopen):
         def __init__(self, log_file: str, command: list):
-            if train_file not in command:
-                raise RuntimeError(f"mini-trainer's command does not run {train_file}: an unknown version")
+            if command[0] != "torchrun" or train_file not in command:
+                raise RuntimeError(f"mini-trainer's command is not torchrun with {train_file}: an unknown version")
             place = command.index(train_file)
-            super().__init__(log_file, [*command[:place], script, WORKER_FLAG, *command[place + 1 :]])
+            # By its module: the program torchrun lies beside this interpreter, or nowhere on the PATH.
+            torchrun = [sys.executable, "-m", "torch.distributed.run", *command[1:place]]
+            super().__init__(log_file, [*torchrun, script, WORKER_FLAG, *command[place + 1 :]])
 
-    api_train.StreamablePopen = CpuStreamablePopen
+    api_train.StreamablePopen = WorkerStreamablePopen
 
 
 def own_file() -> Path:
@@ -306,15 +297,18 @@ def own_file() -> Path:
     return path
 
 
-def run_cpu_worker(arguments: list[str]) -> None:
-    """One process of a training on the CPU: mini-trainer's train.py with CPU devices, run as __main__."""
+def run_worker(arguments: list[str]) -> None:
+    """One process of the training: mini-trainer's train.py, run as __main__."""
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     hide_broken_torchvision()
-    # mini-trainer asks for FlashAttention, which has no CPU kernels. Where that is missing, TESTING makes it
-    # take PyTorch's own attention, which keeps rows that are packed into one sequence apart just as well.
-    sys.modules["flash_attn"] = None
-    os.environ["TESTING"] = "true"
-    put_cpu_in_place_of_cuda()
+    decide_remote_code(os.environ.get(TRUST_VARIABLE) == "1")
+    if os.environ.get(ON_CPU_VARIABLE) == "1":
+        # mini-trainer asks for FlashAttention, which has no CPU kernels. Where that is missing, TESTING makes it
+        # take PyTorch's own attention, which keeps rows that are packed into one sequence apart just as well.
+        sys.modules["flash_attn"] = None
+        os.environ["TESTING"] = "true"
+        put_cpu_in_place_of_cuda()
+    project_parameters_after_each_step()
     import mini_trainer
 
     train_file = str(Path(mini_trainer.__file__).parent / "train.py")
@@ -407,6 +401,6 @@ def node_rank(osft_args: dict) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [WORKER_FLAG]:
-        run_cpu_worker(sys.argv[2:])
+        run_worker(sys.argv[2:])
     else:
         main()

@@ -4,7 +4,15 @@ import ast
 from pathlib import Path
 
 # In the order in which they are defined: a part may use those before it.
-_PARTS = ("train_end.py", "train_attendance.py", "train_progress.py", "train_result.py", "train_script.py")
+_PARTS = (
+    "train_end.py",
+    "train_attendance.py",
+    "train_progress.py",
+    "train_result.py",
+    "train_remote_code.py",
+    "train_projection.py",
+    "train_script.py",
+)
 _PACKAGE = "kfp_osft"
 
 

@@ -2,13 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.manifests import file_digest
+from kfp_osft.shared.files.manifests import file_digest, sampled_digest
 from kfp_osft.shared.model.folder import model_folder, safetensors_header
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
-from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.preprocess.hub_model import HubModel, fetch_hub_weights, find_hub_model
 from kfp_osft.stages.preprocess.oci.model import is_oci_model, pull_model, pulled_digest
 
 _PARAMETER = "training_base_model"
@@ -26,72 +26,84 @@ _SMALL_FILES = (
 )
 
 
-def fetch_base_model(base_model: str, workspace: Path) -> str:
-    """The folder of an oci:// model, pulled into the workspace; other models as they are given."""
-    return str(pull_model(base_model, workspace).absolute()) if is_oci_model(base_model) else base_model
+class BaseModel(NamedTuple):
+    """A base model that lies in a folder of this computer or of the workspace.
+
+    Attributes:
+        name: what people know it by: a Hub id, an oci:// reference, or its path.
+        folder: where it is. Of a Hub model the weights are missing until fetch_weights.
+        hub: repository and weight files on the Hugging Face Hub; None for other models.
+    """
+
+    name: str
+    folder: Path
+    hub: HubModel | None = None
 
 
-def check_base_model(base_model: str) -> dict[str, Any]:
+def find_base_model(base_model: str, workspace: Path, trust_remote_code: bool = False) -> BaseModel:
+    """The base model in a folder: a model's own, an oci:// model pulled into the workspace, or the small files of a Hub
+    model at the commit that its id or id@revision means now.
+
+    Raises:
+        InputError: there is none, naming the parameter.
+    """
+    if is_oci_model(base_model):
+        return BaseModel(base_model, pull_model(base_model, workspace).absolute())
+    folder = model_folder(base_model)
+    if folder is not None:
+        return BaseModel(str(folder.absolute()), folder.absolute())
+    hub = find_hub_model(base_model, workspace, trust_remote_code)
+    return BaseModel(hub.name, hub.folder, hub)
+
+
+def fetch_weights(model: BaseModel) -> None:
+    """Brings the weights of a Hub model beside its small files.
+
+    Raises:
+        InputError: the Hub does not give them, or they are not whole.
+    """
+    if model.hub is not None:
+        fetch_hub_weights(model.hub)
+        _check_weights(model)
+
+
+def check_base_model(model: BaseModel, trust_remote_code: bool = False) -> dict[str, Any]:
     """Sees that the base model is a language model that can be loaded, without loading its weights.
 
     Returns:
-        What identifies it: digests of its small files with size and time of its weights, the Hub's revision, or
-        the digest by which it was pulled.
+        What identifies it: digests of its small files and of samples of its weights; the Hub's id and commit; or the
+        digest by which it was pulled.
 
     Raises:
-        InputError: a folder that is missing or no model, an id that the Hub does not give.
+        InputError: a folder that is missing or not a model.
     """
-    folder = model_folder(base_model)
-    if folder is not None:
-        _check_folder(folder)
-    _from_pretrained("AutoConfig", base_model)
-    if folder is None:
-        return {"id": base_model, "revision": _fetched_revision(base_model)}
-    if digest := pulled_digest(folder):
+    if model.hub is None:
+        _check_folder(model)
+    _from_pretrained("AutoConfig", model, trust_remote_code)
+    if model.hub is not None:
+        return {"id": model.hub.name, "revision": model.hub.commit}
+    if digest := pulled_digest(model.folder):
         return {"oci": digest}
     return {
-        "files": {name: file_digest(folder / name) for name in _SMALL_FILES if (folder / name).is_file()},
-        "weights": {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in _weight_files(folder)},
+        "files": {name: file_digest(model.folder / name) for name in _SMALL_FILES if (model.folder / name).is_file()},
+        "weights": {file.name: [file.stat().st_size, sampled_digest(file)] for file in _weight_files(model.folder)},
     }
 
 
-def load_tokenizer(base_model: str) -> Any:
+def load_tokenizer(model: BaseModel, trust_remote_code: bool = False) -> Any:
     """The model's transformers tokenizer.
 
     Raises:
         InputError: there is none, or it cannot be loaded.
     """
-    tokenizer = _from_pretrained("AutoTokenizer", base_model)
+    tokenizer = _from_pretrained("AutoTokenizer", model, trust_remote_code)
     # Where its files are missing, transformers makes an empty one for some kinds of model.
     added = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     if not tokenizer.get_vocab().keys() - added:
         raise InputError(
-            f"{_PARAMETER}={base_model}: has no tokenizer, its vocabulary is empty (is tokenizer.json missing?)"
+            f"{_PARAMETER}={model.name}: has no tokenizer, its vocabulary is empty (is tokenizer.json missing?)"
         )
     return tokenizer
-
-
-def check_target_patterns(base_model: str, patterns: list[str]) -> None:
-    """Sees that each pattern is part of a weight matrix's name, as mini-trainer matches them.
-
-    Only for a model folder in safetensors: a Hub model's weights are not fetched for it.
-
-    Raises:
-        InputError: naming the patterns that match nothing.
-    """
-    folder = model_folder(base_model)
-    files = sorted(folder.glob("*.safetensors")) if folder else []
-    if not files:
-        return
-    matrices = [
-        name for file in files for name, tensor in safetensors_header(file).items() if len(tensor["shape"]) == 2
-    ]
-    unmatched = [pattern for pattern in patterns if not any(pattern in name for name in matrices)]
-    if unmatched:
-        raise InputError(
-            f"training_target_patterns: {', '.join(unmatched)} matches no weight matrix of {base_model}; "
-            f"its matrices are named as {matrices[0]}"
-        )
 
 
 def check_lr_scheduler(osft: dict[str, Any]) -> None:
@@ -124,54 +136,52 @@ def check_lr_scheduler(osft: dict[str, Any]) -> None:
         raise InputError(f"training_lr_scheduler_kwargs={kwargs or ''}: the scheduler {name} says: {error}") from None
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        raise InputError(f"{_PARAMETER}={folder}: no such folder")
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{_PARAMETER}={folder}: is no model folder, it has no config.json")
-    files = _weight_files(folder)
+def _check_folder(model: BaseModel) -> None:
+    if not model.folder.is_dir():
+        raise InputError(f"{_PARAMETER}={model.name}: no such folder")
+    if not (model.folder / "config.json").is_file():
+        raise InputError(f"{_PARAMETER}={model.name}: not a model folder, it has no config.json")
+    _check_weights(model)
+
+
+def _check_weights(model: BaseModel) -> None:
+    """All weight files are there and as long as they say."""
+    files = _weight_files(model.folder)
     if not files:
-        raise InputError(f"{_PARAMETER}={folder}: has no weights ({' or '.join(_WEIGHTS)})")
+        raise InputError(f"{_PARAMETER}={model.name}: has no weights ({' or '.join(_WEIGHTS)})")
     for file in files:
         if file.suffix == ".safetensors":
             safetensors_header(file)
-    for index in folder.glob("*.index.json"):
+    for index in model.folder.glob("*.index.json"):
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, LookupError, TypeError, AttributeError):
             raise InputError(f"{index} is not an index of weight files") from None
         missing = sorted(shards - {file.name for file in files})
-        if missing:
-            raise InputError(f"{_PARAMETER}={folder}: {', '.join(missing)} is missing, which {index.name} names")
+        # A Hub model may have an index of another format beside the files that were fetched.
+        if missing and (model.hub is None or index.name == "model.safetensors.index.json"):
+            raise InputError(f"{_PARAMETER}={model.name}: {', '.join(missing)} is missing, which {index.name} names")
 
 
 def _weight_files(folder: Path) -> list[Path]:
     return sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
 
 
-def _fetched_revision(base_model: str) -> str | None:
-    """The commit of the Hub model whose config.json was fetched last; it lies in a folder of that name."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(base_model, "config.json")
-    return Path(config).parent.name if isinstance(config, str) else None
-
-
-def _from_pretrained(auto_class: str, base_model: str) -> Any:
+def _from_pretrained(auto_class: str, model: BaseModel, trust_remote_code: bool) -> Any:
     hide_broken_torchvision()
     import transformers
 
-    folder = model_folder(base_model)
     try:
-        return getattr(transformers, auto_class).from_pretrained(str(folder or base_model), trust_remote_code=False)
+        # Told, so that transformers does not ask on the terminal.
+        return getattr(transformers, auto_class).from_pretrained(model.folder, trust_remote_code=trust_remote_code)
     # transformers raises what its parts raise: OSError, ValueError, KeyError, a tokenizers Exception, ...
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if folder is None and is_lasting(error):
+        if not trust_remote_code and "trust_remote_code" in str(error):
             raise InputError(
-                f"{_PARAMETER}={base_model}: the Hugging Face Hub cannot be reached: {network_cause(error)}"
+                f"{_PARAMETER}={model.name}: its {auto_class.removeprefix('Auto').lower()} is Python code beside the "
+                "model; training_trust_remote_code=True runs it, if you trust whoever wrote it"
             ) from None
-        where = "its folder" if folder else "the Hugging Face Hub (is the id right, is HF_TOKEN needed?)"
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{_PARAMETER}={base_model}: {auto_class} cannot be loaded from {where}: {first_line}"
+            f"{_PARAMETER}={model.name}: {auto_class} cannot be loaded from its folder: {first_line}"
         ) from None

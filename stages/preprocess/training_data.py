@@ -11,29 +11,31 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
-from kfp_osft.shared.model.folder import model_folder
+from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.reporting.progress import Progress, rows_in
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
 from kfp_osft.shared.rows.files import Row, dataset_files
 from kfp_osft.shared.rows.messages import Conversation, Problems
 from kfp_osft.shared.rows.row_formats import RowFormat, conversations
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.run_file import CHECKPOINTS
+from kfp_osft.shared.training.versions import TOKENIZING, TRAINING, installed_versions
 from kfp_osft.stages.preprocess.base_model import (
+    BaseModel,
     check_base_model,
     check_lr_scheduler,
-    check_target_patterns,
-    fetch_base_model,
+    fetch_weights,
+    find_base_model,
     load_tokenizer,
 )
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training, tell_report
-from kfp_osft.stages.preprocess.oci.model import is_oci_model
+from kfp_osft.stages.preprocess.osft_coverage import check_coverage, find_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
+from kfp_osft.stages.preprocess.progress import Progress, rows_in
 from kfp_osft.stages.preprocess.row_source import (
     RowSource,
     check_first_row,
@@ -107,13 +109,9 @@ def preprocess_dataset(
     files = dataset_files(Path(dataset_path))
     validation_files = _validation_files(validation_path, checked)
     check_first_row(Path(dataset_path), checked.data.get("columns"), osft.get("use_processed_dataset", False))
-    given_model = osft["model_path"]
-    osft["model_path"] = fetch_base_model(given_model, workspace)
-    model = check_base_model(osft["model_path"])
-    folder_of_model = model_folder(osft["model_path"])
-    if folder_of_model is not None:
-        osft["model_path"] = str(folder_of_model.absolute())
-    check_target_patterns(osft["model_path"], osft.get("target_patterns", []))
+    trusted = osft.get("trust_remote_code", False)
+    base_model = find_base_model(osft["model_path"], workspace, trusted)
+    model = check_base_model(base_model, trusted)
     if tries_scheduler:
         check_lr_scheduler(osft)
 
@@ -124,24 +122,29 @@ def preprocess_dataset(
         # The content alone: the same rows under another name are the same training.
         "dataset": [file_digest(file) for file in files],
         "base_model": model,
+        "libraries": installed_versions(TOKENIZING),
         "processed": is_processed,
         "columns": checked.data.get("columns"),
         "held_out": [file_digest(file) for file in validation_files],
         **_choice_of_rows(checked),
         **{key: osft.get(key) for key in ("max_seq_len", "max_tokens_per_gpu", "unmask_messages")},
     }
+    # On a cluster the runtime stands for the versions in its image, which are not known here.
+    trained_with = [installed_versions(TRAINING), checked.trainjob["runtime"]]
 
     def run_from(base: Mapping[str, Any]) -> str:
-        return fingerprint([{**data_made_from, "base_model": base}, {**osft, "model_path": None}, checked.env])
+        made_from = {**data_made_from, "base_model": base}
+        return fingerprint([made_from, {**osft, "model_path": None}, checked.env, trained_with])
 
-    if folder_of_model is not None:
-        base = base_of_this_run(
-            folder_of_model.absolute(), workspace, lambda other: run_from(check_base_model(str(other)))[:_NAME_LENGTH]
-        )
-        if base != folder_of_model.absolute():
-            osft["model_path"] = str(base)
-            data_made_from["base_model"] = check_base_model(str(base))
-    run = run_from(data_made_from["base_model"])
+    def name_from(other: Path) -> str:
+        return run_from(check_base_model(BaseModel(str(other), other), trusted))[:_NAME_LENGTH]
+
+    base = base_of_this_run(base_model.folder, workspace, name_from)
+    if base != base_model.folder:
+        base_model = BaseModel(str(base), base)
+        data_made_from["base_model"] = model = check_base_model(base_model, trusted)
+    osft["model_path"] = str(base_model.folder)
+    run = run_from(model)
     checkpoint_dir = workspace / CHECKPOINTS / run[:_NAME_LENGTH]
     folder = writable_folder(
         "training_data_output_dir", data_output_dir or str(checkpoint_dir / "_internal_data_processing")
@@ -152,13 +155,21 @@ def preprocess_dataset(
     data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE))
     held_out_path = folder / VALIDATION_FILE
 
-    tokenizer = cache(lambda: load_tokenizer(osft["model_path"]))
+    earlier = _read_json(report_path)
+    found = find_coverage(base_model, model, osft, earlier.get("osft") or {})
+    coverage = Coverage.from_figures({key: value for key, value in found.items() if key != "made_from"})
+    check_coverage(base_model, coverage, checked.data["min_osft_share"])
+    uses_family_patterns = "target_patterns" not in osft
+    osft["target_patterns"] = coverage.patterns
+
+    tokenizer = cache(lambda: load_tokenizer(base_model, trusted))
     manifest = read_manifest(manifest_path, data_made_from)
     if manifest and data_path.is_file() and held_out_path.is_file() == bool(manifest["report"]["validation"]):
         report = manifest["report"]
         log(f"The data in {folder} was made from the same rows, model and parameters: used again")
         _check_dropped(Path(dataset_path), report, checked)
     else:
+        earlier = {}
         trained_on, held_out = _sources(Path(dataset_path), validation_path, checked)
         with ExitStack() as complete:
             unfinished = complete.enter_context(replacing_file(data_path))
@@ -177,11 +188,18 @@ def preprocess_dataset(
         write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
     report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
     report = _publish_report(
-        report, fingerprint(data_made_from), folder, tokenizer if checked.data["show_sample"] else None
+        {**report, "osft": found},
+        fingerprint(data_made_from),
+        folder,
+        earlier,
+        tokenizer if checked.data["show_sample"] else None,
     )
     tell_report(report)
+    log(coverage.describe())
     if output_report is not None:
         place_file(report_path, output_report)
+    # At last: bad rows have not waited for them.
+    fetch_weights(base_model)
 
     osft |= {
         "data_path": str(data_path),
@@ -197,8 +215,10 @@ def preprocess_dataset(
         checked.data | held_out_data,
         checked.env,
         {
-            "base_model": given_model if is_oci_model(given_model) else osft["model_path"],
+            "base_model": base_model.name,
             "dataset": dataset_path,
+            "osft_coverage": coverage.figures(),
+            "uses_family_patterns": uses_family_patterns,
             "validation_dataset": validation_path,
             "validation_samples": report["validation"]["samples"] if report["validation"] else 0,
             **{name: report[name] for name in COUNTS},
@@ -374,14 +394,17 @@ def _check_dropped(dataset: Path, report: Mapping[str, Any], checked: CheckedPar
 
 
 def _publish_report(
-    report: dict[str, Any], made_from: str, folder: Path, tokenizer: Callable[[], Any] | None
+    report: dict[str, Any],
+    made_from: str,
+    folder: Path,
+    earlier: Mapping[str, Any],
+    tokenizer: Callable[[], Any] | None,
 ) -> dict[str, Any]:
     """Writes report.json, with the first sample where a tokenizer is given, and returns what is in it.
 
     The manifest holds no sample: whether one is shown is no matter of what the data was made from.
     """
     path = folder / REPORT_FILE
-    earlier = _read_json(path)
     report = {"made_from": made_from, **report}
     if tokenizer:
         sample = earlier.get("sample") if earlier.get("made_from") == made_from else None

@@ -5,7 +5,8 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
-from kfp_osft.shared.training.metrics import number, warnings_of
+from kfp_osft.shared.training.health import warnings_of
+from kfp_osft.shared.training.metrics import number
 
 #: What is drawn below the loss, from top to bottom.
 PANEL_FIELDS = ("lr", "grad_norm", "tokens_per_second")

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from kfp_osft.shared.files.manifests import file_digest, write_manifest
+from kfp_osft.shared.files.manifests import file_digest, sampled_digest, write_manifest
 
 
 def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("64.0",)) -> Path:
@@ -44,7 +44,7 @@ def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("
     small = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     base_model = {
         "files": {name: file_digest(model / name) for name in small if (model / name).is_file()},
-        "weights": {file.name: [file.stat().st_size, 0] for file in model.glob("*.safetensors")},
+        "weights": {file.name: [file.stat().st_size, sampled_digest(file)] for file in model.glob("*.safetensors")},
     }
     write_manifest(
         data / "manifest.json", {"dataset": ["d" * 64], "base_model": base_model, "processed": False}, report={}

@@ -26,7 +26,7 @@ def rows(tmp_path: Path, chat_rows: Path) -> Path:
 @pytest.fixture
 def model(tmp_path: Path, base_model: Path, rows: Path) -> Path:
     """The folder of an exported model."""
-    folder = make_trained_folder(tmp_path / "pvc" / "checkpoints" / "x", base_model)
+    folder = make_trained_folder(tmp_path / "pvc" / "checkpoints" / ("f" * 12), base_model)
     _edit(folder / "osft_run.json", lambda run: run["about"].update(dataset=str(rows)))
     _edit(
         folder / "_internal_data_processing" / "manifest.json",
@@ -54,9 +54,11 @@ def _parameters(base_model: Path) -> dict:
     }
 
 
-@pytest.mark.parametrize("name", ["", "osft_run.json"])
+@pytest.mark.parametrize(
+    "name", ["", "final_model", "final_model/osft_run.json", "models/ffffffffffff", "models/ffffffffffff/osft_run.json"]
+)
 def test_a_model_tells_the_run_that_made_it(model: Path, base_model: Path, rows: Path, capsys, name: str):
-    run = repeated_run(model / name, None, None, {})
+    run = repeated_run(model.parent / name, None, None, {})
 
     assert run == (str(rows), "train", _parameters(base_model), "", "validation")
     assert "Warning" not in capsys.readouterr().out
@@ -84,13 +86,18 @@ def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tm
     assert calls == [(tmp_path / "out", str(rows), "train", parameters, False, "", "validation")]
 
 
-def test_rows_that_have_changed_are_told(model: Path, rows: Path, capsys):
+def test_rows_that_have_changed_are_not_taken_for_the_runs(model: Path, rows: Path, capsys):
     with rows.open("a") as file:
         file.write(rows.read_text().splitlines()[0] + "\n")
 
-    repeated_run(model, None, None, {})
-
-    assert f"Warning: the rows in {rows} are not those of the run any more" in capsys.readouterr().out
+    with pytest.raises(
+        InputError, match=r"the run's rows, rows\.jsonl, are not what they were any more; give --dataset"
+    ):
+        repeated_run(model, None, None, {})
+    assert repeated_run(model, str(rows), None, {}).dataset == str(rows)
+    assert f"Warning: the rows in {rows} are not those of the run: this will be another training" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,12 +108,54 @@ def test_rows_that_have_changed_are_told(model: Path, rows: Path, capsys):
         lambda folder: (folder / "model.safetensors").write_bytes(b"shorter"),
     ],
 )
-def test_a_base_model_that_has_changed_is_told(model: Path, base_model: Path, capsys, change):
+def test_a_base_model_that_has_changed_is_not_taken_for_the_runs(model: Path, base_model: Path, capsys, change):
     change(base_model)
 
-    repeated_run(model, None, None, {})
-
+    with pytest.raises(InputError, match=f"the run's base model {base_model} is not what it was"):
+        repeated_run(model, None, None, {})
+    repeated_run(model, None, None, {"training_base_model": str(base_model)})
     assert f"of the base model {base_model} is not what the run trained" in capsys.readouterr().out
+
+
+def test_weights_of_the_same_size_with_other_numbers_are_another_base_model(model: Path, base_model: Path):
+    weights = base_model / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+    with pytest.raises(InputError, match=r"is not what it was \(model.safetensors\)"):
+        repeated_run(model, None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("base", "pinned"),
+    [
+        ({"name": "org/model", "id": "org/model", "revision": "0" * 40}, f"org/model@{'0' * 40}"),
+        ({"name": "oci://host:5000/org/model:1", "oci": "sha256:0"}, "oci://host:5000/org/model@sha256:0"),
+        ({"name": "oci://host/org/model@sha256:0", "oci": "sha256:0"}, "oci://host/org/model@sha256:0"),
+    ],
+)
+def test_a_base_model_from_elsewhere_is_pinned_to_what_was_trained(model: Path, base: dict, pinned: str):
+    _edit(model / "osft_run.json", lambda run: run.update(base_model=base))
+
+    assert repeated_run(model, None, None, {}).training["training_base_model"] == pinned
+
+
+def test_a_model_that_was_moved_away_names_all_that_cannot_be_had(model: Path, tmp_path: Path):
+    moved = shutil.move(model.resolve(), tmp_path / "moved")
+
+    with pytest.raises(InputError) as error:
+        repeated_run(Path(moved), None, None, {})
+
+    assert str(error.value) == (
+        f"--from={moved}/osft_run.json: the run's base model, the folder base, is not on this computer; give "
+        "--base-model; the run's rows, rows.jsonl, are not on this computer; give --dataset"
+    )
+
+
+def test_what_is_published_names_no_folder_of_this_computer(model: Path, tmp_path: Path):
+    for file in ("osft_run.json", "README.md"):
+        assert str(tmp_path) not in (model / file).read_text()
 
 
 def test_other_libraries_than_then_are_told(model: Path, capsys):
@@ -119,23 +168,47 @@ def test_other_libraries_than_then_are_told(model: Path, capsys):
 def test_a_dataset_that_is_gone_wants_another(model: Path, rows: Path):
     rows.unlink()
 
-    with pytest.raises(InputError, match=f"the run's dataset {rows} is not on this computer; give --dataset"):
+    with pytest.raises(InputError, match=r"the run's rows, rows\.jsonl, are not on this computer; give --dataset"):
         repeated_run(model, None, None, {})
     assert repeated_run(model, "other.jsonl", None, {}).dataset == "other.jsonl"
 
 
-def test_the_rows_that_were_held_out_are_held_out_again(model: Path, rows: Path, tmp_path: Path):
-    held_out = tmp_path / "held-out.jsonl"
-    held_out.write_text(rows.read_text())
-    _edit(model / "osft_run.json", lambda run: run.update(validation={"name": held_out.name, "path": str(held_out)}))
+@pytest.fixture
+def held_out(model: Path, rows: Path, tmp_path: Path) -> Path:
+    """Rows that the run held out, as its files say."""
+    file = tmp_path / "held-out.jsonl"
+    file.write_text(rows.read_text())
+    record = tmp_path / "pvc" / "checkpoints" / ("f" * 12) / "osft_run.json"
+    _edit(record, lambda run: run["about"].update(validation_dataset=str(file)))
+    told = {"name": file.name, "digests": [file_digest(file)]}
+    _edit(model / "osft_run.json", lambda run: run.update(validation=told))
+    return file
 
+
+def test_the_rows_that_were_held_out_are_held_out_again(model: Path, held_out: Path, capsys):
     assert repeated_run(model, None, None, {})[3:] == (str(held_out), "validation")
     assert repeated_run(model, None, None, {}, "org/other", "test")[3:] == ("org/other", "test")
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_held_out_rows_that_are_gone_want_others_or_come_from_where_they_came(model: Path, held_out: Path):
     held_out.unlink()
-    with pytest.raises(InputError, match="validation dataset .* is not on this computer; give --validation-uri"):
+
+    with pytest.raises(
+        InputError, match=r"held-out rows, held-out\.jsonl, are not on this computer; give --validation-"
+    ):
         repeated_run(model, None, None, {})
     _edit(model / "osft_run.json", lambda run: run["validation"].update(uri="hf://org/rows", split="test"))
     assert repeated_run(model, None, None, {})[3:] == ("hf://org/rows", "test")
+
+
+def test_held_out_rows_that_have_changed_are_not_taken_for_the_runs(model: Path, held_out: Path, capsys):
+    held_out.write_text(held_out.read_text().splitlines()[0] + "\n")
+
+    with pytest.raises(InputError, match="are not what they were any more; give --validation-uri"):
+        repeated_run(model, None, None, {})
+    assert repeated_run(model, None, None, {}, str(held_out)).validation_uri == str(held_out)
+    assert f"Warning: the rows in {held_out} are not those of the run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("uri", [f"hf://org/rows@{'0' * 40}/english", "s3://bucket/rows.jsonl"])
@@ -152,7 +225,10 @@ def test_an_address_that_had_a_secret_wants_another(model: Path, rows: Path):
     rows.unlink()
     _edit(model / "osft_run.json", lambda run: run["dataset"].update(uri="https://host.example/rows?signature=***"))
 
-    with pytest.raises(InputError, match="had something secret in its address, which is not recorded; give --dataset"):
+    with pytest.raises(
+        InputError,
+        match="the run's rows, .*, had something secret in their address, which is not recorded; give --dataset",
+    ):
         repeated_run(model, None, None, {})
 
 
@@ -181,7 +257,9 @@ def test_a_run_on_a_cluster_is_repeated_from_where_its_rows_came(
 def test_a_base_model_that_is_gone_wants_another(model: Path, base_model: Path):
     shutil.rmtree(base_model)
 
-    with pytest.raises(InputError, match=f"the run's base model {base_model} is not on this computer; give --base-mod"):
+    with pytest.raises(
+        InputError, match="the run's base model, the folder base, is not on this computer; give --base-mod"
+    ):
         repeated_run(model, None, None, {})
     repeated_run(model, None, None, {"training_base_model": "org/model"})
 
@@ -190,18 +268,18 @@ def test_a_base_model_that_is_gone_wants_another(model: Path, base_model: Path):
     ("content", "problem"),
     [
         (None, "cannot be read: No such file or directory"),
-        ("{", "is no JSON file"),
-        ("[]", "does not tell a run"),
-        ("{}", "does not tell a run"),
-        ('{"osft": {}, "about": {}}', "does not tell a run"),
-        ('{"format": 1, "parameters": {}, "dataset": {"name": ""}, "base_model": {}}', "does not tell a run"),
+        ("{", "is not a JSON file"),
+        ("[]", "does not describe a run"),
+        ("{}", "does not describe a run"),
+        ('{"osft": {}, "about": {}}', "does not describe a run"),
+        ('{"format": 1, "parameters": {}, "dataset": {}, "base_model": {"name": "x"}}', "does not describe a run"),
         (
-            '{"format": 9, "parameters": {"training_seed": 1}, "dataset": {"name": ""}, "base_model": {}}',
-            "has the format 9; this version of kfp-osft reads 1",
+            '{"format": 9, "parameters": {"training_seed": 1}, "dataset": {}, "base_model": {"name": "x"}}',
+            "has the format 9; this version of kfp-osft reads 2",
         ),
         (
-            '{"format": 1, "parameters": {"training_x": 1}, "dataset": {"name": ""}, "base_model": {}}',
-            "training_x is no training parameter",
+            '{"format": 2, "parameters": {"training_x": 1}, "dataset": {}, "base_model": {"name": "x"}}',
+            "training_x: not a training parameter",
         ),
     ],
 )

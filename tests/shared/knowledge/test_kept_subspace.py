@@ -2,11 +2,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kfp_osft.shared.knowledge.kept_subspace import ModelChanges, kept_rank, matrix_change, trained_projections
+from kfp_osft.shared.knowledge.kept_subspace import ModelChanges, kept_rank, limited_matrices, matrix_change
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
+from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError
 
 RATIO = 0.25
+KINDS = ["layers.*.self_attn.q_proj.weight", "layers.*.mlp.down_proj.weight"]
 
 
 def matrix(rows=24, columns=16, seed=0):
@@ -32,12 +34,17 @@ def directions(base):
         ((64, 128), 0.3, 44),  # of the shorter side, rounded down
         ((32, 64), 0.1, 28),
         ((64, 64), 0.0, 63),  # one direction at least is free
-        ((64, 64), 1.0, 32),  # mini-trainer takes "all unfrozen" for "not given", which is 0.5
+        ((64, 64), 1.0, 0),
         ((64, 64), 0.99, 0),
     ],
 )
 def test_the_kept_rank_is_mini_trainers(shape, ratio, rank):
     assert kept_rank(shape, ratio) == rank
+
+
+def as_passed_on(ratio):
+    """The ratio that the training gets."""
+    return check_parameters({"training_unfreeze_rank_ratio": ratio}).osft["unfreeze_rank_ratio"]
 
 
 @pytest.mark.slow
@@ -49,7 +56,7 @@ def test_the_kept_rank_agrees_with_mini_trainer_itself(ratio):
     sizes = (7, 32, 64, 96, 576)
     model = torch.nn.ModuleDict({f"q_proj_{n}": torch.nn.Linear(n, 96, bias=False) for n in sizes})
     # As train.py and from_pretrained hand the ratio on.
-    given = osft_utils._build_osft_kwargs(1.0 - ratio, None)
+    given = osft_utils._build_osft_kwargs(1.0 - as_passed_on(ratio), None)
     ranks = osft_utils.auto_generate_target_osft_config(
         model, target_patterns=["q_proj"], rank_ratio=given.get("rank_ratio", 0.5)
     )
@@ -144,21 +151,18 @@ def test_without_osft_the_share_is_that_of_the_kept_directions_of_the_shorter_si
     assert matrix_change("w", matrix(48, 64), 1.1 * matrix(48, 64), 0.5).unlimited == pytest.approx(0.5**0.5)
 
 
-def test_the_trained_projections_are_the_weights_that_osft_splits():
+def test_the_limited_matrices_are_those_of_the_given_kinds():
     layer = "model.layers.0."
     shapes = {
         layer + "self_attn.q_proj.weight": (4, 4),
-        layer + "mlp.down_proj.weight": (4, 8),
-        layer + "mlp.up_proj.weight": (2, 8, 4),
+        layer + "mlp.down_proj.weight": (2, 8, 4),
+        "language_model.model.layers.11.mlp.down_proj.weight": (4, 8),
         layer + "self_attn.q_proj.bias": (4,),
-        layer + "input_layernorm.weight": (4,),
         layer + "mlp.gate.weight": (4, 4),
         "model.embed_tokens.weight": (9, 4),
-        "lm_head.weight": (9, 4),
     }
-    assert trained_projections(shapes) == [layer + "mlp.down_proj.weight", layer + "self_attn.q_proj.weight"]
-    assert trained_projections(shapes, ["mlp.gate", "q_proj"]) == [
-        layer + "mlp.gate.weight",
+    assert limited_matrices(shapes, KINDS) == [
+        "language_model.model.layers.11.mlp.down_proj.weight",
         layer + "self_attn.q_proj.weight",
     ]
 
@@ -185,9 +189,9 @@ def models(tmp_path):
     return base, tuned, (free, leaking, same)
 
 
-def test_two_models_are_compared_projection_by_projection(models):
+def test_two_models_are_compared_matrix_by_matrix(models):
     base, tuned, (free, leaking, same) = models
-    changes = {change.name: change for change in ModelChanges(base, tuned, RATIO)}
+    changes = {change.name: change for change in ModelChanges(base, tuned, RATIO, KINDS)}
     assert sorted(changes) == [free, leaking, same]
     assert changes[free].leak < 0.01 < 0.99 < changes[leaking].share
     assert changes[leaking].leak > 0.9
@@ -196,19 +200,19 @@ def test_two_models_are_compared_projection_by_projection(models):
 
 def test_the_order_is_mixed_and_always_the_same(models):
     base, tuned, names = models
-    orders = [[change.name for change in ModelChanges(base, tuned, RATIO)] for _ in range(2)]
-    assert orders[0] == orders[1] == ModelChanges(base, tuned, RATIO).names
+    orders = [[change.name for change in ModelChanges(base, tuned, RATIO, KINDS)] for _ in range(2)]
+    assert orders[0] == orders[1] == ModelChanges(base, tuned, RATIO, KINDS).names
     assert orders[0] != sorted(names)
 
 
 def test_a_folder_without_weights_is_named(models, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty holds no .safetensors file"):
-        ModelChanges(models[0], tmp_path / "empty", RATIO)
+        ModelChanges(models[0], tmp_path / "empty", RATIO, KINDS)
 
 
-def test_models_without_a_common_projection_are_refused(models, tmp_path):
+def test_models_without_a_common_matrix_are_refused(models, tmp_path):
     (tmp_path / "other").mkdir()
     save_file({"transformer.h.0.attn.c_attn.weight": matrix()}, tmp_path / "other" / "model.safetensors")
-    with pytest.raises(InputError, match="have no projection in common"):
-        ModelChanges(models[0], tmp_path / "other", RATIO)
+    with pytest.raises(InputError, match="have no matrix in common of layers"):
+        ModelChanges(models[0], tmp_path / "other", RATIO, KINDS)

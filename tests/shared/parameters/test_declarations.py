@@ -95,6 +95,9 @@ ARRIVALS = {
     "training_max_dropped_share": (0.5, ("data", "max_dropped_share", 0.5)),
     "training_show_sample": (False, ("data", "show_sample", False)),
     "training_resource_shared_memory_per_worker": ("2Gi", ("trainjob", "shared_memory_per_worker", "2Gi")),
+    "training_min_osft_share": (0.1, ("data", "min_osft_share", 0.1)),
+    "training_export_broken_model": (True, ("data", "export_broken_model", True)),
+    "training_trust_remote_code": (True, ("osft", "trust_remote_code", True)),
     "dataset_columns": (
         "user=question,assistant=answer",
         ("data", "columns", {"user": "question", "assistant": "answer"}),
@@ -129,7 +132,14 @@ DEFAULTS = {
         "queue_limit_minutes": 0,
         "unattended_limit_minutes": 60,
     },
-    "data": {"max_dropped_share": 0.2, "show_sample": True, "subset": 0, "validation_split": 0.0},
+    "data": {
+        "max_dropped_share": 0.2,
+        "show_sample": True,
+        "min_osft_share": 0.5,
+        "export_broken_model": False,
+        "subset": 0,
+        "validation_split": 0.0,
+    },
     "env": {},
 }
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.shared.reporting.errors import InputError, TrainingError
-from kfp_osft.shared.training.metrics import check_trained, read_steps, read_table, summarize, warnings_of, write_table
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.training.metrics import read_steps, read_table, summarize, write_table
 
 
 def line(step: int, loss: float = 2.0, **fields) -> dict:
@@ -254,6 +254,7 @@ def test_every_figure_is_what_its_name_says():
     figures = summarize(steps)
     assert figures == {
         "final_loss": pytest.approx(2.6),
+        "first_loss": 4.9,
         "lowest_loss": 1.25,
         "mean_loss_last_tenth": pytest.approx((2.6 + 2.7 + 2.8) / 3),  # 3 of 24
         "final_perplexity": pytest.approx(math.exp(2.6)),
@@ -310,6 +311,7 @@ def test_a_perplexity_beyond_all_floats_is_left_out():
 def test_step_and_loss_alone_suffice():
     assert summarize([{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]) == {
         "final_loss": 2.0,
+        "first_loss": 3.0,
         "lowest_loss": 2.0,
         "mean_loss_last_tenth": 2.0,
         "final_perplexity": pytest.approx(math.exp(2)),
@@ -319,45 +321,3 @@ def test_step_and_loss_alone_suffice():
 
 def test_no_steps_have_no_figures():
     assert summarize([]) == {}
-
-
-# ---- warnings_of, check_trained
-
-
-def losses(*values: float) -> list[dict]:
-    return [line(at, value) for at, value in enumerate(values, start=1)]
-
-
-@pytest.mark.parametrize(
-    ("steps", "said"),
-    [
-        ([], ["logged no step"]),
-        (losses(math.nan, math.nan), ["from the first step on, in all 2 steps"]),
-        (losses(math.nan), ["from the first step on, in its only step"]),
-        (losses(5, 4, 3, math.nan, 2, math.inf, 1, 1), ["in 2 of 8 steps, first at step 4"]),
-        (losses(5, 4, math.nan, 3, math.nan, math.nan), ["became NaN or infinite at step 5 and stayed so"]),
-        (losses(2, 2, 2), ["did not fall: 2 at the beginning, 2 at the end (first and last step)"]),
-        (losses(*([1.0, 3.0] * 8)), ["did not fall: 2 at the beginning, 2 at the end (mean of"]),
-        (losses(1, 2, 3, math.nan), ["at step 4 and stayed so", "did not fall"]),
-        (losses(5, 4, 3, 2), []),
-        (losses(5, 3, 4, 3.5, 2, 3, 2.5, 2), []),
-        (losses(5), []),
-    ],
-)
-def test_what_is_wrong_with_a_training_is_said_and_nothing_is_of_a_sound_one(steps, said):
-    found = warnings_of(steps)
-    assert len(found) == len(said)
-    for warning, part in zip(found, said, strict=True):
-        assert part in warning and "Usually" in warning and warning.endswith(".")
-
-
-@pytest.mark.parametrize("steps", [[], losses(math.nan), losses(math.nan, math.inf, math.nan)])
-def test_no_steps_and_nan_from_the_first_step_on_are_an_error(steps):
-    with pytest.raises(TrainingError) as error:
-        check_trained(steps)
-    assert str(error.value) == warnings_of(steps)[0]
-
-
-@pytest.mark.parametrize("steps", [losses(3.0), losses(3.0, math.nan, math.nan), losses(2.0, 3.0)])
-def test_a_training_that_had_a_finite_loss_is_no_error(steps):
-    check_trained(steps)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.trained_folder import make_trained_folder
+from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.training.figures import figures
 from kfp_osft.shared.training.metrics import read_steps, read_table
@@ -52,6 +53,7 @@ def test_every_metric_of_a_training_is_reported_as_a_finite_number(folder: Path)
 
     assert metrics == {
         "final_loss": 4.0,
+        "first_loss": 5.75,
         "lowest_loss": 4.0,
         "mean_loss_last_tenth": 4.0,
         "final_perplexity": math.exp(4.0),
@@ -131,6 +133,38 @@ def test_a_training_that_went_wrong_is_a_warning_and_its_metrics_stay_finite(fol
     json.dumps(_collected(folder), allow_nan=False)
 
     assert said in capsys.readouterr().out
+
+
+def test_a_training_that_broke_the_model_is_a_warning(folder: Path, capsys):
+    _edit_lines(folder, lambda line: line.update(loss=3.0 + 2 * line["step"]))
+
+    _collected(folder)
+
+    assert "Warning: The training broke the model: its loss at the end, 19, is above" in capsys.readouterr().out
+
+
+def test_a_loss_with_the_routers_in_it_gives_no_perplexity(folder: Path):
+    for config in folder.glob("hf_format/*/config.json"):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "output_router_logits": True}))
+
+    metrics = _collected(folder)
+
+    assert metrics["final_loss"] == 4.0 and "final_perplexity" not in metrics
+
+
+def test_what_osft_limits_is_a_metric(folder: Path):
+    coverage = Coverage(25, 100, 40, ["q_proj"], ["layers.*.q_proj.weight"], ["layers.*.experts.weight"])
+    run = json.loads((folder / "osft_run.json").read_text())
+    run["about"]["osft_coverage"] = coverage.figures()
+    (folder / "osft_run.json").write_text(json.dumps(run))
+
+    metrics = _collected(folder)
+
+    assert (metrics["osft_share"], metrics["osft_limited_parameters"], metrics["unlimited_parameters"]) == (
+        0.25,
+        25,
+        115,
+    )
 
 
 def test_a_training_that_was_nan_from_the_first_step_is_an_error_without_a_table(folder: Path):

@@ -12,9 +12,11 @@ from huggingface_hub import ModelCard
 
 from helpers.places import TESTS
 from helpers.trained_folder import make_trained_folder
-from kfp_osft.shared.files.manifests import file_digest
-from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.files.manifests import file_digest, fingerprint
+from kfp_osft.shared.knowledge.coverage import Coverage
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.stages.export_model.export import export_model
+from kfp_osft.stages.export_model.published_run import add_check
 
 
 def _artifact(folder: Path) -> SimpleNamespace:
@@ -370,7 +372,7 @@ def test_the_artifacts_metadata_tells_what_it_was_made_from_and_is_json(tmp_path
         "model_name": "base-osft",
         "artifact_path": str(tmp_path / "artifact"),
         "pvc_model_dir": str(tmp_path / "final_model"),
-        "base_model": str(tmp_path / "base"),
+        "base_model": "base",
         "checkpoint_dir": str(checkpoint_dir),
         "checkpoint": "samples_64.0",
         "library_versions": "torch 2.9.1, training-hub 0.11.2",
@@ -390,7 +392,13 @@ def test_the_card_and_the_run_file_lie_in_the_model(tmp_path: Path, checkpoint_d
         assert card.data.license == "apache-2.0" and card.data.pipeline_tag == "text-generation"
         assert "base, fine-tuned on rows.jsonl" in card.text and "samples_64.0 (step 8)" in card.text
         run = json.loads((folder / "osft_run.json").read_text())
-        assert run["checkpoint"] == {"name": "samples_64.0", "samples": 64.0, "step": 8, "validation_loss": None}
+        assert run["checkpoint"] == {
+            "name": "samples_64.0",
+            "description": "samples_64.0 (step 8)",
+            "samples": 64.0,
+            "step": 8,
+            "validation_loss": None,
+        }
         assert run["base_model"]["files"]["tokenizer.json"] and run["dataset"]["digests"] == ["d" * 64]
         assert run["parameters"]["training_num_epochs"] == 2
 
@@ -415,11 +423,18 @@ def test_the_rows_that_were_held_out_are_told_with_where_they_came_from(tmp_path
     (rows / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": {"uri": "s3://bucket/dev.jsonl"}}))
     file = str(rows / "dev.jsonl")
     _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(validation_dataset=file))
+    manifest = checkpoint_dir / "_internal_data_processing" / "manifest.json"
+    _edit(manifest, lambda manifest: manifest["made_from"].update(held_out=["sha"]))
 
     _export(tmp_path, checkpoint_dir)
 
     published = json.loads((tmp_path / "final_model/osft_run.json").read_text())
-    assert published["validation"] == {"name": "dev.jsonl", "path": file, "uri": "s3://bucket/dev.jsonl"}
+    assert published["validation"] == {
+        "name": "dev.jsonl",
+        "uri": "s3://bucket/dev.jsonl",
+        "digests": ["sha"],
+        "fingerprint": fingerprint(["sha"]),
+    }
 
 
 def test_a_folder_of_another_trainer_run_is_exported_with_what_is_known(tmp_path: Path, checkpoint_dir: Path):
@@ -439,6 +454,46 @@ def test_a_model_is_not_withheld_because_its_metrics_are_broken(tmp_path: Path, 
 
     assert _export(tmp_path, checkpoint_dir)["checkpoint"] == "samples_64.0"
     assert "chosen without the metrics" in capsys.readouterr().out
+
+
+def test_a_model_that_its_training_broke_is_withheld_unless_it_is_asked_for(
+    tmp_path: Path, checkpoint_dir: Path, capsys
+):
+    metrics = checkpoint_dir / "training_metrics_0.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    # As at a learning rate of 10: ln(vocabulary) for every token, and no gradient.
+    metrics.write_text("".join(json.dumps({**line, "loss": 6.4, "grad_norm": 0.0}) + "\n" for line in lines))
+
+    with pytest.raises(
+        TrainingError, match="the training broke the model: no gradient .* training_learning_rate is to"
+    ):
+        export_model(str(checkpoint_dir), str(tmp_path), _artifact(tmp_path / "artifact"))
+    assert not (tmp_path / "final_model").exists()
+
+    _edit(checkpoint_dir / "osft_run.json", lambda run: run.update(data={"export_broken_model": True}))
+    _export(tmp_path, checkpoint_dir)
+    assert "it is exported as training_export_broken_model says" in capsys.readouterr().out
+    assert "Warning: The gradient was 0 in 8 of 8 steps" in (tmp_path / "final_model/README.md").read_text()
+
+
+def test_the_card_says_in_words_what_was_learnt_and_limited_and_later_what_was_kept(
+    tmp_path: Path, checkpoint_dir: Path
+):
+    coverage = Coverage(11, 100, 5, ["q_proj"], ["layers.*.q_proj.weight"], ["layers.*.experts.weight"])
+    _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(osft_coverage=coverage.figures()))
+    _export(tmp_path, checkpoint_dir)
+
+    card = (tmp_path / "final_model/README.md").read_text()
+    assert "5.750 at the first step, 4.000 over the last tenth of 8 steps: the model learnt from them." in card
+    assert "OSFT limits 11% of the weights" in card and "expect forgetting as with that" in card
+    assert "hardly teaches anything" in card and "was not measured" in card
+
+    figures = {"general_text_loss_before": 2.0, "general_text_loss_after": 3.0}
+    add_check(tmp_path / "final_model", "kept: 0.02% of the change", figures)
+
+    card = (tmp_path / "final_model/README.md").read_text()
+    assert "kept: 0.02% of the change." in card and "worse than before, the model forgot" in card
+    assert json.loads((tmp_path / "final_model/osft_run.json").read_text())["kept"] == "kept: 0.02% of the change"
 
 
 def test_a_checkpoint_dir_that_is_not_there_is_told(tmp_path: Path):

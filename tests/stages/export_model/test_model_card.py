@@ -1,10 +1,11 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from kfp_osft.stages.export_model.model_card import CardFacts, escaped, hub_id, license_of, model_card
+from kfp_osft.stages.export_model.model_card import CardFacts, carried_metadata, escaped, hub_id, model_card
 
 _FACTS = CardFacts(
     name="tiny-osft",
@@ -15,7 +16,13 @@ _FACTS = CardFacts(
     parameters={"training_num_epochs": 2, "training_envs": "A=1,B=a|b"},
     metrics={"final_loss": 1.23456789, "tokens": 1234567},
     versions={"torch": "2.9.1"},
-    license={"license": "other", "license_name": "mine", "license_link": "https://example.com/licence"},
+    carried={
+        "license": "other",
+        "license_name": "mine",
+        "license_link": "https://example.com/licence",
+        "language": ["en", "de"],
+    },
+    findings=["It learnt.", "It kept `much`."],
 )
 #: Names that mean something in Markdown, HTML, YAML or the Hub's formulas.
 _NASTY = [
@@ -65,7 +72,20 @@ def test_the_hub_reads_the_front_matter():
         "license": "other",
         "license_name": "mine",
         "license_link": "https://example.com/licence",
+        "language": ["en", "de"],
     }
+
+
+def test_of_several_trainings_the_hub_is_told_the_first_base_and_the_text_has_a_line_for_each():
+    facts = dataclasses.replace(
+        _FACTS, base_model="final_model", first_base="org/tiny", lineage=["org/tiny, trained on a", "then on b"]
+    )
+
+    card = ModelCard(model_card(facts))
+
+    assert (card.data.base_model, card.data.to_dict()["base_model_relation"]) == ("org/tiny", "finetune")
+    text = _text_of(card)
+    assert text[text.index("Trainings") + 1 :][:2] == ["org/tiny, trained on a", "then on b"]
 
 
 def test_the_text_tells_what_was_trained_on_what_and_the_figures():
@@ -73,6 +93,7 @@ def test_the_text_tells_what_was_trained_on_what_and_the_figures():
 
     assert text[0] == "tiny-osft"
     assert text[1].startswith("This is org/tiny, fine-tuned on org/rows with OSFT")
+    assert text[text.index("What it learnt and what it kept") + 1 :][:2] == list(_FACTS.findings)
     for name, value in (
         ("final_loss", "1.23457"),
         ("tokens", "1,234,567"),
@@ -121,7 +142,7 @@ def test_markup_in_a_name_stays_text(name: str):
 
 @pytest.mark.parametrize("value", ["a: b", "- x", "null", '"', "'", "#", "two\nlines\n---\nmore", "{}", "yes"])
 def test_what_yaml_reads_is_quoted_in_the_front_matter(value: str):
-    facts = CardFacts("x", "org/tiny", value, True, "c", license={"license": "other", "license_name": value})
+    facts = CardFacts("x", "org/tiny", value, True, "c", carried={"license": "other", "license_name": value})
 
     data = ModelCard(model_card(facts)).data.to_dict()
 
@@ -129,9 +150,10 @@ def test_what_yaml_reads_is_quoted_in_the_front_matter(value: str):
 
 
 @pytest.mark.parametrize(
-    ("card", "license"),
+    ("card", "carried"),
     [
         ("---\nlicense: apache-2.0\nbase_model: x/y\n---\ntext", {"license": "apache-2.0"}),
+        ("---\nlicense: mit\nlanguage: en\n---\n", {"license": "mit", "language": "en"}),
         (
             "---\nlicense: other\nlicense_name: l\nlicense_link: LICENSE\n---\n",
             {"license": "other", "license_name": "l", "license_link": "LICENSE"},
@@ -143,11 +165,11 @@ def test_what_yaml_reads_is_quoted_in_the_front_matter(value: str):
         (None, {}),
     ],
 )
-def test_the_licence_is_the_one_of_the_base_models_card(tmp_path: Path, card: str | None, license: dict):
+def test_licence_and_language_are_those_of_the_base_models_card(tmp_path: Path, card: str | None, carried: dict):
     if card is not None:
         (tmp_path / "README.md").write_text(card, encoding="utf-8")
 
-    assert license_of(tmp_path) == license
+    assert carried_metadata(tmp_path) == carried
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
-from kfp_osft.stages.export_model.run_parameters import training_parameters
+from kfp_osft.stages.export_model.run_parameters import training_parameters, with_effect, without_folder
 
 # A value other than the default for each that goes anywhere; lists and maps with all that their syntax has.
 GIVEN = {
@@ -33,6 +33,9 @@ GIVEN = {
     "training_lr_scheduler_kwargs": "min_lr=1e-06,num_cycles=0.5,flag=true,name=x",
     "training_save_final_checkpoint": True,
     "training_runtime": "mine",
+    "training_min_osft_share": 0.25,
+    "training_export_broken_model": True,
+    "training_trust_remote_code": True,
     "dataset_columns": "user=my\\, question,assistant=answer",
     "dataset_subset": 100,
     "training_validation_split": 0.1,
@@ -97,3 +100,40 @@ def test_the_base_model_is_the_one_that_was_given_and_not_the_folder_it_was_fetc
     run["about"]["base_model"] = "oci://registry/model:1"
 
     assert training_parameters(run)["training_base_model"] == "oci://registry/model:1"
+
+
+def test_a_ratio_of_1_and_a_familys_own_patterns_are_given_back_as_they_were_given():
+    run = _run({"training_unfreeze_rank_ratio": 1.0})
+    run["osft"]["target_patterns"] = ["q_proj"]
+    run["about"]["uses_family_patterns"] = True
+
+    parameters = training_parameters(run)
+
+    assert parameters["training_unfreeze_rank_ratio"] == 1.0
+    assert "training_target_patterns" not in parameters
+
+
+def test_people_see_the_parameters_that_had_an_effect():
+    given = {**GIVEN, "training_show_sample": False, "training_use_processed_dataset": True}
+    parameters = training_parameters(_run(given), was_processed=True)
+
+    local, cluster = (with_effect(parameters, on_this_computer) for on_this_computer in (True, False))
+
+    assert "training_num_epochs" in local and "training_target_patterns" in local
+    # Of pods, of what may go on or is shown, switched off, or without effect on rows that hold their labels.
+    without = {
+        "training_base_model",
+        "training_resource_num_workers",
+        "training_time_limit_minutes",
+        "training_show_sample",
+        "training_min_osft_share",
+        "training_use_liger",
+        "training_unmask_messages",
+    }
+    assert not without & local.keys()
+    assert cluster.keys() - local.keys() == {"training_runtime"}
+
+
+@pytest.mark.parametrize(("base_model", "kept"), [("/home/me/model", False), ("~/model", False), ("org/model", True)])
+def test_a_base_model_that_is_a_folder_is_not_published(base_model: str, kept: bool):
+    assert ("training_base_model" in without_folder({"training_base_model": base_model})) is kept

@@ -36,9 +36,13 @@ def test_the_local_engine_trains_and_a_second_launch_uses_it_again(
     assert (checkpoint_dir / "hf_format" / "samples_64.0" / "model.safetensors").is_file()
     assert "step 8/8 | epoch 2 | loss " in first.log
 
-    second = kfp_local.run(launch_trainjob, training_config=training_config, pvc_path=str(pvc))
+    # What only later stages read may have changed.
+    config = json.loads(training_config)
+    config["data"]["export_broken_model"] = True
+    second = kfp_local.run(launch_trainjob, training_config=json.dumps(config), pvc_path=str(pvc))
 
     assert second.outputs == outputs
+    assert json.loads((checkpoint_dir / "osft_run.json").read_text())["data"]["export_broken_model"] is True
     assert "is complete" in second.log and "step 1/8" not in second.log
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from helpers.tiny_model import make_tiny_model, write_chat_rows
+from kfp_osft.shared.knowledge.coverage import coverage_of
 from kfp_osft.shared.knowledge.kept_subspace import ModelChanges
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.reporting.errors import TrainingError
@@ -184,6 +185,7 @@ class Trained:
 
     def __init__(self, base: Path, folder: Path, **osft) -> None:
         self.base, self.data, self.lines = base, folder / "data" / "data.jsonl", []
+        self.kinds = coverage_of(str(base)).kinds
         self.args = {
             "model_path": str(base),
             "data_output_dir": str(folder / "data"),
@@ -205,7 +207,7 @@ class Trained:
         self.steps = [json.loads(line) for line in metrics]
 
     def leaks(self) -> dict[str, float]:
-        return {change.name: change.share for change in ModelChanges(self.base, self.checkpoint, RATIO)}
+        return {change.name: change.share for change in ModelChanges(self.base, self.checkpoint, RATIO, self.kinds)}
 
 
 @pytest.fixture(scope="module")

@@ -32,23 +32,12 @@ class StreamablePopen:
     def __init__(self, log_file, command):
         self.command = command
 """
-# As mini-trainer 0.9 has it: the first name that is a part of the model's path.
-OSFT_UTILS = """
-MODEL_NAME_MAPPINGS = {"opt": "opt", "qwen": "qwen"}
-
-def get_model_patterns(name):
-    return next(([f"{key}_matrices"] for key in MODEL_NAME_MAPPINGS if key in name), ["default_matrices"])
-"""
 TRANSFORMERS = """
-class AutoConfig:
-    model_type = "qwen2"
-
-    @classmethod
-    def from_pretrained(cls, path):
-        return cls
+def resolve_trust_remote_code(trust_remote_code, *args):
+    return trust_remote_code
 """
 TRAINING_HUB = """
-import json, os, pathlib, shutil
+import json, os, pathlib
 from mini_trainer import api_train
 
 def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_rate=None, use_liger=None,
@@ -57,9 +46,13 @@ def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_r
     given = {name: value for name, value in locals().items() if value is not None and name != "kwargs"}
     seen = {"args": given}
     train_file = str(pathlib.Path(api_train.__file__).parent / "train.py")
+    from transformers.dynamic_module_utils import resolve_trust_remote_code
+
+    seen["trusted"] = resolve_trust_remote_code(True, "model"), resolve_trust_remote_code(None, "model")
+    seen["stdin"] = os.readlink("/proc/self/fd/0")
     seen["command"] = api_train.StreamablePopen("log", ["torchrun", train_file, "--seed=1"]).command
-    seen["env"], seen["torchrun"] = dict(os.environ), shutil.which("torchrun")
-    seen["script"] = pathlib.Path(seen["command"][1]).read_text() if len(seen["command"]) == 4 else None
+    seen["env"] = dict(os.environ)
+    seen["script"] = pathlib.Path(seen["command"][3]).read_text()
     folder = pathlib.Path(ckpt_output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if os.environ.get("INTERRUPTED"):
@@ -86,8 +79,9 @@ def image(tmp_path):
     (folder / "torch.py").write_text(TORCH)
     (folder / "mini_trainer" / "__init__.py").write_text(MINI_TRAINER)
     (folder / "mini_trainer" / "api_train.py").write_text(API_TRAIN)
-    (folder / "mini_trainer" / "osft_utils.py").write_text(OSFT_UTILS)
-    (folder / "transformers.py").write_text(TRANSFORMERS)
+    (folder / "transformers").mkdir()
+    (folder / "transformers" / "__init__.py").touch()
+    (folder / "transformers" / "dynamic_module_utils.py").write_text(TRANSFORMERS)
     (folder / "training_hub.py").write_text(TRAINING_HUB)
     (folder / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     return folder
@@ -184,7 +178,7 @@ def test_its_text_fits_into_a_trainjob_command():
     assert len(train_text().encode()) < 64 * 1024
 
 
-def test_with_a_gpu_arguments_and_mini_trainer_stay_as_they_are(run, tmp_path):
+def test_with_a_gpu_arguments_and_devices_stay_as_they_are(run, tmp_path):
     process, seen = run({"use_liger": True, "nproc_per_node": "auto", "learning_rate": 0.1}, GPUS="1")
     assert process.returncode == 0, process.stderr
     assert seen["args"] == {
@@ -194,15 +188,27 @@ def test_with_a_gpu_arguments_and_mini_trainer_stay_as_they_are(run, tmp_path):
         "nproc_per_node": "auto",
         "learning_rate": 0.1,
     }
-    assert seen["command"][1].endswith("mini_trainer/train.py")
-    assert "OMP_NUM_THREADS" not in seen["env"]
+    assert seen["env"]["OSFT_ON_CPU"] == "0" and "OMP_NUM_THREADS" not in seen["env"]
 
 
-@pytest.mark.parametrize(("device", "gpus"), [("auto", "0"), ("cpu", "0"), ("cpu", "1")])
-def test_without_a_gpu_torchrun_runs_the_script_itself(run, script, device, gpus):
+@pytest.mark.parametrize(("device", "gpus", "on_cpu"), [("auto", "0", "1"), ("cpu", "1", "1"), ("auto", "1", "0")])
+def test_torchrun_runs_the_script_itself_and_lies_beside_no_path(run, script, device, gpus, on_cpu):
     process, seen = run(device=device, GPUS=gpus)
     assert process.returncode == 0, process.stderr
-    assert seen["command"] == ["torchrun", str(script), "--cpu-worker", "--seed=1"]
+    assert seen["command"] == [sys.executable, "-m", "torch.distributed.run", str(script), "--worker", "--seed=1"]
+    assert seen["env"]["OSFT_ON_CPU"] == on_cpu
+
+
+@pytest.mark.parametrize(("given", "trusted"), [({}, False), ({"trust_remote_code": True}, True)])
+def test_code_beside_a_model_runs_only_where_it_was_asked_for_whatever_mini_trainer_says(run, given, trusted):
+    _, seen = run(given)
+    assert seen["trusted"] == [trusted, trusted]
+    assert seen["env"]["OSFT_TRUST_REMOTE_CODE"] == str(int(trusted))
+    assert "trust_remote_code" not in seen["args"]
+
+
+def test_nobody_can_answer_a_question_of_the_training(run):
+    assert run()[1]["stdin"] == "/dev/null"
 
 
 def test_device_cpu_hides_the_gpu_from_the_workers(run):
@@ -254,36 +260,6 @@ def test_on_the_cpu_liger_is_switched_off_and_said(run):
     process, seen = run({"use_liger": True})
     assert seen["args"]["use_liger"] is False
     assert "Liger kernels need a GPU" in process.stdout
-
-
-def test_a_path_that_looks_like_another_family_does_not_choose_the_matrices(run):
-    process, seen = run({"model_path": "/opt/models/qwen"})
-    assert seen["args"]["target_patterns"] == ["qwen_matrices"]
-    assert "the path /opt/models/qwen looks like another model's" in process.stdout
-
-
-def test_matrices_that_were_asked_for_are_the_ones(run):
-    _, seen = run({"model_path": "/opt/models/qwen", "target_patterns": ["q_proj"]})
-    assert seen["args"]["target_patterns"] == ["q_proj"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("path", "matrices"), [("/opt/app-root/model", "mlp.gate_proj"), ("/data/model", None)])
-def test_the_matrices_of_a_real_model_are_its_familys_wherever_it_lies(path, matrices, tiny_model, monkeypatch):
-    from mini_trainer.osft_utils import get_model_patterns
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(tiny_model)
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda asked: config)
-    if matrices:
-        assert matrices not in get_model_patterns(path), "mini-trainer goes by the family itself now"
-    patterns = train_script.target_patterns_of_family(path)
-    assert patterns is None if matrices is None else matrices in patterns
-
-
-def test_torchrun_is_found_beside_the_interpreter(run):
-    torchrun = run()[1]["torchrun"]
-    assert torchrun is not None and Path(torchrun).parent == Path(sys.executable).parent
 
 
 @pytest.mark.parametrize(("name", "hint"), [("lerning_rate", "'learning_rate'"), ("osft", ""), ("kwargs", "")])

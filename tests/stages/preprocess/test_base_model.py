@@ -1,22 +1,25 @@
 import json
 import os
+import re
 import shutil
 import struct
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fakes.hub import HubServer
+from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.model.folder import model_folder, safetensors_header
 from kfp_osft.shared.parameters.declarations import LR_SCHEDULERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.base_model import (
+    BaseModel,
     check_base_model,
     check_lr_scheduler,
-    check_target_patterns,
+    fetch_weights,
+    find_base_model,
     load_tokenizer,
 )
 
@@ -25,6 +28,15 @@ def error_of(function: Callable, *arguments: object) -> str:
     with pytest.raises(InputError) as error:
         function(*arguments)
     return str(error.value)
+
+
+def folder_model(folder: Path) -> BaseModel:
+    return BaseModel(str(folder), folder)
+
+
+def checked(folder: Path) -> dict:
+    """What identifies the model in a folder."""
+    return check_base_model(folder_model(folder))
 
 
 def safetensors(header: object, data: bytes = b"") -> bytes:
@@ -65,38 +77,33 @@ def test_a_path_is_told_from_a_model_id(
     assert model_folder(base_model) == expected
 
 
-def test_a_model_is_known_by_its_small_files_and_the_size_and_time_of_its_weights(model: Path):
-    identity = check_base_model(str(model))
+def test_a_model_is_known_by_its_small_files_and_its_weights(model: Path):
+    identity = checked(model)
 
     assert json.loads(json.dumps(identity)) == identity
     assert {"config.json", "tokenizer.json", "chat_template.jinja"} <= identity["files"].keys()
-    assert identity["weights"] == {
-        "model.safetensors": [
-            (model / "model.safetensors").stat().st_size,
-            (model / "model.safetensors").stat().st_mtime_ns,
-        ]
-    }
-    assert check_base_model(str(model)) == identity
+    weights = model / "model.safetensors"
+    assert identity["weights"] == {weights.name: [weights.stat().st_size, file_digest(weights)]}
+    assert checked(model) == identity
 
 
 @pytest.mark.parametrize(
     "changed", ["config.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"]
 )
 def test_a_changed_model_is_another_one(model: Path, changed: str):
-    before = check_base_model(str(model))
+    before = checked(model)
     file = model / changed
-    if changed == "model.safetensors":
-        os.utime(file, (1, 1))
-    else:
-        file.write_text(file.read_text() + "\n")
+    content = file.read_bytes()
+    # Weights of the same size: the last number is another one.
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if changed == "model.safetensors" else content + b"\n")
 
-    assert check_base_model(str(model)) != before
+    assert checked(model) != before
 
 
-def test_a_copy_elsewhere_has_the_same_small_files(model: Path, tmp_path: Path):
-    copy = shutil.copytree(model, tmp_path / "elsewhere")
+def test_a_copy_elsewhere_is_the_same_model(model: Path, tmp_path: Path):
+    copy = shutil.copytree(model, tmp_path / "elsewhere", copy_function=shutil.copyfile)
 
-    assert check_base_model(str(copy)) == check_base_model(str(model))
+    assert checked(copy) == checked(model)
 
 
 CONFIG = {"model_type": "qwen2"}
@@ -106,10 +113,10 @@ CONFIG = {"model_type": "qwen2"}
     ("files", "message"),
     [
         (None, "training_base_model={model}: no such folder"),
-        ({}, "training_base_model={model}: is no model folder, it has no config.json"),
+        ({}, "training_base_model={model}: not a model folder, it has no config.json"),
         (
             {"model.safetensors": safetensors({})},
-            "training_base_model={model}: is no model folder, it has no config.json",
+            "training_base_model={model}: not a model folder, it has no config.json",
         ),
         (
             {"config.json": json.dumps(CONFIG).encode()},
@@ -137,21 +144,19 @@ def test_a_folder_that_is_no_model_is_told(tmp_path: Path, files: dict[str, byte
         for name, content in files.items():
             (model / name).write_bytes(content)
 
-    assert error_of(check_base_model, str(model)).startswith(message.format(model=model))
+    assert error_of(checked, model).startswith(message.format(model=model))
 
 
 def test_a_file_is_no_model(model: Path):
-    assert error_of(check_base_model, str(model / "config.json")) == (
-        f"training_base_model={model}/config.json: no such folder"
-    )
+    assert error_of(checked, model / "config.json") == (f"training_base_model={model}/config.json: no such folder")
 
 
 def test_a_folder_without_a_tokenizer_is_told(model: Path):
     for file in model.glob("tokenizer*"):
         file.unlink()
 
-    check_base_model(str(model))
-    assert error_of(load_tokenizer, str(model)) == (
+    checked(model)
+    assert error_of(load_tokenizer, folder_model(model)) == (
         f"training_base_model={model}: has no tokenizer, its vocabulary is empty (is tokenizer.json missing?)"
     )
 
@@ -159,13 +164,13 @@ def test_a_folder_without_a_tokenizer_is_told(model: Path):
 def test_a_tokenizer_that_cannot_be_read_is_told(model: Path):
     (model / "tokenizer.json").write_text("{")
 
-    assert error_of(load_tokenizer, str(model)).startswith(
+    assert error_of(load_tokenizer, folder_model(model)).startswith(
         f"training_base_model={model}: AutoTokenizer cannot be loaded from its folder: "
     )
 
 
 def test_a_tokenizer_is_loaded_with_its_chat_template(model: Path):
-    tokenizer = load_tokenizer(str(model))
+    tokenizer = load_tokenizer(folder_model(model))
 
     assert tokenizer.eos_token == "<|im_end|>" and "im_start" in tokenizer.chat_template
 
@@ -179,7 +184,7 @@ def test_cut_weights_are_told(model: Path, part: float):
     size = weights.stat().st_size
     os.truncate(weights, int(size * part))
 
-    message = error_of(check_base_model, str(model))
+    message = error_of(checked, model)
 
     if part < 0.01:
         assert message == f"{weights} is not a safetensors file"
@@ -193,7 +198,7 @@ def test_weights_with_something_behind_them_are_told(model: Path):
     with weights.open("ab") as file:
         file.write(b"\0")
 
-    assert "bytes, but its header says" in error_of(check_base_model, str(model))
+    assert "bytes, but its header says" in error_of(checked, model)
 
 
 TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -250,12 +255,12 @@ def split_weights(model: Path) -> None:
 def test_weights_in_several_files_are_taken_when_all_are_there(model: Path):
     split_weights(model)
 
-    assert list(check_base_model(str(model))["weights"]) == [
+    assert list(checked(model)["weights"]) == [
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
     ]
     (model / "model-00002-of-00002.safetensors").unlink()
-    assert error_of(check_base_model, str(model)) == (
+    assert error_of(checked, model) == (
         f"training_base_model={model}: model-00002-of-00002.safetensors is missing, which "
         "model.safetensors.index.json names"
     )
@@ -265,40 +270,10 @@ def test_weights_in_several_files_are_taken_when_all_are_there(model: Path):
 def test_a_broken_index_of_weights_is_told(model: Path, content: str):
     (model / "model.safetensors.index.json").write_text(content)
 
-    assert error_of(check_base_model, str(model)) == (
-        f"{model / 'model.safetensors.index.json'} is not an index of weight files"
-    )
+    assert error_of(checked, model) == (f"{model / 'model.safetensors.index.json'} is not an index of weight files")
 
 
 # Parameters that must fit the model
-
-
-@pytest.mark.parametrize("patterns", [[], ["q_proj"], ["self_attn.q_proj", "mlp.up_proj"], ["layers.1."]])
-@pytest.mark.parametrize("split", [False, True])
-def test_target_patterns_that_match_are_taken(model: Path, patterns: list[str], split: bool):
-    if split:
-        split_weights(model)
-
-    check_target_patterns(str(model), patterns)
-
-
-@pytest.mark.parametrize(
-    ("patterns", "unmatched"),
-    [
-        (["q_porj"], "q_porj"),
-        (["q_proj", "mlp.q_proj", "down"], "mlp.q_proj"),
-        # A pattern is no regular expression, and a norm is no matrix.
-        ([".*q_proj"], ".*q_proj"),
-        (["input_layernorm"], "input_layernorm"),
-        (["a", "xyz", "Q_PROJ"], "xyz, Q_PROJ"),
-    ],
-)
-def test_target_patterns_that_match_nothing_are_told(model: Path, patterns: list[str], unmatched: str):
-    message = error_of(check_target_patterns, str(model), patterns)
-
-    assert message.startswith(
-        f"training_target_patterns: {unmatched} matches no weight matrix of {model}; its matrices are named as model."
-    )
 
 
 SCHEDULER_NEEDS = {
@@ -350,53 +325,137 @@ def test_arguments_that_a_scheduler_does_not_take_or_misses_are_told(
     assert message in error
 
 
-# The Hugging Face Hub, through the real transformers: HF_ENDPOINT is read when it is imported
+# Code beside a model
 
 
-CHILD = """
-import json, sys
-from kfp_osft.stages.preprocess.base_model import check_base_model, load_tokenizer
-for model in sys.argv[1:]:
-    try:
-        identity = check_base_model(model)
-        print(json.dumps([identity, len(load_tokenizer(model))]))
-    except Exception as error:
-        print(json.dumps(f"{type(error).__name__}: {error}"))
-"""
+@pytest.fixture
+def model_with_code(model: Path) -> Path:
+    """A model whose config wants a class of its own, which leaves a file where it runs."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps(config | {"model_type": "mine", "auto_map": {"AutoConfig": "mine.MyConfig"}})
+    )
+    (model / "mine.py").write_text(
+        "import pathlib\n"
+        "from transformers import Qwen2Config\n"
+        f"pathlib.Path({str(model / 'ran')!r}).touch()\n"
+        "class MyConfig(Qwen2Config):\n    model_type = 'mine'\n"
+    )
+    return model
 
 
-@pytest.mark.slow
-def test_a_hub_model_is_known_by_its_revision_and_a_missing_one_is_told(tiny_model: Path, tmp_path: Path):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    with HubServer() as hub:
-        files = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
-        commit = hub.commit("org/model", files, kind="models")
-        hub.commit("org/gated", files, kind="models", gated=True)
-        process = subprocess.run(
-            [sys.executable, "-c", CHILD, "org/model", "org/missing", "org/gated"],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")},
+def test_code_beside_a_model_does_not_run_and_the_parameter_that_allows_it_is_named(
+    model_with_code: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # As `yes | kfp-osft run` answers; transformers would ask.
+    monkeypatch.setattr("builtins.input", lambda *question: "y")
+
+    assert error_of(checked, model_with_code) == (
+        f"training_base_model={model_with_code}: its config is Python code beside the model; "
+        "training_trust_remote_code=True runs it, if you trust whoever wrote it"
+    )
+    assert not (model_with_code / "ran").exists()
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_code_runs_where_it_is_trusted_and_a_family_that_transformers_knows_needs_none(
+    model_with_code: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trusted: bool
+):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    if not trusted:
+        config = json.loads((model_with_code / "config.json").read_text())
+        (model_with_code / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+
+    assert check_base_model(folder_model(model_with_code), trusted)["files"]
+    assert (model_with_code / "ran").exists() is trusted
+
+
+# The Hugging Face Hub
+
+
+@pytest.fixture
+def hub(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub with org/model, which the libraries of this process talk to; its cache is empty."""
+    from huggingface_hub import constants
+
+    files = {file.name: file.read_bytes() for file in tiny_model.iterdir()}
+    other = {"onnx/model.safetensors": b"other", "consolidated.safetensors": b"other", "pytorch_model.bin": b"other"}
+    with HubServer() as server:
+        server.commit("org/model", {**files, **other, "mine.py": b"print()"}, kind="models")
+        server.commit("org/gated", files, kind="models", gated=True)
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home"))
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        # No weights were fetched for it.
-        assert not [request for request in hub.requests if "safetensors" in request]
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
 
-    found, missing, gated = [json.loads(line) for line in process.stdout.splitlines()]
-    assert found == [{"id": "org/model", "revision": commit}, len(load_tokenizer(str(tiny_model)))]
-    for name, error in {"org/missing": missing, "org/gated": gated}.items():
-        assert error.startswith(
-            f"InputError: training_base_model={name}: AutoConfig cannot be loaded from the Hugging Face Hub "
-            "(is the id right, is HF_TOKEN needed?): "
-        )
+
+def test_a_hub_model_is_resolved_to_a_commit_once_and_its_weights_come_last(
+    hub: HubServer, tiny_model: Path, tmp_path: Path
+):
+    model = find_base_model("org/model", tmp_path)
+    commit = model.folder.name
+
+    assert check_base_model(model) == {"id": "org/model", "revision": commit}
+    assert len(load_tokenizer(model)) == len(load_tokenizer(folder_model(tiny_model)))
+    assert model.folder.is_relative_to(tmp_path / ".cache" / "huggingface" / "hub")
+    assert not [request for request in hub.requests if "safetensors" in request]
+
+    # The branch moves on, the model does not.
+    hub.commit("org/model", {"config.json": b"{}"}, kind="models")
+    fetch_weights(model)
+
+    assert (model.folder / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    fetched = [request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request]
+    assert not {"consolidated.safetensors", "pytorch_model.bin", "mine.py"} & set(fetched)
+    assert not (model.folder / "onnx").exists()
+    # Given with its commit it is the same again, and a branch is told from it.
+    assert find_base_model(f"org/model@{commit}", tmp_path).folder == model.folder
+    assert find_base_model("org/model", tmp_path).folder != model.folder
+
+
+def test_on_this_computer_the_cache_is_hugging_faces_own(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OSFT_LAUNCHER", "local")
+
+    assert find_base_model("org/model", tmp_path / "workspace").folder.is_relative_to(tmp_path / "home")
+
+
+def test_code_of_a_hub_model_is_fetched_only_where_it_is_trusted(hub: HubServer, tmp_path: Path):
+    assert (find_base_model("org/model", tmp_path, True).folder / "mine.py").is_file()
+
+
+def test_without_the_hub_a_model_of_the_cache_is_taken_and_said(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = find_base_model("org/model", tmp_path)
+    fetch_weights(model)
+    hub.broken = re.compile("org/model")
+
+    again = find_base_model("org/model", tmp_path)
+    fetch_weights(again)
+
+    assert again.folder == model.folder
+    assert f"taken from the cache, commit {model.folder.name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["org/missing", "org/gated", "org/model@no-such-revision", "not a model id"])
+def test_what_the_hub_does_not_give_is_told(hub: HubServer, tmp_path: Path, name: str):
+    assert error_of(find_base_model, name, tmp_path).startswith(
+        f"training_base_model={name}: cannot be fetched from the Hugging Face Hub (is the id right, is HF_TOKEN "
+        "needed?): "
+    )
 
 
 def test_a_hub_model_without_a_hub_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
-    assert error_of(check_base_model, "org/no-such-model").startswith(
-        "training_base_model=org/no-such-model: AutoConfig cannot be loaded from the Hugging Face Hub "
+    assert error_of(find_base_model, "org/no-such-model", tmp_path).startswith(
+        "training_base_model=org/no-such-model: cannot be fetched from the Hugging Face Hub "
     )

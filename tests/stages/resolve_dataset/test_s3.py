@@ -99,7 +99,7 @@ def test_the_data_objects_below_a_prefix_are_fetched(
     }.items():
         store.put(bucket, key, content)
 
-    path, rows = resolve(f"s3://{bucket}/set{slash}", "train", str(pvc), None)
+    path, rows, *_ = resolve(f"s3://{bucket}/set{slash}", "train", str(pvc), None)
 
     assert rows == 2
     assert files_in(Path(path)) == {Path(path) / name for name in (".manifest.json", "b.jsonl.gz", "below/a.json")}

@@ -27,7 +27,7 @@ from fakes.registry import (
 )
 from helpers.oci_models import MODEL, OTHER, below, contents, error_of, is_clean, needs_registry, start_pull
 from kfp_osft.stages import preprocess
-from kfp_osft.stages.preprocess.base_model import check_base_model
+from kfp_osft.stages.preprocess.base_model import BaseModel, check_base_model
 from kfp_osft.stages.preprocess.oci.credentials import SECRET_VARIABLE
 from kfp_osft.stages.preprocess.oci.model import pull_model, pulled_digest
 from kfp_osft.stages.preprocess.oci.registry import parse_reference
@@ -255,7 +255,7 @@ def test_a_pulled_model_is_known_by_its_digest(push: Callable, layout: Layout, w
 
     model = pull_model(push(layout.tar(below("models", files), "gzip")), workspace)
 
-    digest = check_base_model(str(model))["oci"]
+    digest = check_base_model(BaseModel("oci://host/model:1", model))["oci"]
     assert model.parent.name == digest.removeprefix("sha256:")[:12]
     assert contents(model) == files
 

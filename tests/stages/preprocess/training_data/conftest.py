@@ -9,6 +9,7 @@ import pytest
 
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess import training_data
+from kfp_osft.stages.preprocess.base_model import BaseModel
 from kfp_osft.stages.preprocess.training_data import Preprocessed, preprocess_dataset
 
 
@@ -71,9 +72,9 @@ def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     runs: list[str] = []
     load_tokenizer = training_data.load_tokenizer
 
-    def load(base_model: str) -> object:
-        runs.append(base_model)
-        return load_tokenizer(base_model)
+    def load(base_model: BaseModel, trust_remote_code: bool) -> object:
+        runs.append(base_model.name)
+        return load_tokenizer(base_model, trust_remote_code)
 
     monkeypatch.setattr(training_data, "load_tokenizer", load)
     return runs

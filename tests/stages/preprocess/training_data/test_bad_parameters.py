@@ -13,7 +13,7 @@ from kfp_osft.stages.preprocess.training_data import SCHEDULERS_OF_ARGUMENTS, pr
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"base_model": "{tmp}"}, "training_base_model={tmp}: is no model folder, it has no config.json"),
+        ({"base_model": "{tmp}"}, "training_base_model={tmp}: not a model folder, it has no config.json"),
         ({"base_model": "/no/model"}, "training_base_model=/no/model: no such folder"),
         ({"target_patterns": "q_proj,porj"}, "training_target_patterns: porj matches no weight matrix of "),
         (
@@ -149,7 +149,8 @@ def test_a_file_of_rows_may_lie_beside_the_output(run, dataset):
 
 
 def test_a_value_that_will_not_run_as_given_is_a_warning(run, chat_rows: Path, capsys: pytest.CaptureFixture[str]):
-    run(chat_rows, fsdp_sharding_strategy="NO_SHARD", osft_memory_efficient_init=False)
+    plan = {"effective_batch_size": 1, "num_epochs": 10}
+    run(chat_rows, fsdp_sharding_strategy="NO_SHARD", osft_memory_efficient_init=False, **plan)
 
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Warning: ")]
     assert len(warnings) == 2

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.preprocess_rows import ANSWER, tokens
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.preprocess.base_model import load_tokenizer
+from kfp_osft.stages.preprocess.base_model import BaseModel, load_tokenizer
 from kfp_osft.stages.preprocess.training_data import Preprocessed, preprocess_dataset
 
 
@@ -17,7 +17,7 @@ def row(number: int, **more: object) -> dict:
 @pytest.fixture
 def numbers_in(tiny_model: Path) -> Callable[[Path], list[int]]:
     """The numbers of the questions in a file of samples."""
-    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer = load_tokenizer(BaseModel("tiny", tiny_model))
 
     def read(path: Path) -> list[int]:
         texts = tokenizer.batch_decode([json.loads(line)["input_ids"] for line in path.read_text().splitlines()])

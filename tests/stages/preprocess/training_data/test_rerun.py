@@ -70,8 +70,8 @@ def test_other_data_models_and_lengths_are_tokenized_again(
     assert (Path(second.data_path).read_bytes() == before) == (changed == "max_seq_len")
 
 
-@pytest.mark.parametrize("broken", ["data is gone", "manifest is gone", "manifest is cut", "manifest of another"])
-def test_data_without_its_manifest_is_made_again(run, chat_rows: Path, tokenized: list, broken: str):
+@pytest.mark.parametrize("broken", ["data is gone", "manifest of another"])
+def test_data_that_is_not_what_its_manifest_says_is_made_again(run, chat_rows: Path, tokenized: list, broken: str):
     first = run(chat_rows)
     data, manifest = Path(first.data_path), Path(first.data_path).parent / "manifest.json"
     before, text = data.read_bytes(), manifest.read_text()
@@ -80,17 +80,27 @@ def test_data_without_its_manifest_is_made_again(run, chat_rows: Path, tokenized
         data.unlink()
     else:
         data.write_bytes(b"cut")
-        manifest.unlink()
-    if broken == "manifest is cut":
-        manifest.write_text(text[:40])
-    elif broken == "manifest of another":
         manifest.write_text(json.dumps(json.loads(text) | {"fingerprint": "0" * 64}))
 
     assert run(chat_rows) == first and len(tokenized) == 2
     assert data.read_bytes() == before and manifest.read_text() == text
 
 
-def test_after_a_failure_the_earlier_data_is_not_taken_for_the_new_rows_nor_kept_for_the_old(
+@pytest.mark.parametrize("broken", ["manifest is gone", "manifest is cut"])
+def test_data_without_its_manifest_may_be_anybodys_and_stays(run, chat_rows: Path, broken: str):
+    data = Path(run(chat_rows).data_path)
+    manifest = data.parent / "manifest.json"
+    before, text = data.read_bytes(), manifest.read_text()
+    manifest.unlink()
+    if broken == "manifest is cut":
+        manifest.write_text(text[:40])
+
+    with pytest.raises(InputError, match=r"holds data\.jsonl, .*which preprocess did not write and would overwrite"):
+        run(chat_rows)
+    assert data.read_bytes() == before
+
+
+def test_after_a_failure_the_earlier_data_is_not_taken_for_the_new_rows_and_stays_for_the_old(
     run, dataset, tmp_path: Path, tokenized: list
 ):
     folder = str(tmp_path / "tokens")
@@ -101,9 +111,8 @@ def test_after_a_failure_the_earlier_data_is_not_taken_for_the_new_rows_nor_kept
     for _ in range(2):
         with pytest.raises(InputError):
             run(dataset([QUESTION], name="bad.jsonl"), data_output_dir=folder)
-        assert not (tmp_path / "tokens" / "manifest.json").exists()
 
-    assert run(good, data_output_dir=folder) == first and len(tokenized) == 4
+    assert run(good, data_output_dir=folder) == first and len(tokenized) == 3
     assert Path(first.data_path).read_bytes() == before
 
 

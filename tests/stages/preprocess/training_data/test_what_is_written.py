@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from helpers.preprocess_rows import ANSWER, QUESTION, answer_of, samples_of, tokens_of
+from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.stages.preprocess.base_model import load_tokenizer
+from kfp_osft.stages.preprocess.base_model import BaseModel, load_tokenizer
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
 
@@ -38,7 +39,7 @@ def test_samples_are_in_the_order_of_the_rows_of_all_files(run, dataset, tiny_mo
 
     result = run(dataset(name="none.txt").parent)
 
-    texts = load_tokenizer(str(tiny_model)).batch_decode(tokens_of(result))
+    texts = load_tokenizer(BaseModel("tiny", tiny_model)).batch_decode(tokens_of(result))
     assert [int(text.split()[2]) for text in texts] == list(range(1400))
 
 
@@ -58,6 +59,8 @@ def test_the_counts_are_logged_returned_and_written_beside_the_data(run, dataset
     assert list(about) == [
         "base_model",
         "dataset",
+        "osft_coverage",
+        "uses_family_patterns",
         "validation_dataset",
         "validation_samples",
         "rows",
@@ -99,6 +102,9 @@ def test_the_counts_are_logged_returned_and_written_beside_the_data(run, dataset
         f"Tokens: {about['tokens']}, {share:.0%} of them with loss; a sample has {first} (median), {second} "
         f"(95th percentile), at most {second}",
     ]
+    coverage = Coverage.from_figures(about["osft_coverage"])
+    assert lines[-1] == coverage.describe() and lines[-1].startswith("OSFT limits 100% of the weights")
+    assert report["osft"].items() >= about["osft_coverage"].items()
 
 
 def test_a_row_of_megabytes_is_dropped_before_it_is_tokenized(run, dataset, monkeypatch: pytest.MonkeyPatch):
@@ -128,7 +134,7 @@ def test_the_first_sample_is_shown_with_its_loss_marked(run, dataset, capsys: py
     report = (Path(result.data_path).parent / "report.json").read_text()
     assert json.loads(report)["sample"] == shown
     log = capsys.readouterr().out
-    assert log.endswith(f"The first sample, between [[ and ]] what is learnt:\n{shown}\n")
+    assert f"The first sample, between [[ and ]] what is learnt:\n{shown}\nOSFT limits" in log
     assert report.count("Vienna") == log.count("Vienna") == 1
 
 
@@ -152,7 +158,7 @@ def test_warnings_about_rows_are_reported_with_their_places(run, dataset, capsys
         [QUESTION, ANSWER | {"weight": 0}],
     )
 
-    result = run(rows)
+    result = run(rows, effective_batch_size=1, num_epochs=10)
 
     warnings = [
         "1 row: an answer is empty or blank; it is not learnt (rows.jsonl, row 2)",
@@ -179,6 +185,7 @@ def test_the_config_holds_the_typed_arguments_of_the_training(run, chat_rows: Pa
         seed=7,
         use_liger=False,
         target_patterns="q_proj, up_proj",
+        min_osft_share=0.3,
         lr_scheduler="cosine_with_restarts",
         lr_scheduler_kwargs="num_cycles=2",
         envs="NCCL_DEBUG=INFO,A=1",
@@ -245,6 +252,8 @@ def test_what_is_left_out_is_not_passed(run, chat_rows: Path):
         "learning_rate",
         "num_epochs",
         "unfreeze_rank_ratio",
+        # The family's: the training takes what was looked at here, whatever its own version would pick.
+        "target_patterns",
         "data_path",
         "data_output_dir",
         "ckpt_output_dir",
@@ -257,7 +266,7 @@ def test_the_training_is_given_the_checked_arguments_by_names_that_it_has(run, c
 
     from training_hub import osft
 
-    config = json.loads(run(chat_rows, unmask_messages=True, target_patterns="q_proj").training_config)
+    config = json.loads(run(chat_rows, unmask_messages=True, target_patterns="mlp").training_config)
 
     assert set(config["osft"]) <= set(inspect.signature(osft).parameters)
 

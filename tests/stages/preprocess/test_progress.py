@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.shared.reporting import progress
-from kfp_osft.shared.reporting.progress import Progress, rows_in
+from kfp_osft.stages.preprocess import progress
+from kfp_osft.stages.preprocess.progress import Progress, rows_in
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""A base model of the Hugging Face Hub: resolved to a commit once, and fetched at that commit."""
+
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import NamedTuple
+
+from kfp_osft.shared.model.folder import split_hub_id
+from kfp_osft.shared.network.errors import is_lasting, network_cause
+from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.log import log
+
+_SMALL_FILES = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "README.md",
+    "LICENSE*",
+    "NOTICE*",
+    "additional_chat_templates/*",
+)
+_CODE = "*.py"
+# The first of these that a model has.
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# The same weights in the formats of other libraries.
+_OTHER_WEIGHTS = ("consolidated*", "adapter_*")
+
+
+class HubModel(NamedTuple):
+    """A model of the Hub at one commit.
+
+    Attributes:
+        name: org/name.
+        commit: the commit's hash.
+        folder: its folder in the cache, which is named like the commit.
+        weights: names of its weight files; empty where the Hub could not be asked and the cache's are taken.
+        cache: folder of the cache; None for the Hugging Face cache of this computer.
+    """
+
+    name: str
+    commit: str
+    folder: Path
+    weights: tuple[str, ...]
+    cache: Path | None
+
+
+def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) -> HubModel:
+    """Resolves org/name or org/name@revision to a commit, and fetches the small files.
+
+    On a cluster the cache is in the workspace, which the training pods see too; on this computer, where the training
+    runs beside it (OSFT_LAUNCHER=local), it is Hugging Face's own. Without the Hub, what is in the cache is taken.
+
+    Raises:
+        InputError: the Hub does not give it, and it is not in the cache.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    name, revision = split_hub_id(base_model)
+    cache = None if os.environ.get("OSFT_LAUNCHER") == "local" else workspace / ".cache" / "huggingface" / "hub"
+    try:
+        found = HfApi().model_info(name, revision=revision)
+        files = [sibling.rfilename for sibling in found.siblings or []]
+        wanted = [file for file in files if _matches(file, (*_SMALL_FILES, *([_CODE] if trust_remote_code else [])))]
+        folder = Path(snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted))
+        _remember(folder, revision or "main")
+        return HubModel(name, found.sha, folder, tuple(_weights(files)), cache)
+    except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
+        raise _not_given(base_model, error) from None
+    # A Hub that is away, which is another exception with each HTTP client.
+    except Exception as error:
+        try:
+            # One file: huggingface_hub 2 refuses a snapshot without all that is asked for, and weights of other
+            # formats never were. Whether ours are whole is looked at with those of all models.
+            folder = Path(
+                snapshot_download(
+                    name, revision=revision, cache_dir=cache, local_files_only=True, allow_patterns="config.json"
+                )
+            )
+        except Exception:
+            if is_lasting(error):
+                raise InputError(
+                    f"training_base_model={base_model}: the Hugging Face Hub cannot be reached: {network_cause(error)}"
+                ) from None
+            raise _not_given(base_model, error) from None
+        log(f"The Hugging Face Hub does not answer; {name} is taken from the cache, commit {folder.name}")
+        return HubModel(name, folder.name, folder, (), cache)
+
+
+def fetch_hub_weights(model: HubModel) -> None:
+    """Fetches the weights of the commit; what is there already is not fetched again.
+
+    Raises:
+        InputError: the Hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not model.weights:
+        return
+    log(f"Fetching the weights of {model.name} at commit {model.commit}")
+    try:
+        snapshot_download(model.name, revision=model.commit, cache_dir=model.cache, allow_patterns=list(model.weights))
+    except Exception as error:
+        raise _not_given(model.name, error) from None
+
+
+def _remember(folder: Path, revision: str) -> None:
+    """Notes the commit that a branch or tag meant, where huggingface_hub looks for it without a Hub."""
+    if revision != folder.name:
+        ref = folder.parents[1] / "refs" / revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        ref.write_text(folder.name, encoding="utf-8")
+
+
+def _matches(file: str, patterns: Sequence[str]) -> bool:
+    """Whether a file is one of these; "*" stands for no "/"."""
+    return any(fnmatch(file, pattern) and file.count("/") == pattern.count("/") for pattern in patterns)
+
+
+def _weights(files: Sequence[str]) -> list[str]:
+    for pattern in _WEIGHTS:
+        found = [file for file in files if _matches(file, (pattern,)) and not _matches(file, _OTHER_WEIGHTS)]
+        if found:
+            return found
+    return []
+
+
+def _not_given(base_model: str, error: Exception) -> InputError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(
+        f"training_base_model={base_model}: cannot be fetched from the Hugging Face Hub (is the id right, is HF_TOKEN "
+        f"needed?): {reason}"
+    )

@@ -15,7 +15,7 @@ from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.rows.files import dataset_files
-from kfp_osft.stages.render_loss_chart.run_chart import CHART_PICTURE
+from kfp_osft.stages.render_loss_chart.rendering import CHART_PICTURE
 
 _LOG = "run.log"
 _ARTIFACTS = "artifacts"

@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class OutputArtifact(Protocol):
-    """What is used of a KFP output artifact; its uri is KFP's to set."""
+    """The part of a KFP output artifact that is used here; KFP sets both."""
 
     @property
     def path(self) -> str: ...

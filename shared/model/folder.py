@@ -1,4 +1,4 @@
-"""Reading a model's folder without loading its weights."""
+"""Reads a model folder without loading its weights."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from kfp_osft.shared.reporting.errors import InputError
 
 
 def model_folder(base_model: str) -> Path | None:
-    """The folder of a model that lies on this computer or the PVC; None for a Hugging Face model id."""
+    """The folder of a model on this computer or the PVC; None for a Hugging Face model id."""
     path = Path(os.path.expanduser(base_model))
     return path if base_model.startswith(("/", "./", "../", "~")) or path.exists() else None
 
@@ -20,7 +20,7 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
     """Names of the tensors in a safetensors file, with dtype, shape and data_offsets (the format's own fields).
 
     Raises:
-        InputError: the file is no safetensors file, or its size is not what its header says (a cut one).
+        InputError: the file is not a safetensors file, or its size differs from what its header says (truncated).
     """
     try:
         with file.open("rb") as opened:
@@ -31,7 +31,7 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
     except (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError):
         raise InputError(f"{file} is not a safetensors file") from None
     if end != file.stat().st_size:
-        raise InputError(f"{file} has {file.stat().st_size} bytes where its header says {end}: it was cut off")
+        raise InputError(f"{file} has {file.stat().st_size} bytes, but its header says {end}: it is truncated")
     return header
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.rows.chat_tokens import NO_LOSS, Sample
 
-# The logits of one token are a float32 for each word of the vocabulary: 0.6 GB at once for 150,000 words.
+# The logits of a token are a float32 for each token of the vocabulary: 0.6 GB at once with 150,000.
 _TOKENS_AT_ONCE = 1024
-# Models with larger files are computed in the type they are saved in.
+# Models with larger files are evaluated in the dtype they are saved in.
 _FLOAT32_BYTES = 8e9
 
 
@@ -23,7 +23,7 @@ class SummedLoss(NamedTuple):
 
 
 def mean(losses: Sequence[SummedLoss]) -> float:
-    """The mean loss in nats a token, over all tokens of all samples.
+    """The mean loss in nats per token, over all tokens of all samples.
 
     Raises:
         ValueError: no token counts.
@@ -46,10 +46,10 @@ def sample_losses(model: Any, samples: Sequence[Sample], seconds: float = float(
     Args:
         model: a transformers causal language model.
         samples: token ids and labels of the same length; labels of NO_LOSS do not count.
-        seconds: no further samples are begun after that time; the first ones always are.
+        seconds: no new batch is started after this time; the first one always is.
 
     Returns:
-        One loss a sample, in their order; fewer than samples when the time was over.
+        One loss per sample, in order; fewer than samples if time ran out.
     """
     import torch
 
@@ -58,7 +58,7 @@ def sample_losses(model: Any, samples: Sequence[Sample], seconds: float = float(
     for batch in _batches(samples):
         if losses and time.monotonic() > until:
             break
-        # Padded on the right, where a causal model does not look: no mask is needed.
+        # Padded on the right, which a causal model does not attend to: no mask is needed.
         ids = torch.zeros(len(batch), max(len(sample.input_ids) for sample in batch), dtype=torch.long)
         for row, sample in zip(ids, batch, strict=True):
             row[: len(sample.input_ids)] = torch.tensor(sample.input_ids)
@@ -109,7 +109,9 @@ def loaded_model(model_dir: Path, trust_remote_code: bool = False) -> Iterator[t
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, **told, dtype=torch.float32 if size <= _FLOAT32_BYTES else "auto"
         )
-        yield model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # transformers wraps `to` in a decorator that pyright takes for a class.
+        yield model.to(device).eval(), tokenizer  # pyright: ignore[reportArgumentType]
     finally:
         logging.set_verbosity(verbosity)
         if bars_were_on:

@@ -1,4 +1,4 @@
-"""A torchvision that does not import must not keep transformers from loading a model."""
+"""A broken torchvision must not keep transformers from loading a model."""
 
 import importlib
 import importlib.util
@@ -6,10 +6,10 @@ import sys
 
 
 def hide_broken_torchvision() -> None:
-    """Makes a torchvision that is installed but does not import look absent; call it before transformers.
+    """Makes transformers ignore a torchvision that is installed but fails to import; call it before that import.
 
-    training-hub brings a torchvision (through timm) that does not match a CPU build of torch: "operator
-    torchvision::nms does not exist". transformers imports torchvision wherever it finds it.
+    training-hub depends (through timm) on a torchvision that does not match a CPU build of torch: "operator
+    torchvision::nms does not exist". transformers imports torchvision wherever it is installed.
     """
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
         return
@@ -18,4 +18,5 @@ def hide_broken_torchvision() -> None:
     except Exception:
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-        sys.modules["torchvision"] = None
+        # The import system's way to make an import fail; typeshed does not have it.
+        sys.modules["torchvision"] = None  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""collect_metrics: the trainer's lines to one table and to KFP metrics."""
+"""collect_metrics: turns the trainer's log lines into one table and KFP metrics."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,13 +19,13 @@ _CHECK_SECONDS = 600
 
 
 class MetricsArtifact(Protocol):
-    """What is used of a KFP Metrics artifact."""
+    """The part of a KFP Metrics artifact that is used here."""
 
     def log_metric(self, metric: str, value: float) -> None: ...
 
 
 class Collected(NamedTuple):
-    """Where the table is."""
+    """The outputs of the stage: the path of the table."""
 
     metrics_path: str
 
@@ -37,19 +37,19 @@ def collect(
     output_training_log: OutputArtifact,
     check_matrices: int = 0,
 ) -> Collected:
-    """Writes checkpoint_dir/metrics.jsonl, a line an optimizer step, and logs the metrics.
+    """Writes checkpoint_dir/metrics.jsonl, one line per optimizer step, and logs the metrics.
 
     Args:
         checkpoint_dir: of the training.
-        output_metrics: gets the figures.
-        output_steps: gets the table.
-        output_training_log: gets the log of the training.
-        check_matrices: of so many weight matrices, at least 0, the share of the change in the directions to keep is
-            measured too (KnowledgeCheck.metrics); it ends in about ten minutes, whatever their size.
+        output_metrics: receives the figures.
+        output_steps: receives the table.
+        output_training_log: receives the log of the training.
+        check_matrices: number of weight matrices, at least 0, for which the share of the change in the directions to
+            keep is measured as well (KnowledgeCheck.metrics); takes about ten minutes at most, whatever their size.
 
     Raises:
-        InputError: a line that is not mini-trainer's; a negative check_matrices.
-        TrainingError: no step was made, or the loss was never a number.
+        InputError: a line is not mini-trainer's, or check_matrices is negative.
+        TrainingError: the training made no step, or its loss was never a number.
     """
     if check_matrices < 0:
         raise InputError(f"check_matrices={check_matrices} is not allowed; allowed: an integer of at least 0")
@@ -77,20 +77,20 @@ def _place_log(file: Path, artifact: OutputArtifact) -> None:
     if file.is_file():
         place_file(file, artifact)
         return
-    log(f"The training left no {file.name} in {file.parent}")
-    Path(artifact.path).write_text(f"The training left no {file.name}.\n", encoding="utf-8")
+    log(f"The training wrote no {file.name} to {file.parent}")
+    Path(artifact.path).write_text(f"The training wrote no {file.name}.\n", encoding="utf-8")
 
 
 def _kept(folder: Path, steps: list[dict], matrices: int) -> dict[str, float]:
-    """Figures of the check; none where the model or its base cannot be read, which the log says."""
-    # The weights are read here, and only when asked for.
+    """Figures of the check; none, with a warning in the log, if the model or its base cannot be read."""
+    # Imported here, as this reads weights and is rarely asked for.
     from kfp_osft.shared.knowledge.check import check_run
     from kfp_osft.shared.training.checkpoints import checkpoints
 
     candidates = checkpoints(folder, steps, validation_losses(steps, loss_after_the_last_step(folder)))
     try:
         if not candidates:
-            raise InputError("there is no checkpoint")
+            raise InputError("no checkpoint found")
         check = check_run(
             folder, candidates[0].folder, matrices=matrices, seconds=_CHECK_SECONDS, with_losses=False, tell=log
         )

@@ -1,4 +1,4 @@
-"""Stage 4: the training's figures."""
+"""Stage 4: the figures of the training."""
 
 from typing import NamedTuple
 
@@ -15,18 +15,18 @@ def collect_metrics(
     output_training_log: dsl.Output[dsl.Artifact],
     check_matrices: int = 0,
 ) -> NamedTuple("Outputs", [("metrics_path", str)]):
-    """Reads what the trainer logged into one table and the figures that people compare.
+    """Turns what the trainer logged into one table and the figures people compare.
 
     Args:
         checkpoint_dir: What launch_trainjob returned.
-        check_matrices: Of so many weight matrices, the share of the change in the directions to keep is measured too,
-            in ten minutes at most; 0 measures none.
+        check_matrices: For this many weight matrices, the share of the change in the directions to keep is measured
+            too, in ten minutes at most; 0 measures none.
         output_metrics: Loss, perplexity, steps, tokens, speed, rows and the main parameters.
         output_steps: The table.
         output_training_log: What the training printed.
 
     Returns:
-        metrics_path: The table, JSON Lines, a line an optimizer step.
+        metrics_path: The table, as JSON Lines: one line per optimizer step.
     """
     from kfp_osft.stages.collect_metrics.collection import collect
 

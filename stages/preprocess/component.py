@@ -1,4 +1,4 @@
-"""Stage 2: checks everything, and tokenizes the rows."""
+"""Stage 2: checks everything and tokenizes the rows."""
 
 from typing import Any, NamedTuple
 

@@ -1,4 +1,4 @@
-"""What became of the rows: kept and dropped, their lengths, the share of tokens with loss, one sample."""
+"""Report about the rows: kept and dropped, their lengths, the share of tokens with loss, one sample."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ class DataReport:
     """Counts rows as they pass.
 
     Args:
-        max_seq_len: samples of so many tokens are dropped.
+        max_seq_len: samples of this many tokens or more are dropped.
     """
 
     def __init__(self, max_seq_len: int) -> None:
@@ -31,7 +31,7 @@ class DataReport:
         self._loss_tokens = 0
         self._longest = 0
         self.too_long, self.too_short = Places(), Places()
-        #: Rows of which nothing is to be learnt, as they say themselves.
+        #: Rows that themselves say that nothing is to be learnt from them.
         self.left_out = Warnings()
         self.warnings = Warnings()
 
@@ -47,7 +47,7 @@ class DataReport:
 
     @property
     def dropped(self) -> int:
-        """Rows that were dropped for their length."""
+        """Rows that were dropped because of their length."""
         return self.too_long.count + self.too_short.count
 
     def keep(self, length: int, loss_tokens: int) -> None:
@@ -57,7 +57,7 @@ class DataReport:
         self._longest = max(self._longest, length)
 
     def drops(self, place: str, length: int) -> bool:
-        """Whether a row of that many tokens (at least, where it is far too long) is dropped; counts it if so."""
+        """Whether a row of that many tokens (a lower bound if it is far too long) is dropped; counts it if so."""
         if SHORTEST_SAMPLE <= length < self._max_seq_len:
             return False
         self._longest = max(self._longest, length)
@@ -65,7 +65,7 @@ class DataReport:
         return True
 
     def dropped_in_words(self) -> str:
-        """The reasons with their counts and first rows, and the longest row; empty where nothing was dropped."""
+        """The reasons with their counts and first rows, and the longest row; empty if nothing was dropped."""
         reasons = [
             f"{places.count:,} with {reason} ({places})" for reason, places in self.reasons().items() if places.count
         ]
@@ -105,15 +105,15 @@ class DataReport:
         }
 
 
-#: The part of a report that training_config tells of.
+#: The part of a report that goes into training_config.
 COUNTS = ("rows", "samples", "too_long", "too_short", "tokens", "loss_tokens", "longest")
 
 
 def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers: int) -> dict[str, Any]:
     """What the training will do with the samples: steps, tokens, and warnings about both.
 
-    mini-trainer takes effective_batch_size samples a step, over all workers together, and what is left at an epoch's
-    end as one more step.
+    mini-trainer takes effective_batch_size samples per step, over all workers together, and the rest of an epoch as one
+    more step.
 
     Args:
         report: of the samples.
@@ -125,11 +125,11 @@ def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers
     warnings = []
     if batch > samples:
         warnings.append(
-            f"training_effective_batch_size={batch} exceeds the {samples:,} samples, so that an epoch is one step"
+            f"training_effective_batch_size={batch} exceeds the {samples:,} samples, so each epoch is a single step"
         )
     if steps < _FEW_STEPS:
         warnings.append(
-            f"the training makes {steps} step{'s' * (steps > 1)}, which hardly changes a model; lower "
+            f"the training has only {steps} step{'s' * (steps > 1)}, which hardly changes a model; lower "
             "training_effective_batch_size, raise training_num_epochs, or give more rows"
         )
     return {

@@ -1,4 +1,4 @@
-"""Work on pieces of a stream in as many processes as this one may use, with the results in the order of the pieces."""
+"""Processes pieces of a stream in parallel, and gives the results in the order of the pieces."""
 
 import ctypes
 import math
@@ -16,31 +16,30 @@ from typing import Any, NoReturn, TypeVar
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
-# Pieces that wait in front of a process, so that it has work while the others' results are awaited.
+# Pieces queued for each process, so that it has work while the others' results are awaited.
 _AHEAD = 3
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use: its affinity, and its cgroup's limit (cpu.max, or cpu.cfs_quota_us)."""
+    """The CPU cores this process may use, by its affinity and its cgroup's limit (cpu.max, or cpu.cfs_quota_us)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limits = [limit for limit in (_cgroup_limit(folder) for folder in _cgroup_folders()) if limit]
     return max(1, min([cores, *(math.ceil(limit) for limit in limits)]))
 
 
 def in_order(pieces: Iterable[Piece], work: Callable[[Piece], Result], processes: int) -> Iterator[Result]:
-    """Gives work(piece) for each piece, in order.
+    """Yields work(piece) for each piece, in order.
 
     Args:
-        pieces: read a few ahead of the results, in a thread of this process.
-        work: done in copies (forks) of this process, so that it may hold what cannot be pickled; pieces and results
-            can.
-        processes: how many; with 1 this process does the work itself.
+        pieces: read a few ahead of the results, in a thread of this process; must be picklable.
+        work: runs in forks of this process, so it need not be picklable; its results must be.
+        processes: number of forks; with 1 this process does the work itself.
 
     Raises:
-        what `pieces` and `work` raise, at the place of the piece.
-        RuntimeError: a process ended by itself, as one does that is killed for its memory.
+        Whatever `pieces` and `work` raise, in place of the piece's result.
+        RuntimeError: a process died, for example because it ran out of memory.
     """
     if processes == 1:
         for piece in pieces:
@@ -79,11 +78,11 @@ def _results(pieces: Iterable[Any], workers: list[tuple[int, Connection]]) -> It
         try:
             for number, piece in enumerate(pieces):
                 worker = workers[number % len(workers)]
-                # Waits while enough is ahead.
+                # Blocks while enough pieces are queued.
                 handed_out.put(worker)
                 worker[1].send_bytes(pickle.dumps(piece, pickle.HIGHEST_PROTOCOL))
         except OSError as error:
-            # A process that ended, which its results tell, or the files that pieces are read from.
+            # Either a process died, which reading its results will report, or the pieces cannot be read.
             end = error if not isinstance(error, (BrokenPipeError, ConnectionResetError)) else None
         except BaseException as error:
             end = error
@@ -103,20 +102,20 @@ def _received(pid: int, connection: Connection) -> Any:
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         reason = "it may have run out of memory" if code == -signal.SIGKILL else f"exit code {code}"
-        raise RuntimeError(f"a process that tokenizes ended by itself: {reason}") from None
+        raise RuntimeError(f"a tokenizing process died: {reason}") from None
     if isinstance(result, BaseException):
         raise result
     return result
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any], parent: int) -> NoReturn:
-    """What a copy does: pieces in, results out, until there are none or the process that it copies is gone."""
+    """What a fork does: reads pieces and writes results until there are no more pieces or its parent is gone."""
     code = 1
     try:
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # Ctrl-C reaches each process of a terminal's group; the first one ends the others.
+        # Ctrl-C reaches every process of the terminal's group; the parent ends the others.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         while os.getppid() == parent:
             try:
@@ -130,12 +129,12 @@ def _serve(connection: Connection, work: Callable[[Any], Any], parent: int) -> N
             connection.send_bytes(pickle.dumps(result, pickle.HIGHEST_PROTOCOL))
         code = 0
     finally:
-        # Nothing of the copied process is to be cleaned up here, nor its buffers written.
+        # The parent's cleanup must not run here, nor its buffers be written.
         os._exit(code)
 
 
 def _cgroup_folders() -> Iterator[Path]:
-    """This process's cgroup and those around it, of version 2, or that of the CPU of version 1."""
+    """This process's cgroup and its parents: of version 2, or the cpu controller's of version 1."""
     root = Path("/sys/fs/cgroup")
     yield root
     yield root / "cpu"
@@ -148,7 +147,7 @@ def _cgroup_folders() -> Iterator[Path]:
 
 
 def _cgroup_limit(folder: Path) -> float | None:
-    """CPU time over time, in cores; None without a limit."""
+    """The limit in cores (CPU time per wall-clock time); None without a limit."""
     with suppress(OSError, ValueError, ZeroDivisionError):
         quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
         return None if quota == "max" else int(quota) / int(period)

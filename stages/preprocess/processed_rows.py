@@ -1,4 +1,4 @@
-"""Rows of token ids and labels, as mini-trainer reads them: written, and checked where somebody else wrote them."""
+"""Rows of token ids and labels, as mini-trainer reads them: writing ours, and checking a user's own."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ _LENGTHS = ("len", "num_loss_counted_tokens")
 
 
 class ProcessedRow(NamedTuple):
-    """Token ids and labels of the same length, from somebody else."""
+    """Token ids and labels of the same length, as the user gave them."""
 
     input_ids: list[int]
     labels: list[int]
@@ -29,7 +29,7 @@ class LineWriter:
     """Makes the lines of data.jsonl: labels, input_ids, len, num_loss_counted_tokens.
 
     Args:
-        vocabulary: how many ids there are.
+        vocabulary: number of token ids.
     """
 
     def __init__(self, vocabulary: int) -> None:
@@ -51,7 +51,7 @@ class LineWriter:
 
 
 def read_line(line: str) -> ProcessedRow:
-    """What LineWriter made a line of."""
+    """Parses a line that LineWriter made."""
     fields = json.loads(line)
     return ProcessedRow(fields["input_ids"], fields["labels"])
 
@@ -59,13 +59,13 @@ def read_line(line: str) -> ProcessedRow:
 def processed_rows(
     rows: Iterable[Row], vocabulary: int, problems: Problems, warnings: Warnings
 ) -> Iterator[tuple[str, ProcessedRow]]:
-    """Gives the place and content of each row that is right.
+    """Yields the place and content of each valid row.
 
     Args:
-        rows: with `input_ids` and `labels`; with `len` and `num_loss_counted_tokens` perhaps.
-        vocabulary: how many ids the model's tokenizer has.
-        problems: takes what is wrong with a row; such a row is passed over.
-        warnings: takes what is odd about a row that is trained on nevertheless.
+        rows: with `input_ids` and `labels`, and optionally `len` and `num_loss_counted_tokens`.
+        vocabulary: number of ids in the model's tokenizer.
+        problems: collects what is wrong with a row; such a row is skipped.
+        warnings: collects what is odd about a row that is trained on nevertheless.
     """
     for row in rows:
         problem = _problem(row.values, vocabulary)
@@ -74,7 +74,7 @@ def processed_rows(
             continue
         ids, labels = row.values["input_ids"], row.values["labels"]
         if any(label not in (token, NO_LOSS) for label, token in zip(labels, ids, strict=True)):
-            warnings.add("a label is not the token at its place; the trainer shifts labels itself", row.place)
+            warnings.add("a label differs from the token at its position; the trainer shifts labels itself", row.place)
         yield row.place, ProcessedRow(ids, labels)
 
 
@@ -82,14 +82,14 @@ def _problem(values: dict[str, Any], vocabulary: int) -> str | None:
     for field in ("input_ids", "labels"):
         numbers = values.get(field)
         if not isinstance(numbers, list) or not set(map(type, numbers)) <= {int}:
-            return f"'{field}' is missing or no list of integers (training_use_processed_dataset is set)"
+            return f"'{field}' is missing or not a list of integers (training_use_processed_dataset is set)"
     ids, labels = values["input_ids"], values["labels"]
     if len(ids) != len(labels):
         return f"has {len(ids)} input_ids and {len(labels)} labels"
     if not ids:
-        return "has no token"
+        return "has no tokens"
     if min(ids) < 0 or max(ids) >= vocabulary:
-        return f"an id of input_ids is not in the model's vocabulary of {vocabulary}"
+        return f"an id in input_ids is outside the model's vocabulary of {vocabulary}"
     if any(label != NO_LOSS and not 0 <= label < vocabulary for label in labels):
         return f"a label is neither {NO_LOSS} nor in the model's vocabulary of {vocabulary}"
     for field, true in zip(_LENGTHS, (len(ids), ProcessedRow(ids, labels).num_loss_counted_tokens), strict=True):
@@ -99,5 +99,5 @@ def _problem(values: dict[str, Any], vocabulary: int) -> str | None:
         if type(said) is not int:
             return f"'{field}' is {kind_of(said)}, expected an integer"
         if said != true:
-            return f"'{field}' is {said}, and input_ids and labels say {true}"
+            return f"'{field}' is {said}, but input_ids and labels give {true}"
     return None

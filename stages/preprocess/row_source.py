@@ -1,12 +1,13 @@
-"""The rows that preprocess reads: all of a dataset, or those of its rows that are trained on, or held out."""
+"""The rows that preprocess reads: all rows of a dataset, or only those to train on, or those held out."""
 
 import hashlib
 import json
 import random
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -14,18 +15,19 @@ from kfp_osft.shared.rows.columns import check_columns, with_columns
 from kfp_osft.shared.rows.files import Row, read_rows
 from kfp_osft.shared.rows.row_formats import PROCESSED_FIELDS, format_of_row, messages_of
 
-#: What becomes of a row.
+#: What a row is used for.
 LEFT_OUT, TRAINED_ON, HELD_OUT = 0, 1, 2
 
 
-class RowSource(NamedTuple):
+@dataclass(frozen=True)
+class RowSource:
     """Rows of a dataset.
 
     Attributes:
         path: its file or folder.
-        columns: field -> column (dataset_columns), or None where the columns are the known ones.
-        uses: what becomes of each of its rows, a byte a row in the order of reading; None takes all.
-        use: the rows of this use are meant.
+        columns: field -> column (dataset_columns), or None where the columns have known names.
+        uses: LEFT_OUT, TRAINED_ON or HELD_OUT for each row, one byte per row in reading order; None takes all rows.
+        use: which of them this source gives.
     """
 
     path: Path
@@ -46,15 +48,15 @@ class RowSource(NamedTuple):
 
     @property
     def count(self) -> int | None:
-        """How many there are, where that is known without reading them."""
+        """The number of rows; None where it is not known without reading them."""
         return None if self.uses is None else self.uses.count(self.use)
 
 
 def check_first_row(path: Path, columns: Mapping[str, str] | None, is_processed: bool) -> None:
-    """Sees that the first row is of a known format, which takes no time, where all rows may take long.
+    """Checks that the first row has a known format, which is quick, while reading all rows may take long.
 
     Raises:
-        InputError: it is not, or lacks a column; no row at all.
+        InputError: it has no known format, or lacks a column; the dataset has no rows.
     """
     row = next(read_rows(path), None)
     if row is None:
@@ -62,7 +64,7 @@ def check_first_row(path: Path, columns: Mapping[str, str] | None, is_processed:
     if columns:
         if is_processed:
             raise InputError(
-                "dataset_columns has no use for rows of tokens; leave it out, or training_use_processed_dataset"
+                "dataset_columns does not apply to tokenized rows; omit it or training_use_processed_dataset"
             )
         check_columns(row, columns)
         row = next(with_columns([row], columns))
@@ -71,30 +73,30 @@ def check_first_row(path: Path, columns: Mapping[str, str] | None, is_processed:
 
 
 def train_and_held_out(dataset: RowSource, subset: int, share: float, seed: int) -> tuple[RowSource, RowSource | None]:
-    """Divides a dataset: a subset of its rows, and a share of these to hold out.
+    """Splits a dataset: chooses a subset of its rows, and holds out a share of these.
 
     Rows with the same conversation are on the same side, so that nothing held out is trained on. Reads the rows once;
-    memory is some 10 bytes a row, and 40 more a row of the subset.
+    takes about 10 bytes of memory per row, and 40 more per row of the subset.
 
     Args:
         dataset: all of its rows.
-        subset: so many of the rows, chosen at random; 0 takes all.
-        share: of the rows to hold out, from 0 to below 1; at least one row, and not all, unless it is 0.
-        seed: of both choices.
+        subset: how many rows to choose at random; 0 takes all.
+        share: of the rows to hold out, at least 0 and below 1; unless it is 0, at least one row and not all.
+        seed: for both choices.
 
     Raises:
-        InputError: what reading raises; rows that cannot be divided, because they are one or all the same.
+        InputError: what reading raises; rows that cannot be split, because there is only one or all are the same.
     """
     keys = array("Q", (content_key(row, seed) for row in dataset.rows()))
     uses = bytearray([TRAINED_ON]) * len(keys)
     if subset >= len(keys) > 0 and subset:
-        log(f"dataset_subset={subset}: the dataset has {len(keys):,} rows, all of them are taken")
+        log(f"dataset_subset={subset}: the dataset has only {len(keys):,} rows, so all are used")
     elif subset:
         uses = bytearray([LEFT_OUT]) * len(keys)
         for index in random.Random(seed).sample(range(len(keys)), subset):
             uses[index] = TRAINED_ON
     if not share:
-        return dataset._replace(uses=bytes(uses)), None
+        return replace(dataset, uses=bytes(uses)), None
     held_out = _held_out_keys((key for key, use in zip(keys, uses, strict=True) if use), share)
     for index, key in enumerate(keys):
         if uses[index] and key in held_out:
@@ -102,17 +104,17 @@ def train_and_held_out(dataset: RowSource, subset: int, share: float, seed: int)
     if HELD_OUT not in uses or TRAINED_ON not in uses:
         raise InputError(
             f"training_validation_split={share:g}: the {uses.count(TRAINED_ON) + uses.count(HELD_OUT):,} rows of "
-            f"{dataset.path} cannot be divided, rows with the same content stay together; give more rows, or 0"
+            f"{dataset.path} cannot be split, as rows with the same content stay together; give more rows, or 0"
         )
-    source = dataset._replace(uses=bytes(uses))
-    return source, source._replace(use=HELD_OUT)
+    source = replace(dataset, uses=bytes(uses))
+    return source, replace(source, use=HELD_OUT)
 
 
 def without_rows_of(held_out: RowSource, trained_on: RowSource) -> RowSource:
-    """The held-out rows less those that are trained on too, which would say nothing of what is new to the model.
+    """The held-out rows without those also trained on, whose loss would not show how the model generalizes.
 
     Raises:
-        InputError: what reading raises; none is left.
+        InputError: what reading raises; no rows are left.
     """
     keys = array("Q", map(content_key, held_out.rows()))
     known = {*keys}
@@ -121,16 +123,18 @@ def without_rows_of(held_out: RowSource, trained_on: RowSource) -> RowSource:
         return held_out
     uses = bytes(LEFT_OUT if key in trained else TRAINED_ON for key in keys)
     if TRAINED_ON not in uses:
-        raise InputError(f"validation_path={held_out.path}: all {len(uses):,} rows of it are among those to train on")
+        raise InputError(
+            f"validation_path={held_out.path}: all of its {len(uses):,} rows are also in the training data"
+        )
     known_ones = f"{uses.count(LEFT_OUT):,} of the {len(uses):,} held-out rows"
-    log(f"Warning: {known_ones} are left out, as they are among those to train on")
-    return held_out._replace(uses=uses)
+    log(f"Warning: {known_ones} are left out, as they are also in the training data")
+    return replace(held_out, uses=uses)
 
 
 def content_key(row: Row, seed: int = 0) -> int:
-    """A number of 64 bits that rows of the same content share: what their turns say, whatever else the rows hold.
+    """A 64-bit number that rows with the same content share: the same turns, whatever other fields they have.
 
-    In the order of these numbers rows are shuffled, in each version of Python alike, in another way for each seed.
+    Sorting by it shuffles the rows, in the same way in every Python version and differently for each seed.
     """
     try:
         content: Any = [
@@ -142,7 +146,7 @@ def content_key(row: Row, seed: int = 0) -> int:
             for message in messages_of(row)
         ]
     except InputError:
-        # Tokens, or a row that is refused when it is read to train on it.
+        # Tokens, or a row that will be rejected when it is tokenized.
         content = [row.values.get(field) for field in PROCESSED_FIELDS]
         if None in content:
             content = row.place
@@ -152,7 +156,7 @@ def content_key(row: Row, seed: int = 0) -> int:
 
 
 def _held_out_keys(keys: Iterator[int], share: float) -> set[int]:
-    """The keys of so many rows as make the share; the first ones that fit in."""
+    """The keys of rows that make up the share: the first ones that fit."""
     import numpy
 
     unique, counts = numpy.unique(numpy.fromiter(keys, dtype=numpy.uint64), return_counts=True)
@@ -162,7 +166,7 @@ def _held_out_keys(keys: Iterator[int], share: float) -> set[int]:
     for key, count in zip(unique, counts, strict=True):
         if wanted == 0:
             break
-        # A group that is larger than what is wanted stays in the training.
+        # A group larger than what is still wanted stays in the training data.
         if count <= wanted:
             chosen.add(int(key))
             wanted -= int(count)

@@ -1,4 +1,4 @@
-"""Rows to lines of data.jsonl, piece by piece, in one process or several: what comes out is the same."""
+"""Turns rows into lines of data.jsonl, piece by piece, in one or several processes with the same result."""
 
 import gc
 import os
@@ -11,15 +11,15 @@ from kfp_osft.shared.rows.files import Row
 from kfp_osft.shared.rows.messages import Problems, Warnings
 from kfp_osft.stages.preprocess.parallel import in_order, usable_cores
 
-# A piece is so many rows, or fewer where they are long.
+# Rows in a piece; fewer where they are long.
 _ROWS_OF_A_PIECE = 256
 _CHARACTERS_OF_A_PIECE = 500_000
-# With fewer pieces other processes are not worth their start.
+# With fewer pieces, starting processes does not pay off.
 _FEW_PIECES = 4
 
 
 class Line(NamedTuple):
-    """A tokenized row: its place, its tokens, those with loss, and its line for data.jsonl."""
+    """A tokenized row: its place, its number of tokens and of tokens with loss, and its line for data.jsonl."""
 
     place: str
     length: int
@@ -28,17 +28,17 @@ class Line(NamedTuple):
 
 
 class Remarks(Problems, Warnings):
-    """Keeps what is said about rows, to say it again where it is gathered: in the order of the rows."""
+    """Records what is added, so that the process that gathers problems and warnings can add it in the rows' order."""
 
     def __init__(self) -> None:
         self.said: list[tuple[str, ...]] = []
 
-    def add(self, *said: str) -> None:
-        self.said.append(said)
+    def add(self, *said: str, **named: str) -> None:
+        self.said.append((*said, *named.values()))
 
 
 class TokenizedPiece(NamedTuple):
-    """What became of a piece's rows, and what was said about them by the name of who gathers it."""
+    """The lines of a piece's rows, and the remarks about them by the name of their collector."""
 
     lines: list[Line]
     remarks: dict[str, list[tuple[str, ...]]]
@@ -47,21 +47,21 @@ class TokenizedPiece(NamedTuple):
 def tokenized_pieces(
     rows: Iterable[Row], work: Callable[[list[Row]], TokenizedPiece], several_processes: bool
 ) -> Iterator[TokenizedPiece]:
-    """Tokenizes rows in pieces and gives these in order.
+    """Tokenizes rows in pieces and yields these in order.
 
     Args:
         rows: read a few pieces ahead.
         work: tokenizes a piece.
-        several_processes: as many as there are cores for this one, unless there are few rows.
+        several_processes: uses one process per available core, unless there are few rows.
     """
     pieces = pieces_of(rows)
     first = list(islice(pieces, _FEW_PIECES))
     processes = usable_cores() if several_processes and len(first) == _FEW_PIECES else 1
-    # Each process has one core to itself; the tokenizers' threads would only be in each other's way.
+    # Each process has a core to itself, for which the tokenizers' threads would only compete.
     with _one_thread_each() if processes > 1 else nullcontext():
-        # What this finds out about template and rows, the copies of this process know.
+        # The forked processes inherit what this finds out about template and rows.
         yield from map(work, first[:1])
-        # What the imports left behind is not looked through again with each of millions of new lists, nor is it copied.
+        # The garbage collector need not scan what the imports left, nor cause its pages to be copied after the forks.
         gc.collect()
         gc.freeze()
         try:
@@ -83,7 +83,7 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def pieces_of(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Rows in order, in pieces that are small in memory."""
+    """Rows in order, in pieces that take little memory."""
     piece: list[Row] = []
     characters = 0
     for row in rows:
@@ -97,7 +97,7 @@ def pieces_of(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _characters(value: Any) -> int:
-    """How many characters a value has, and how many numbers; what it is apart from them is small."""
+    """The number of characters and numbers in a value, which are most of its size."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):

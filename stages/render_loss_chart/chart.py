@@ -1,10 +1,10 @@
-"""The loss chart: one HTML file that needs nothing but itself, and the same chart as a PNG.
+"""The loss chart: one self-contained HTML file, and the same chart as a PNG.
 
-Altair describes the chart, vl-convert-python supplies Vega, Vega-Lite and Vega-Embed, which are written into
-the page. KFP shows an HTML artifact by srcdoc in an iframe with sandbox="allow-scripts": scripts run, and
-nothing else does (no network, no localStorage, no download), so the page uses nothing else. A script of ours
-(loss_chart_page.py) follows the width and the color scheme, zooms, and shows the figures under the pointer:
-Vega-Lite has no width "container" for stacked charts.
+Altair describes the chart; vl-convert-python supplies Vega, Vega-Lite and Vega-Embed, which are embedded in the page.
+KFP shows an HTML artifact through srcdoc in an iframe with sandbox="allow-scripts": scripts run, but there is no
+network, localStorage or download, so the page uses none of these. A script of ours (chart_page.py) follows the width
+and the color scheme, zooms, and shows the values under the pointer: Vega-Lite has no width "container" for stacked
+charts.
 """
 
 import html
@@ -33,18 +33,18 @@ _PNG_WIDTH = 860  # pixels of the plot
 _PNG_SCALE = 1.5
 
 
-def render_loss_chart(steps: list[dict], path: Path, *, title: str, subtitle: str) -> None:
+def write_chart_page(steps: list[dict], path: Path, *, title: str, subtitle: str) -> None:
     """Writes the chart of a training as one HTML file of at most 2 MB, whole or not at all.
 
-    The same input gives the same bytes. Where there is nothing to draw (no step, a single one, no finite
-    loss), the page says so instead.
+    The same input gives the same bytes. If there is nothing to draw (no steps, a single one, no finite loss), the page
+    says so instead.
 
     Args:
-        steps: what training_metrics.read_steps or read_table returns; step and loss are needed, the rest is
-            drawn where it is.
+        steps: what training.metrics.read_steps or read_table returns; step and loss are required, other fields are
+            drawn if present.
         path: the file to write; its folder must exist.
-        title: plain text, such as the model and the data; markup in it is shown, never run.
-        subtitle: plain text, such as the unfreeze rank ratio, steps and wall-clock.
+        title: plain text, such as the model's name; markup in it is escaped.
+        subtitle: plain text, such as data, unfreeze rank ratio, steps and wall-clock time.
     """
     page = _page(steps, title, subtitle)
     with replacing_file(path) as unfinished:
@@ -52,7 +52,7 @@ def render_loss_chart(steps: list[dict], path: Path, *, title: str, subtitle: st
 
 
 def write_chart_png(steps: list[dict], path: Path, *, title: str, subtitle: str) -> None:
-    """Writes the same chart as a still PNG, about 1,400 pixels wide and in light colors, for READMEs and chats."""
+    """Writes the same chart as a PNG, about 1,400 pixels wide and in light colors, for READMEs and chats."""
     import vl_convert
 
     spec = chart_spec(steps, width=_PNG_WIDTH)
@@ -98,11 +98,11 @@ def _figures(steps: list[dict]) -> str:
     shown = [
         ("Final loss", "final_loss", loss_text, perplexity and f"perplexity {loss_text(perplexity)}"),
         ("Lowest loss", "lowest_loss", loss_text, f"at step {lowest:,}" if lowest is not None else ""),
-        ("Validation loss", "validation_loss", loss_text, "last one logged"),
+        ("Validation loss", "validation_loss", loss_text, "last logged"),
         ("Steps", "steps", "{:,}".format, _plural(figures.get("epochs"), "epoch")),
-        ("Training time", "training_seconds", duration_text, "sum of the steps"),
-        ("Tokens/second", "median_tokens_per_second", _large, tokens and f"{_large(tokens)} in all"),
-        ("GPU memory", "peak_gpu_memory_gb", "{:.1f} GB".format, "peak of one GPU"),
+        ("Training time", "training_seconds", duration_text, "sum over the steps"),
+        ("Tokens/second", "median_tokens_per_second", _large, tokens and f"{_large(tokens)} in total"),
+        ("GPU memory", "peak_gpu_memory_gb", "{:.1f} GB".format, "peak of any GPU"),
     ]
     cells = [
         f"<div><dt>{name}</dt><dd>{text(figures[key])}<small>{beside or ''}</small></dd></div>"
@@ -117,7 +117,7 @@ def _plural(count: float | None, what: str) -> str:
 
 
 def _large(value: float) -> str:
-    """From 10,000 on three digits and the letter of the thousands: 12.3 G."""
+    """From 10,000 on, three digits and a metric prefix: 12.3 G."""
     if value < 1e4:
         return f"{value:,.0f}"
     power = min(4, int(math.log10(value)) // 3)
@@ -133,7 +133,7 @@ def _scripts(steps: list[dict]) -> str:
     spec["padding"] = {"left": 0, "right": 12, "top": 2, "bottom": 2}
     data = {
         "spec": spec,
-        # Columns, as each name in every row would double the size.
+        # By column: repeating the names in every row would double the size.
         "columns": {key: [row[key] for row in rows] for key in rows[0]},
         "count": len(steps),
         "margin": RIGHT_MARGIN,
@@ -148,7 +148,8 @@ def _scripts(steps: list[dict]) -> str:
 def _vega() -> str:
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle(vl_version=vega_lite_version())
+    # Its stub requires `snippet`, which is optional.
+    bundle = vl_convert.javascript_bundle(vl_version=vega_lite_version())  # pyright: ignore[reportCallIssue]
     if "</script" in bundle.lower() or "<!--" in bundle:
-        raise RuntimeError("vl-convert-python: its JavaScript bundle cannot stand inside a <script> element")
+        raise RuntimeError("the JavaScript bundle of vl-convert-python cannot be embedded in a <script> element")
     return bundle

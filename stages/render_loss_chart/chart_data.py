@@ -1,7 +1,4 @@
-"""What the loss chart draws, computed from a training's steps.
-
-What it is drawn with stands in loss_chart_spec.py.
-"""
+"""What the loss chart draws, computed from a training's steps; chart_spec.py says how it is drawn."""
 
 import math
 from bisect import bisect_left, insort
@@ -13,30 +10,30 @@ from kfp_osft.shared.training.metrics import number
 
 #: What is drawn below the loss, from top to bottom.
 PANEL_FIELDS = ("lr", "grad_norm", "tokens_per_second")
-_DRAWN = 6000  # rows: at most 0.4 MB beside the 0.9 MB of Vega, and smooth under the pointer
+_DRAWN = 6000  # rows: at most 0.4 MB besides the 0.9 MB of Vega, and fast enough for hovering
 
 
 def chart_notes(steps: list[dict]) -> list[str]:
-    """What the page has to say instead of a chart or above it."""
+    """Messages to show above the chart, or in its place."""
     notes = warnings_of(steps)
     if len(steps) == 1:
-        notes.append("The training had one step only: there is no course to draw.")
+        notes.append("The training had only one step, so there is no curve to draw.")
     return notes
 
 
 def is_drawable(steps: list[dict]) -> bool:
-    """Whether there are two steps or more, and a finite loss among them."""
+    """Whether there are at least two steps, one of them with a finite loss."""
     return len(steps) > 1 and any(not math.isnan(number(step.get("loss"))) for step in steps)
 
 
 def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
     """The chart's datasets by name; the steps must be drawable.
 
-    - steps: step, epoch (from 1 on), loss, smoothed, and PANEL_FIELDS, each where any step has it; thinned,
+    - steps: step, epoch (from 1 on), loss, smoothed, and PANEL_FIELDS, each if any step has it; thinned,
       null for NaN
-    - epochs: step and label, where each begins
+    - epochs: step and label of the beginning of each epoch
     - validations: step and loss
-    - broken: from, to, label: stretches of steps whose loss is NaN or infinite
+    - broken: from, to, label: intervals of steps whose loss is NaN or infinite
     - marked: step, loss, label, place (of the label: above, below or right of the point): the lowest and the final
       loss
     """
@@ -53,23 +50,25 @@ def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
 
 
 def thin(steps: list[dict], most: int = _DRAWN) -> list[dict]:
-    """At most `most` of the steps, in order, such that no peak is lost.
+    """At most `most` of the steps, in order, without losing a peak.
 
-    The steps are cut into stretches of equal length. Each keeps the steps with the smallest and the largest
-    loss, gradient norm, tokens a second and learning rate, and the first whose loss is NaN or infinite; so do
-    the first and the last step stay. Up to `most` steps come back as they are.
+    The steps are divided into intervals of equal length. Each keeps the steps with the minimum and maximum of loss,
+    gradient norm, tokens per second and learning rate, and the first step whose loss is NaN or infinite. The first and
+    the last step are kept too. Up to `most` steps are returned unchanged.
 
     Args:
         most: 11 or more.
     """
     if most < 11:
-        raise ValueError(f"most is {most}; it must be 11 or more, what one stretch and both ends can keep")
+        raise ValueError(
+            f"most={most} is not allowed; allowed: at least 11, the steps that one interval and both ends keep"
+        )
     if len(steps) <= most:
         return list(steps)
     fields = ["loss", *PANEL_FIELDS]
     columns = [[number(step.get(field)) for step in steps] for field in fields]
-    stretches = (most - 2) // (2 * len(fields) + 1)
-    bounds = [len(steps) * at // stretches for at in range(stretches + 1)]
+    intervals = (most - 2) // (2 * len(fields) + 1)
+    bounds = [len(steps) * at // intervals for at in range(intervals + 1)]
     kept = {0, len(steps) - 1}
     for begin, end in pairwise(bounds):
         for column in columns:
@@ -82,23 +81,23 @@ def thin(steps: list[dict], most: int = _DRAWN) -> list[dict]:
 
 
 def loss_text(loss: float) -> str:
-    """A loss, or a perplexity, as a person reads it: 1.234, 0.0123, 2e+03."""
+    """A loss or perplexity for display: 1.234, 0.0123, 2e+03."""
     return f"{loss:.3f}" if 0.1 <= abs(loss) < 1000 else f"{loss:.3g}"
 
 
 def smoothing_window(count: int) -> int:
-    """Steps the smoothed line looks at: odd, a 25th of the training, 5 to 501, not more than there are."""
+    """Window of the smoothed line in steps: odd, a 25th of the training, 5 to 501, at most all of them."""
     return min(501, max(5, count // 25 | 1), count - 1 | 1)
 
 
 def _smoothed(losses: list[float], window: int) -> list[float]:
-    """The median of `window` losses around each, less its saw-teeth; NaN where the loss is NaN.
+    """The rolling median of `window` losses, smoothed once more; NaN where the loss is NaN.
 
-    A median, as one outlier would lift a mean for the length of the window. Long ones jump from one loss to
-    another, so the mean of a quarter of a window of medians is what is drawn; below 8 steps the medians
-    themselves.
+    A median, because one outlier would lift a mean for the length of the window. Medians of long windows jump from one
+    loss to another, so the mean of the medians in a quarter of a window is drawn; with windows below 8 steps, the
+    medians themselves.
 
-    At the beginning, where a loss falls steeply, a window is hardly wider than it fits on both sides. At the
+    At the beginning, where a loss falls steeply, a window hardly extends further to the right than to the left. At the
     end, where a loss is flat, it is cut off.
     """
     valid = [at for at, loss in enumerate(losses) if loss == loss]
@@ -140,7 +139,7 @@ def _rows(steps: list[dict]) -> list[dict]:
 
 
 def _epochs(rows: list[dict]) -> list[dict]:
-    """Where each epoch begins; of many only every 2nd, 5th, 10th, 20th ... so that at most 6 are marked."""
+    """Where epochs begin: all of them, or every 2nd, 5th, 10th, 20th ... so that at most 6 are marked."""
     begins = [
         (row["step"], round(row["epoch"]))
         for before, row in zip([None, *rows], rows, strict=False)
@@ -157,8 +156,8 @@ def _epochs(rows: list[dict]) -> list[dict]:
 def _validations(steps: list[dict]) -> list[dict]:
     """The steps after which a validation ran: mini-trainer repeats its value on all lines until the next one.
 
-    One that ran at a step stands on that step's line with val_num_samples; one at the end of an epoch first
-    on the next step's.
+    A validation at a step is on that step's line, with val_num_samples; one at the end of an epoch is first on the
+    next step's line.
     """
     found, before = [], None
     for at, step in enumerate(steps):
@@ -173,29 +172,29 @@ def _validations(steps: list[dict]) -> list[dict]:
 
 
 def _broken(rows: list[dict]) -> list[dict]:
-    """The stretches of steps whose loss is NaN or infinite, from half a step before to half a step after.
+    """The intervals of steps whose loss is NaN or infinite, from half a step before to half a step after.
 
-    Those nearer to each other than half a thousandth of the training are one, so that there are never too
-    many to draw. The first one is labelled.
+    Intervals closer than half a thousandth of the training are merged, so that there are never too many to draw. The
+    first one is labelled.
     """
-    stretches: list[dict] = []
+    intervals: list[dict] = []
     near = (rows[-1]["step"] - rows[0]["step"]) / 2000
     for row in rows:
         if row["loss"] != row["loss"]:
             begin, end = row["step"] - 0.5, row["step"] + 0.5
-            if stretches and begin - stretches[-1]["to"] <= near:
-                stretches[-1]["to"] = end
+            if intervals and begin - intervals[-1]["to"] <= near:
+                intervals[-1]["to"] = end
             else:
-                stretches.append({"from": begin, "to": end})
-    if stretches:
-        stretches[0]["label"] = "NaN"
-    return stretches
+                intervals.append({"from": begin, "to": end})
+    if intervals:
+        intervals[0]["label"] = "NaN"
+    return intervals
 
 
 def _marked(rows: list[dict]) -> list[dict]:
-    """The lowest and the final loss with their labels; one label where they are the same step.
+    """The lowest and the final loss with their labels; one label if they are the same step.
 
-    Nothing is drawn below the lowest loss, nor right of the last step, so no label lies on points or lines there.
+    Nothing is drawn below the lowest loss or right of the last step, so labels there cover no points or lines.
     """
     finite = [row for row in rows if row["loss"] == row["loss"]]
     lowest = min(finite, key=lambda row: row["loss"])
@@ -214,7 +213,7 @@ def _mark(row: dict, name: str, place: str) -> dict:
 
 
 def _short(value: float) -> float | None:
-    """Five significant digits, more than a pixel shows; null for NaN, which JSON does not have."""
+    """Five significant digits, finer than a pixel; null for NaN, which JSON does not have."""
     if isinstance(value, int) or value != value:
         return value if value == value else None
     short = float(f"{value:.5g}")

@@ -1,4 +1,4 @@
-"""The texts of the loss chart's page: its style sheet, the elements around the chart, and its script."""
+"""The fixed parts of the loss chart's page: its style sheet, the elements around the chart, and its script."""
 
 STYLE = """
 * { box-sizing: border-box; }
@@ -60,14 +60,14 @@ DRAWING = """
 <button id="save" hidden>Save PNG</button>
 </div>
 <div id="chart" tabindex="0" role="img" aria-label="Loss, learning rate, gradient norm and tokens per second
- by step. The arrow keys walk through the steps."><div id="view"></div>
+ by step. The arrow keys move between steps."><div id="view"></div>
 <div id="over"><div id="range"></div><div id="line"></div><div id="tip" role="status"></div></div></div>
 <p id="thinned"></p>
-<noscript>The chart is drawn by JavaScript, which is switched off here.</noscript>
+<noscript>The chart needs JavaScript, which is disabled here.</noscript>
 """
 
 # Pointer, zoom, width and color scheme. The names of scales, signals and groups ("x", "concat_0_y",
-# "concat_0_height", "concat_0_group") are those that Vega-Lite gives charts stacked over one x scale.
+# "concat_0_height", "concat_0_group") are those Vega-Lite generates for charts stacked over one x scale.
 SCRIPT = r"""
   "use strict";
   const { spec, columns, count, margin, light, dark } = DATA;
@@ -130,7 +130,7 @@ SCRIPT = r"""
   const height = panels.length > 1 ? "concat_0_height" : "height";
   const tall = () => Math.round(clamp(chart.clientWidth * 0.23, 270, 420));
 
-  // The plot takes what the axis labels leave of the page's width.
+  // The plot takes the width that the axis labels leave.
   async function fit() {
     if (!view) return;
     const width = Math.max(120, chart.clientWidth - places()[0].x - 20 - margin);
@@ -140,7 +140,7 @@ SCRIPT = r"""
     point(at);
   }
 
-  // Where each panel lies on the canvas: Vega's groups, moved by its origin.
+  // The position of each panel on the canvas: Vega's groups, offset by its origin.
   function places() {
     const [left, top] = view.origin();
     return view.scenegraph().root.items[0].items
@@ -167,7 +167,7 @@ SCRIPT = r"""
     return clamp(found, steps.indexOf(shown[0]), steps.indexOf(shown[1]));
   }
 
-  // Shows one row's figures beside a line through all panels; null hides them.
+  // Shows a row's values beside a line through all panels; null hides them.
   function point(index) {
     at = index;
     if (index === null || !view) {
@@ -252,7 +252,7 @@ SCRIPT = r"""
   if (columns.loss.some((loss) => loss !== null && loss <= 0)) {
     const log = document.querySelector("input[value=log]");
     log.disabled = true;
-    log.parentElement.title = "A loss of 0 has no place on a log scale.";
+    log.parentElement.title = "A loss of 0 or less cannot be drawn on a log scale.";
   }
   // A sandboxed frame, such as KFP's, may not download.
   if (window.self === window.top) {
@@ -266,7 +266,7 @@ SCRIPT = r"""
   }
   if (rows.length < count) {
     by("thinned").textContent = whole(rows.length) + " of the " + whole(count)
-      + " steps are drawn: the smallest and the largest values of every stretch, so no peak is missing.";
+      + " steps are drawn, with the minimum and maximum of every interval, so no peak is missing.";
   }
   scheme.addEventListener("change", draw);
   new ResizeObserver(() => requestAnimationFrame(fit)).observe(chart);

@@ -4,17 +4,17 @@ import json
 
 from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, drawn_datasets, is_drawable, smoothing_window
 
-# Of each panel below the loss: heading, format of the axis (an expression of Vega, on datum.value). All begin at 0, so
-# that the height of a change is its share: a noise of 2 % in the speed does not look like a fall.
+# For each panel below the loss: its heading and the axis format (a Vega expression of datum.value). All axes start at
+# 0, so that a change looks as large as it is: noise of 2 % in the speed does not look like a drop.
 _PANELS = {
     "lr": ("Learning rate", "datum.value == 0 ? '0' : format(datum.value, '.2~e')"),
     "grad_norm": ("Gradient norm", "format(datum.value, '.3~g')"),
     "tokens_per_second": ("Tokens per second", "format(datum.value, '.3~s')"),
 }
-#: Pixels right of the plot for the label of the final loss, and of an epoch that begins there.
+#: Pixels right of the plot for the label of the final loss, or of an epoch that begins there.
 RIGHT_MARGIN = 56
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-#: Blue, orange and their like of Okabe and Ito (2008), which people with any colour vision tell apart.
+#: Blue and orange shades after Okabe and Ito (2008), distinguishable with any kind of color vision.
 LIGHT = {
     "page": "#ffffff",
     "raised": "#f5f6f8",
@@ -42,9 +42,9 @@ DARK = {
 
 
 def chart_spec(steps: list[dict], width: int) -> dict:
-    """The Vega-Lite specification with its datasets; without config and title.
+    """The Vega-Lite specification with its datasets, without config and title.
 
-    Steps that are not drawable give an empty chart, which a title can stand above.
+    Steps that are not drawable give an empty chart, which can still have a title.
 
     Args:
         width: of the plot, in pixels, without the labels of the axes.
@@ -81,7 +81,7 @@ def chart_spec(steps: list[dict], width: int) -> dict:
 
 
 def chart_config(colors: dict[str, str]) -> dict:
-    """Vega-Lite's configuration for one color scheme: all colors and type sizes are here."""
+    """Vega-Lite's configuration for one color scheme, with all colors and font sizes."""
     text = {"font": FONT, "color": colors["ink"], "fontSize": 12}
     return {
         "font": FONT,
@@ -150,14 +150,14 @@ def chart_config(colors: dict[str, str]) -> dict:
 
 
 def vega_lite_version() -> str:
-    """Vega-Lite's version as vl-convert names it (6.4), the one that this Altair writes for."""
+    """The Vega-Lite version that this Altair targets, as vl-convert names it (6.4)."""
     import altair
 
     return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def _x(alt, lowest: bool):
-    """The steps' axis, which only the lowest panel shows."""
+    """The axis of the steps, visible in the lowest panel only."""
     scale = alt.Scale(domainMin=alt.ExprRef("x0"), domainMax=alt.ExprRef("x1"), nice=False, zero=False)
     axis = alt.Axis(
         labels=lowest,
@@ -165,15 +165,20 @@ def _x(alt, lowest: bool):
         domain=lowest,
         title="Step" if lowest else None,
         format=",d",
-        # No more ticks than steps, as there is nothing between two.
+        # No more ticks than steps.
         tickCount=alt.ExprRef("min(x1 - x0, max(2, floor(width / 90)))"),
     )
     return alt.X("step:Q", scale=scale, axis=axis)
 
 
 def _named(alt, name: str):
-    """A chart of the rows of a dataset that lie within the zoom: so the y scales fit what is in view."""
+    """A chart of a dataset's rows within the zoom, so that the y scales fit what is visible."""
     return alt.Chart(alt.NamedData(name)).transform_filter("datum.step >= x0 && datum.step <= x1")
+
+
+def _series(alt, data: str, name: str):
+    """A dataset with its name in the legend, as a constant column: Altair has no legend for a constant."""
+    return _named(alt, data).transform_calculate(series=json.dumps(name))
 
 
 def _loss_panel(alt, x, datasets: dict, window: int):
@@ -182,7 +187,35 @@ def _loss_panel(alt, x, datasets: dict, window: int):
     names = ["each step", f"rolling median of {window} steps" if window > 1 else "line between them"]
     if datasets["validations"]:
         names.append("validation loss")
-    shapes = ["circle", "stroke", "diamond"][: len(names)]
+    color, shape = _color_and_shape(alt, names)
+    points = _series(alt, "steps", names[0]).mark_point(
+        filled=True,
+        strokeWidth=0,
+        size=alt.ExprRef("12 + 38 * sqrt(sparse)"),
+        opacity=alt.ExprRef("0.22 + 0.68 * sqrt(sparse)"),
+    )
+    smoothed = _series(alt, "steps", names[1]).mark_line(strokeWidth=2.25)
+    layers = [
+        points.encode(x=x, y=y, color=color, shape=shape),
+        smoothed.encode(x=x, y="smoothed:Q", color=color),
+    ]
+    if datasets["broken"]:
+        areas, label = _broken_layers(alt)
+        layers = [areas, *layers, label]
+    if datasets["epochs"]:
+        label = _named(alt, "epochs").mark_text(style="epoch-label", align="left", dx=4)
+        layers = [_epoch_rules(alt, x, above=5), *layers, label.encode(x=x, y=alt.value(-8), text="label:N")]
+    halo, *marks = _marked_layers(alt, x)
+    if not datasets["validations"]:
+        return alt.layer(*layers, halo, *marks)
+    validations = _series(alt, "validations", names[-1])
+    dashes = validations.mark_line(strokeWidth=1.25, strokeDash=[4, 3]).encode(x=x, y="loss:Q", color=color)
+    diamonds = validations.mark_point(filled=True, size=70, opacity=1)
+    # The halo must not hide one of the few diamonds.
+    return alt.layer(*layers, dashes, halo, diamonds.encode(x=x, y="loss:Q", color=color, shape=shape), *marks)
+
+
+def _color_and_shape(alt, names: list[str]):
     legend = alt.Legend(
         title="Loss",
         titleOrient="left",
@@ -192,51 +225,42 @@ def _loss_panel(alt, x, datasets: dict, window: int):
         symbolOpacity=1,
         labelLimit=0,
     )
-
-    def series(data: str, name: str):
-        # A constant column, as Altair takes no scale and no legend with a constant (alt.ColorDatum).
-        return _named(alt, data).transform_calculate(series=json.dumps(name))
-
-    color = alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend)
-    shape = alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend)
-    top, bottom = alt.value(0), alt.value("height")
-    points = series("steps", names[0]).mark_point(
-        filled=True,
-        strokeWidth=0,
-        size=alt.ExprRef("12 + 38 * sqrt(sparse)"),
-        opacity=alt.ExprRef("0.22 + 0.68 * sqrt(sparse)"),
+    shapes = ["circle", "stroke", "diamond"][: len(names)]
+    return (
+        alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
+        alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
     )
-    smoothed = series("steps", names[1]).mark_line(strokeWidth=2.25)
-    layers = [
-        points.encode(x=x, y=y, color=color, shape=shape),
-        smoothed.encode(x=x, y="smoothed:Q", color=color),
-    ]
-    if datasets["broken"]:
-        # Both ends are kept within the zoom, which would else be widened by them.
-        spans = (
-            alt.Chart(alt.NamedData("broken"))
-            .transform_filter("datum.to >= x0 && datum.from <= x1")
-            .transform_calculate(begin="max(datum.from, x0)", end="min(datum.to, x1)")
-            .transform_calculate(left="datum.end > x1 - (x1 - x0) / 12")
-            .transform_calculate(beside="datum.left ? datum.begin : datum.end")
-        )
-        layers.insert(0, spans.mark_rect(style="broken").encode(x="begin:Q", x2="end:Q", y=top, y2=bottom))
-        label = spans.transform_filter("isValid(datum.label)").mark_text(
-            style="broken-label",
-            align=alt.ExprRef("datum.left ? 'right' : 'left'"),
-            dx=alt.ExprRef("datum.left ? -5 : 5"),
-        )
-        layers.append(label.encode(x="beside:Q", y=alt.value(10), text="label:N"))
-    if datasets["epochs"]:
-        layers.insert(0, _epoch_rules(alt, x, above=5))
-        label = _named(alt, "epochs").mark_text(style="epoch-label", align="left", dx=4)
-        layers.append(label.encode(x=x, y=alt.value(-8), text="label:N"))
-    # Labels stand out from the points by a halo; a validation's diamond, one of a few, stays above it.
+
+
+def _broken_layers(alt):
+    """The intervals without a finite loss, and the label of the first one."""
+    # Both ends are clipped to the zoom, which they would otherwise widen.
+    spans = (
+        alt.Chart(alt.NamedData("broken"))
+        .transform_filter("datum.to >= x0 && datum.from <= x1")
+        .transform_calculate(begin="max(datum.from, x0)", end="min(datum.to, x1)")
+        .transform_calculate(left="datum.end > x1 - (x1 - x0) / 12")
+        .transform_calculate(beside="datum.left ? datum.begin : datum.end")
+    )
+    areas = spans.mark_rect(style="broken")
+    label = spans.transform_filter("isValid(datum.label)").mark_text(
+        style="broken-label",
+        align=alt.ExprRef("datum.left ? 'right' : 'left'"),
+        dx=alt.ExprRef("datum.left ? -5 : 5"),
+    )
+    return (
+        areas.encode(x="begin:Q", x2="end:Q", y=alt.value(0), y2=alt.value("height")),
+        label.encode(x="beside:Q", y=alt.value(10), text="label:N"),
+    )
+
+
+def _marked_layers(alt, x):
+    """The lowest and the final loss: the halo that separates their labels from the points, rings, and labels."""
     edge = "scale('x', datum.step) > width - 70 ? {} : scale('x', datum.step) < 70 ? {} : {}"
     text = {
         "align": alt.ExprRef("datum.place == 'right' ? 'left' : " + edge.format("'right'", "'left'", "'center'")),
         "dx": alt.ExprRef("datum.place == 'right' ? 11 : " + edge.format(-9, 9, 0)),
-        # Vega puts the first line of several at the place: half of the others' height up is the middle.
+        # Vega puts the first of several lines at the point; moving up by half the others' height centers the text.
         "dy": alt.ExprRef(
             r"datum.place == 'right' ? 7 - 7 * length(split(datum.label, '\n')) : datum.place == 'below' ? 15 : -14"
         ),
@@ -245,18 +269,12 @@ def _loss_panel(alt, x, datasets: dict, window: int):
         "lineHeight": 14,
     }
     marked = _named(alt, "marked")
-    validations = series("validations", names[-1])
-    if datasets["validations"]:
-        dashes = validations.mark_line(strokeWidth=1.25, strokeDash=[4, 3])
-        layers.append(dashes.encode(x=x, y="loss:Q", color=color))
-    layers.append(marked.mark_text(style="marked-halo", **text).encode(x=x, y="loss:Q", text="label:N"))
-    if datasets["validations"]:
-        diamonds = validations.mark_point(filled=True, size=70, opacity=1)
-        layers.append(diamonds.encode(x=x, y="loss:Q", color=color, shape=shape))
     rings = marked.mark_point(style="marked", filled=False, size=90, strokeWidth=2)
-    layers.append(rings.encode(x=x, y="loss:Q"))
-    layers.append(marked.mark_text(style="marked-label", **text).encode(x=x, y="loss:Q", text="label:N"))
-    return alt.layer(*layers)
+    return (
+        marked.mark_text(style="marked-halo", **text).encode(x=x, y="loss:Q", text="label:N"),
+        rings.encode(x=x, y="loss:Q"),
+        marked.mark_text(style="marked-label", **text).encode(x=x, y="loss:Q", text="label:N"),
+    )
 
 
 def _small_panel(alt, x, field: str):
@@ -269,6 +287,6 @@ def _small_panel(alt, x, field: str):
 
 
 def _epoch_rules(alt, x, above: int):
-    # None at the left edge, where a line would look like an axis.
+    # Not at the left edge, where a line would look like an axis.
     rules = _named(alt, "epochs").transform_filter("datum.step > x0").mark_rule(style="epoch")
     return rules.encode(x=x, y=alt.value(-above), y2=alt.value("height"))

@@ -16,6 +16,6 @@ def render_loss_chart(
         metrics_path: What collect_metrics returned.
         output_loss_chart: The page.
     """
-    from kfp_osft.stages.render_loss_chart.run_chart import render
+    from kfp_osft.stages.render_loss_chart.rendering import render
 
     render(metrics_path, output_loss_chart.path)

@@ -1,6 +1,7 @@
-"""Time and bytes of the export of a large model: hard links beside copies. `python tests/bench/bench_export_model.py`
+"""Time and disk usage of exporting a large model, with hard links and with copies.
 
-Argument: size of the weights in GB (2). Needs twice of it below TMPDIR.
+Run it: python tests/bench/bench_export_model.py [size of the weights in GB, 2 by default]
+Needs twice that size below TMPDIR.
 """
 
 import contextlib
@@ -85,7 +86,7 @@ def _refuse(source: Path, target: Path) -> None:
 
 
 def _bytes_below(folder: Path) -> int:
-    """Bytes on disk, a file with several names once."""
+    """Bytes on disk, counting a file with several names once."""
     inodes = {
         (found.st_dev, found.st_ino): found.st_blocks * 512 for file in folder.rglob("*") if (found := file.lstat())
     }

@@ -1,4 +1,4 @@
-"""Time, memory and size of the loss chart of a long training, beside those of a short one.
+"""Time, memory and size of the loss chart of a long training, compared with a short one.
 
 Run it: python tests/bench/bench_loss_chart.py
 """
@@ -11,16 +11,16 @@ from pathlib import Path
 
 _ROUNDS = 3
 _SHORT, _LONG = 1_000, 100_000
-# VmHWM and not getrusage, whose figure a child takes over from its parent.
+# VmHWM rather than getrusage, whose value a child inherits from its parent.
 _PROGRAM = """
 import json, re, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers.synthetic_training import training
-from kfp_osft.stages.render_loss_chart.chart import render_loss_chart, write_chart_png
+from kfp_osft.stages.render_loss_chart.chart import write_chart_page, write_chart_png
 steps, page = training(int(sys.argv[2]), 20), Path(tempfile.mkdtemp()) / "chart.html"
 start = time.monotonic()
-render_loss_chart(steps, page, title="A model", subtitle="")
+write_chart_page(steps, page, title="A model", subtitle="")
 seconds = time.monotonic() - start
 picture = page.with_suffix(".png")
 write_chart_png(steps, picture, title="A model", subtitle="")
@@ -37,7 +37,7 @@ def _measure(steps: int) -> dict[str, float]:
 
 
 def main() -> None:
-    # In turn, so that both meet the same machine.
+    # Alternating, so that both run under the same load.
     rounds = [(_measure(_SHORT), _measure(_LONG)) for _ in range(_ROUNDS)]
     print(f"median of {_ROUNDS}      {_SHORT:>10,} steps {_LONG:>10,} steps      ratio")
     for figure in rounds[0][0]:

@@ -1,10 +1,9 @@
-"""Rows a second, memory and disk of preprocess, beside training_hub's own way from the same rows to token ids.
+"""Rows per second, memory and disk usage of preprocess, compared with training_hub's own tokenizing of the same rows.
 
 Run it: python tests/bench/bench_preprocess.py [rows ...]
 training_hub runs with several process counts at the first number of rows and with the best of them at the second;
-preprocess runs at all, and at the first with several process counts too. Rates are over the whole process, from its
-start with its imports to its end; on a machine with
-other work, look at the CPU time beside them. Needs Linux.
+preprocess runs at all of them, and at the first with several process counts too. Rates are over the whole process,
+including its imports; on a busy machine, compare the CPU time instead. Needs Linux.
 """
 
 import argparse
@@ -50,11 +49,11 @@ print(len(JsonlDataset(path=sys.argv[1])))
 
 
 def write_rows(path: Path, rows: int) -> Path:
-    """Conversations of about 235 tokens, of sentences from Python's own reference manual."""
+    """Writes conversations of about 235 tokens, made of sentences from Python's reference manual."""
     from pydoc_data.topics import topics
 
     text = " ".join(re.sub(r"\s+", " ", text) for text in topics.values())
-    # Prose alone: names of programs are more tokens a character than what people say.
+    # Prose only: code has more tokens per character than natural language.
     sentences = re.findall(r"(?<=[.:] )[A-Z][A-Za-z ,'-]{40,200}\.(?= )", text)
     generator = random.Random(0)
 

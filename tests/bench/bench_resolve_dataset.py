@@ -1,4 +1,4 @@
-"""resolve_dataset: rows a second and peak memory by format, at 20,000 and 200,000 rows; S3 beside one connection.
+"""resolve_dataset: rows per second and peak memory by format, at 20,000 and 200,000 rows; S3 against one connection.
 
 Run it: python tests/bench/bench_resolve_dataset.py
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 _SHORT, _LONG = 20_000, 200_000
 _OBJECT_SIZE = 512 << 20
-# VmHWM and not getrusage, whose figure a child takes over from its parent.
+# VmHWM rather than getrusage, whose value a child inherits from its parent.
 _PROGRAM = """
 import json, re, sys, time
 from pathlib import Path
@@ -41,7 +41,7 @@ print(json.dumps([seconds, peak / 1000]))
 
 
 def _rows(count: int) -> Iterator[dict]:
-    """Conversations of about 1 kB, of words that differ."""
+    """Conversations of about 1 kB with varied words."""
     source = random.Random(7)
     words = ["".join(source.choices("abcdefghijklmnopqrstuvwxyz", k=source.randint(2, 9))) for _ in range(20_000)]
     for _ in range(count):

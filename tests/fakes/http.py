@@ -1,16 +1,14 @@
-"""A web server of files on this computer, with the faults that real ones have."""
+"""A local file server over HTTP, with the faults of real ones."""
 
 import re
 import socket
-import ssl
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 from urllib.parse import urlsplit
+
+from fakes.local_server import LocalServer, QuietHandler
 
 
 @dataclass
@@ -21,12 +19,12 @@ class File:
         content: the bytes.
         etag: header; None for that of the content, "" for none.
         last_modified: header; "" for none.
-        ranges: whether a part can be asked for; If-Range is respected.
-        framing: "length", "chunked", or "close" (neither; the connection's end is the file's).
-        headers: more of them; they go before those of the server's own.
-        status: of each answer; below 400 the file comes with it.
-        failures: so many answers, from the first on, are 503.
-        cuts: after how many bytes of its body the 1st, 2nd, ... answer is cut, by a reset; None for not.
+        ranges: whether range requests are supported; If-Range is respected.
+        framing: "length", "chunked", or "close" (neither; the end of the connection is the end of the file).
+        headers: additional ones, which override the server's own.
+        status: of each response; only 200 comes with the file.
+        failures: how many responses, from the first on, are 503.
+        cuts: for the 1st, 2nd, ... response, after how many bytes of its body the connection is reset; None for never.
     """
 
     content: bytes
@@ -41,14 +39,14 @@ class File:
 
 
 @dataclass
-class HttpFileServer:
+class HttpFileServer(LocalServer):
     """Serves `files` on 127.0.0.1 while it is entered.
 
     Attributes:
         files: by path, without the query.
         requests: path with query, Range and status of each request so far.
-        on_piece: is called with the path and the count of bytes before each piece of a body.
-        certificate: of a TLS server: PEM file with key and certificate.
+        on_piece: called before each piece of a body, with the path and the number of bytes sent.
+        certificate: PEM file with key and certificate of a TLS server; empty for plain HTTP.
     """
 
     files: dict[str, File] = field(default_factory=dict)
@@ -56,31 +54,12 @@ class HttpFileServer:
     on_piece: Callable[[str, int], None] = lambda path, sent: None
     certificate: str = ""
 
-    def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"site": self}))
-        self._server.handle_error = lambda *request: None
-        if self.certificate:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self.certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        scheme = "https" if self.certificate else "http"
-        return f"{scheme}://127.0.0.1:{self._server.server_port}"
+    def handler(self) -> type[QuietHandler]:
+        return _Handler
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     site: HttpFileServer
-    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         file = self.site.files.get(urlsplit(self.path).path)
@@ -147,6 +126,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 1))
         self.close_connection = True
         self.connection.close()
-
-    def log_message(self, *message: object) -> None:
-        pass

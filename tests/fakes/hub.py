@@ -1,18 +1,14 @@
-"""A small Hugging Face Hub on this computer.
-
-It answers what huggingface_hub 2.4, datasets 5.2 and transformers 5.23 ask of it.
-"""
+"""A small local Hugging Face Hub: the API that huggingface_hub 2.4, datasets 5.2 and transformers 5.23 use."""
 
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from fakes.local_server import LocalServer, QuietHandler
 
 _API = re.compile(
     r"/api/(?P<kind>datasets|models)/(?P<name>[^/]+(?:/[^/]+)?)"
@@ -33,22 +29,22 @@ class _Repository:
 
 
 class _Refused(Exception):
-    """An answer that is no success; `code` is the Hub's X-Error-Code."""
+    """An error response; `code` is the Hub's X-Error-Code."""
 
     def __init__(self, status: int, code: str) -> None:
         self.status, self.code = status, code
 
 
 @dataclass
-class HubServer:
+class HubServer(LocalServer):
     """Serves datasets and models on 127.0.0.1 while it is entered.
 
     Attributes:
-        token: opens what is private or gated.
+        token: gives access to private and gated repositories.
         requests: "METHOD /path" of each request so far.
-        broken: requests whose "METHOD /path" it is found in are answered with 403 (after a 500 the client
-            would try again for half a minute).
-        on_request: is called with the "METHOD /path" of each request before it is answered.
+        broken: requests whose "METHOD /path" contains a match get a 403 (after a 500 the client would retry for half
+            a minute).
+        on_request: called with the "METHOD /path" of each request before the response.
     """
 
     token: str = "hf_testtokentesttokentesttoken"
@@ -57,21 +53,13 @@ class HubServer:
     on_request: Callable[[str], None] = lambda line: None
     _repositories: dict[tuple[str, str], _Repository] = field(default_factory=dict)
 
-    def __enter__(self) -> Self:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def handler(self) -> type[QuietHandler]:
+        return _Handler
 
     @property
     def endpoint(self) -> str:
         """For HF_ENDPOINT."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return self.url
 
     def commit(
         self,
@@ -85,8 +73,8 @@ class HubServer:
     ) -> str:
         """Makes these files the whole content of a repository at `revision`; returns the commit's hash.
 
-        kind: datasets or models. private: without the token, as if it was not there. gated: without the
-        token, to be seen but not to be read.
+        kind: datasets or models. private: seems not to exist without the token. gated: visible but not readable
+        without the token.
         """
         repository = self._repositories.setdefault((kind, name), _Repository({}, {}, private, gated))
         listing = "".join(f"{path} {_blob_id(content)}\n" for path, content in sorted(files.items()))
@@ -99,7 +87,7 @@ class HubServer:
         known = headers.get("Authorization") == f"Bearer {self.token}"
         repository = self._repositories.get((kind, name))
         if repository is None or (repository.private and not known):
-            # As the Hub: a stranger is not told what there is.
+            # Like the Hub, which does not reveal to strangers what exists.
             raise _Refused(404 if known else 401, "RepoNotFound")
         commit = repository.revisions.get(revision, revision)
         if commit not in repository.commits:
@@ -113,19 +101,18 @@ class HubServer:
         return repository.commits[commit], commit
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
-    protocol_version = "HTTP/1.1"
+class _Handler(QuietHandler):
+    site: HubServer
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         line = f"{self.command} {path}"
-        self.hub.requests.append(line)
-        self.hub.on_request(line)
+        self.site.requests.append(line)
+        self.site.on_request(line)
         try:
-            if self.hub.broken and self.hub.broken.search(line):
+            if self.site.broken and self.site.broken.search(line):
                 raise _Refused(403, "")
             if found := _API.fullmatch(path):
                 self._answer_json(
@@ -149,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _api(self, kind: str, name: str, what: str, rest: str, query: dict[str, list[str]], body: bytes) -> object:
         if what == "revision":
-            repository, commit = self.hub._find(kind, name, rest, self.headers)
+            repository, commit = self.site._find(kind, name, rest, self.headers)
             return {
                 "id": name,
                 "sha": commit,
@@ -161,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "siblings": [{"rfilename": path} for path in repository.commits[commit]],
             }
         revision, _, folder = rest.partition("/")
-        files, _ = self.hub._files(kind, name, revision, self.headers)
+        files, _ = self.site._files(kind, name, revision, self.headers)
         if what == "paths-info":
             asked = parse_qs(body.decode())["paths"]
             return [entry for entry in _entries(files, "", recursive=True) if entry["path"] in asked]
@@ -171,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         return entries
 
     def _resolve(self, kind: str, name: str, revision: str, path: str) -> None:
-        files, commit = self.hub._files(kind, name, revision, self.headers)
+        files, commit = self.site._files(kind, name, revision, self.headers)
         if path not in files:
             raise _Refused(404, "EntryNotFound")
         content = files[path]
@@ -196,12 +183,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def log_message(self, *message: object) -> None:
-        pass
-
 
 def _entries(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict[str, object]]:
-    """What the tree API says of the files and folders below `folder`."""
+    """The tree API's entries for the files and folders below `folder`."""
     inside = f"{folder}/" if folder else ""
     entries: dict[str, dict[str, object]] = {}
     for path, content in sorted(files.items()):
@@ -219,5 +203,5 @@ def _entries(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict
 
 
 def _blob_id(content: bytes) -> str:
-    """git's name of a file's content."""
+    """The id of a git blob with this content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

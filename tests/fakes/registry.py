@@ -1,4 +1,4 @@
-"""A real OCI registry (docker-registry), images that skopeo pushes to it, and a gate that disturbs those who pull."""
+"""A real OCI registry (docker-registry), images to push to it, and a proxy that disturbs pulls."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ TAR = "application/vnd.oci.image.layer.v1.tar"
 TITLE = "org.opencontainers.image.title"
 
 USER, PASSWORD = "puller", "correct-horse-battery"
-# Of that password by bcrypt, the one hash that docker-registry takes, at the lowest cost.
+# bcrypt, the only hash that docker-registry supports, at the lowest cost.
 _HTPASSWD = f"{USER}:$2b$04$7YfETXdz/XQK6fCBk959s.DfnORu7UE95Xy6kz6Ve5Wjg3HW8Yu2a\n"
 
 PROGRAMS = ("docker-registry", "skopeo")
@@ -39,13 +39,13 @@ def missing_programs() -> list[str]:
 
 
 def docker_config(host: str, password: str = PASSWORD, **entry: str) -> str:
-    """The content of a Docker config.json with one entry; `auth` is made where nothing else is given."""
+    """The content of a Docker config.json with one entry: `entry`, or else user and password as `auth`."""
     auth = {"auth": base64.b64encode(f"{USER}:{password}".encode()).decode()}
     return json.dumps({"auths": {host: entry or auth}})
 
 
 def tar(files: Mapping[str, bytes | tarfile.TarInfo], compression: str = "") -> bytes:
-    """A tar of files by name; a TarInfo is a member as it is, without content."""
+    """A tar of files by name; a TarInfo is added as it is, without content."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
@@ -129,10 +129,10 @@ class Registry:
             config["auth"] = {"htpasswd": {"realm": "tests", "path": str(self.folder / "htpasswd")}}
         if self._certificate:
             config["http"]["tls"] = dict(zip(("certificate", "key"), map(str, self._certificate), strict=True))
-        # YAML holds all of JSON.
+        # JSON is valid YAML.
         (self.folder / "config.yml").write_text(json.dumps(config))
         with (self.folder / "log").open("wb") as log:
-            # It reads REGISTRY_X as its setting X, and skopeo its logins from REGISTRY_AUTH_FILE.
+            # It takes REGISTRY_X for its setting X, while skopeo reads its logins from REGISTRY_AUTH_FILE.
             environment = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", str(self.folder / "config.yml")], stdout=log, stderr=log, env=environment
@@ -174,7 +174,7 @@ class Registry:
         return f"oci://{self.host}/{repository}:{tag}"
 
     def put_manifest(self, manifest: Mapping[str, Any], repository: str, tag: str = "1") -> str:
-        """Puts a manifest that skopeo would not."""
+        """Uploads a manifest that skopeo would not push."""
         connection = http.client.HTTPConnection(self.host)
         connection.request(
             "PUT", f"/v2/{repository}/manifests/{tag}", json.dumps(manifest), {"Content-Type": manifest["mediaType"]}
@@ -190,16 +190,16 @@ class Registry:
 
 
 class Gate(ThreadingHTTPServer):
-    """A proxy before a registry that disturbs it.
+    """A proxy in front of a registry that disturbs pulls.
 
     Attributes:
-        cuts: how many of the next blobs end in their middle, with the connection.
-        statuses: what the next requests for blobs are answered with instead.
-        hang: blobs stop in their middle, with the connection open.
-        bytes_per_second: of each blob, 0 for as fast as can be.
-        manifest: what each manifest is answered with, if not None.
-        refresh_token: with one, Docker's token authentication: an identity token gives a bearer token.
-        asked: how often each blob was asked for, by digest.
+        cuts: for how many of the next blobs the connection is closed halfway.
+        statuses: HTTP status of the responses to the next requests for blobs.
+        hang: whether blobs stop halfway, with the connection open.
+        bytes_per_second: speed of each blob, 0 for unlimited.
+        manifest: the response to every request for a manifest; None for the registry's own.
+        refresh_token: if set, Docker's token authentication with this identity token is required.
+        asked: how often each blob was requested, by digest.
     """
 
     daemon_threads = True
@@ -223,11 +223,11 @@ class Gate(ThreadingHTTPServer):
         self.server_close()
 
     def through(self, reference: str) -> str:
-        """The same reference by way of this gate."""
+        """The same reference through this gate."""
         return reference.replace(self.registry.host, self.host)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is what some tests are about."""
+        """Clients that disconnect are part of some tests."""
 
 
 class _GateHandler(BaseHTTPRequestHandler):
@@ -238,7 +238,7 @@ class _GateHandler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self) -> None:
-        # skopeo sends the form in chunks, of which the last one is empty.
+        # skopeo sends the form in chunks; the last one is empty.
         body = b""
         while size := int(self.rfile.readline(), 16):
             body += self.rfile.read(size + 2)[:size]
@@ -267,7 +267,7 @@ class _GateHandler(BaseHTTPRequestHandler):
         connection = http.client.HTTPConnection(gate.registry.host)
         connection.putrequest(self.command, self.path, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            # skopeo repeats Accept, once for each kind of manifest.
+            # skopeo repeats Accept for each kind of manifest.
             if name in ("Accept", "Range", "User-Agent"):
                 connection.putheader(name, value)
         connection.endheaders()
@@ -279,7 +279,7 @@ class _GateHandler(BaseHTTPRequestHandler):
         self.end_headers()
         size = int(answer.headers["Content-Length"] or 0)
         stop = size
-        # Small blobs, as the config, pass.
+        # Small blobs, such as the config, pass undisturbed.
         if is_blob and size > 1000 and (gate.hang or gate.cuts):
             gate.cuts -= not gate.hang
             stop = size // 2

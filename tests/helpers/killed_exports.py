@@ -1,8 +1,8 @@
-"""A program for test_model_export: exports again and again, killed at each call that changes something on disk.
+"""A program for test_export: exports again and again, killed at each call that changes something on disk.
 
 Arguments: workspace, checkpoint_dir, "one" or "two" (steps in which a folder is replaced). Prints the number of kills
-and how many left no final_model. A final_model that is neither the old one nor the new one, or a rerun that does not
-end well, is an error.
+and how many left no final_model. Fails if a final_model is neither the old one nor the new one, or a rerun does not
+succeed.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from kfp_osft.shared.files import atomic as publish
+from kfp_osft.shared.files import atomic
 from kfp_osft.stages.export_model.export import export_model
 
 _CHANGES = ("os.link", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "shutil.copyfile", "ctypes.dlsym")
@@ -22,8 +22,8 @@ _CHANGES = ("os.link", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chm
 def main() -> None:
     workspace, checkpoint_dir, steps = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     if steps == "two":
-        publish._exchange = lambda one, other: False
-    # Here, and with it all that an export imports: each fork would take as long for it.
+        atomic._exchange = lambda one, other: False
+    # Once here, so that the forks inherit what an export imports.
     _export(workspace, checkpoint_dir)
     new = _content(workspace / "final_model")
     kills = missing = 0
@@ -51,7 +51,7 @@ def _export(workspace: Path, checkpoint_dir: str) -> None:
 
 
 def _is_killed(workspace: Path, checkpoint_dir: str, at: int) -> bool:
-    """Exports in a child that is killed at that call; whether there is one. Otherwise it must end well."""
+    """Exports in a child that is killed at that call; False if there are fewer calls, and the export succeeded."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -83,7 +83,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def _make_old(final_model: Path) -> None:
-    """A folder, as another tool leaves one."""
+    """Makes a final_model that is a folder, as another tool would."""
     if final_model.is_symlink():
         final_model.unlink()
     shutil.rmtree(final_model, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Runs resolve in a process of its own, as the stage does, and kills it with SIGKILL at a point of a download."""
+"""Runs resolve in a process of its own, as the stage does, and kills it with SIGKILL during a download."""
 
 import json
 import os
@@ -18,13 +18,13 @@ def kill(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if isinstance(point, int):
-    # So many bytes are there.
+    # After this many bytes.
     class Progress(progress.Progress):
         def add(self, size):
             super().add(size)
             if self._done >= point:
                 kill()
-    # So little that what is there is noted now and then.
+    # Small enough for progress to be recorded several times.
     from kfp_osft.stages.resolve_dataset import http, s3
     http._BYTES_BETWEEN_MARKS = 1 << 18
     http._PIECE = 1 << 16
@@ -33,7 +33,7 @@ if isinstance(point, int):
 elif point == "publishing":
     download.write_manifest = hub.write_manifest = kill
 elif point == "renaming":
-    # replacing_folder renames by the module's own name; the manifest is there, and the folder not yet.
+    # replacing_folder calls os.rename; the manifest is written by then, and the folder is not in place yet.
     rename = os.rename
     os.rename = lambda source, target: (
         kill() if str(source).endswith(".unfinished") and os.path.isdir(source) else rename(source, target))
@@ -53,10 +53,10 @@ def resolve_in_a_process(
     """Resolves a dataset in a child process.
 
     Args:
-        point: where it is killed: after so many bytes, "publishing" (all is there, the manifest not), "renaming"
-            (the manifest too), or None for nowhere.
-        environment: on top of this process'.
-        started: is told the child's process id, to kill it from outside.
+        point: when it is killed: after this many bytes, "publishing" (all files are complete, the manifest is not
+            written), "renaming" (the manifest is, too), or None for never.
+        environment: added to this process's.
+        started: called with the child's process id, to kill it from outside.
 
     Returns:
         dataset_path, or None if it was killed.

@@ -11,7 +11,7 @@ import kfp_osft
 from kfp_osft.stages.component import Stage
 
 USER = 1_000_700_000
-#: Another one, as a training pod may have.
+#: Another user, as a training pod may have.
 OTHER_USER = 1_000_710_000
 
 
@@ -34,7 +34,7 @@ def as_user(user: int, command: list[str], **environment: str) -> subprocess.Com
 
 
 def can_be_another_user() -> bool:
-    """Whether this computer lets the tests do that: Linux, as root."""
+    """Whether the tests may run commands as another user: on Linux, as root."""
     try:
         return as_user(USER, [sys.executable, "-c", "import kfp"]).returncode == 0
     except OSError:
@@ -42,7 +42,7 @@ def can_be_another_user() -> bool:
 
 
 class Finished(NamedTuple):
-    """How a stage ended: its exit code, what it printed, its output parameters."""
+    """How a stage ended: exit code, log, output parameters."""
 
     code: int
     log: str
@@ -53,9 +53,9 @@ def run_stage(stage: Stage, folder: Path, arguments: dict[str, Any], **environme
     """Runs what KFP's launcher runs in the container.
 
     Args:
-        folder: empty, for the artifacts and the outputs; everybody may write it.
-        arguments: of the stage, less artifacts.
-        environment: beside HOME=/ and what KFP sets.
+        folder: will hold the artifacts and the outputs; must not exist yet.
+        arguments: of the stage, except artifacts.
+        environment: added to HOME=/ and what KFP sets.
     """
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)

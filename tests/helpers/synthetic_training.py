@@ -1,11 +1,17 @@
-"""A training's steps made up for the tests of the chart."""
+"""Synthetic training metrics for the tests of the chart."""
 
 import math
 import random
 
 
 def training(count: int, epochs: int = 3, **replaced) -> list[dict]:
-    """A noisy loss that falls from about 5 to 1.7, with the trainer's fields; the same each time."""
+    """Steps with the trainer's fields and a noisy loss that falls from about 5 to 1.7; deterministic.
+
+    Args:
+        count: number of steps.
+        epochs: number of epochs.
+        replaced: for a field, its value by step number.
+    """
     chance = random.Random(7)
     steps = []
     for step in range(1, count + 1):

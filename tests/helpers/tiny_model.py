@@ -1,4 +1,4 @@
-"""A real, tiny language model and a small chat data set for the tests: made on the spot, no network."""
+"""A real, tiny language model and a small chat dataset for the tests, generated without network."""
 
 import json
 import random
@@ -58,7 +58,7 @@ def make_tiny_model(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
         pad_token_id=tokenizer.pad_token_id,
         dtype="float32",
     )
-    # The seed must not reach into the random state of whoever calls.
+    # The seed must not change the caller's random state.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config)

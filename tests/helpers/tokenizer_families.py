@@ -1,4 +1,4 @@
-"""Kinds of tokenizers with chat templates as real models have them, made on the spot."""
+"""Kinds of tokenizers with chat templates like those of real models, generated without network."""
 
 import struct
 from collections.abc import Callable
@@ -19,7 +19,7 @@ CHATML_WITH_TOOLS = """\
 {{ call.function.arguments if call.function.arguments is string else call.function.arguments | tojson }}\
 {{ '}\n</tool_call>' }}{% endfor %}\
 {{ '<|im_end|>\n' }}{% endfor %}"""
-# As Qwen3's: reasoning is told after the last question only, and blank lines beside it are stripped.
+# As Qwen3's: reasoning is rendered after the last question only, and blank lines around it are stripped.
 CHATML_WITH_REASONING = """\
 {% set last = namespace(question=-1) %}\
 {% for message in messages %}\
@@ -28,7 +28,7 @@ CHATML_WITH_REASONING = """\
 {% if message.role == 'assistant' and message.reasoning_content is string and loop.index0 > last.question %}\
 {{ '<think>\n' + message.reasoning_content.strip('\n') + '\n</think>\n\n' + message.content.lstrip('\n') }}\
 {% else %}{{ message.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"""
-# SmolLM2's own: a system turn is told where there is none.
+# SmolLM2's own: it adds a system turn if there is none.
 SMOLLM2 = """\
 {% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
 {{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}\
@@ -154,7 +154,7 @@ def make_tokenizer(family: Family, template: str | None = None) -> Any:
 
 
 def make_model_folder(folder: Path, tokenizer: Any) -> Path:
-    """A folder that is a model to all who do not load its weights."""
+    """A folder that passes for a model as long as nobody loads its weights."""
     from transformers import LlamaConfig
 
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A checkpoint folder as a training leaves it, made without one: for the stages after the training."""
+"""A checkpoint folder as a training leaves it, made without training: for the stages that follow."""
 
 import json
 import shutil
@@ -8,8 +8,8 @@ from kfp_osft.shared.files.manifests import file_digest, sampled_digest, write_m
 
 
 def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("64.0",)) -> Path:
-    """Checkpoints (copies of the model), mini-trainer's metrics for 8 steps, what preprocess and the training script
-    leave, and osft_run.json."""
+    """Writes checkpoints (copies of the model), mini-trainer's metrics for 8 steps, the files of preprocess and of the
+    training script, and osft_run.json."""
     for count in samples:
         checkpoint = folder / "hf_format" / f"samples_{count}"
         shutil.copytree(model, checkpoint)

@@ -1,4 +1,4 @@
-"""Training configs as preprocess makes them, for the tests of what uses them."""
+"""Training configs as preprocess makes them, for the tests of the code that uses them."""
 
 import dataclasses
 from pathlib import Path
@@ -36,14 +36,14 @@ def with_osft(config: TrainingConfig, **arguments: Any) -> TrainingConfig:
 
 
 def task_config(**fields: Any) -> SimpleNamespace:
-    """A TaskConfig as KFP's executor hands it over: a field that is not given is None."""
+    """A TaskConfig as KFP's executor passes it: fields that are not given are None."""
     names = ("affinity", "tolerations", "node_selector", "env", "volumes", "volume_mounts", "resources")
     assert set(fields) <= set(names)
     return SimpleNamespace(**dict.fromkeys(names) | fields)
 
 
 def workspace_task_config(folder: str | Path = "/kfp-workspace", **fields: Any) -> SimpleNamespace:
-    """One with the workspace's claim mounted at the folder."""
+    """A TaskConfig with the workspace's PVC mounted at the folder."""
     volumes = [
         {"name": "kfp-workspace", "persistentVolumeClaim": {"claimName": "run-workspace"}},
         *fields.pop("volumes", []),

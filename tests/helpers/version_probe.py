@@ -1,6 +1,6 @@
-"""Runs in the environments of test_versions.py: what needs no training, with the KFP that is installed there.
+"""Tests that test_versions.py runs in its environments, with the KFP installed there: all that needs no training.
 
-Not collected with the other tests: its name has no test_ in front.
+Not collected with the other tests, as its name does not begin with test_.
 """
 
 import json
@@ -17,7 +17,7 @@ from kfp_osft.pipelines.osft.compiling import compile_all
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
-    """A checkpoint folder whose model is one tensor, of whole numbers: there is no torch here to look for NaN."""
+    """A checkpoint folder whose model is one tensor, of integers, as there is no torch here to look for NaN."""
     model = tmp_path / "model"
     model.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):

@@ -1,4 +1,4 @@
-"""The layers of an OCI image or artifact, unpacked one over the other."""
+"""The layers of an OCI image or artifact, unpacked on top of each other."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from typing import IO, Any
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.progress import Progress
 
-#: Where a modelcar has its model (KServe).
+#: Where a KServe modelcar has its model.
 MODELS = "models"
 
-# A layer that is one file tells its name so: ORAS, and the CNCF's ModelPack.
+# Annotations with the name of a layer that is a single file: ORAS, and the CNCF's ModelPack.
 _FILE_NAMES = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 _IMAGE_CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -25,16 +25,16 @@ _AT_ONCE = 1 << 20
 
 
 def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: str) -> None:
-    """Unpacks the layers in their order; a layer's blob is removed when it is done.
+    """Unpacks the layers in order; a layer's blob is removed once it is unpacked.
 
-    A layer is a tar, as it is or in gzip or zstd, or one file whose annotation tells its name. In an image, what a
-    model is not made of (links and devices of an operating system) is passed over outside /models.
+    A layer is a tar, plain or compressed with gzip or zstd, or a single file named by an annotation. In an image,
+    links and devices outside /models, which belong to its operating system, are skipped.
 
     Args:
         manifest: of the image or artifact.
-        blobs: folder with a file for each layer, by the hex digits of its digest.
+        blobs: folder with a file for each layer, named by the hex digits of its digest.
         tree: an empty folder.
-        shown: how errors name the model.
+        shown: how error messages name the model.
 
     Raises:
         InputError: a member that points outside the tree, or is a device; a layer that cannot be read.
@@ -60,10 +60,10 @@ def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: s
                 (shutil.copyfile if is_needed_later else os.replace)(blob, target)
             else:
                 raise InputError(
-                    f"{place} is neither a tar nor a file with a name ({layer.get('mediaType', 'without a type')})"
+                    f"{place} is neither a tar nor a named file (mediaType: {layer.get('mediaType', 'none')})"
                 )
         except (tarfile.TarError, EOFError, OSError) as error:
-            # pyarrow's error of a broken stream is an OSError without a number.
+            # pyarrow reports a corrupt stream as an OSError without errno.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise InputError(f"{place} cannot be read: {error}") from None
@@ -74,19 +74,14 @@ def unpack_layers(manifest: Mapping[str, Any], blobs: Path, tree: Path, shown: s
 def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, progress: Progress) -> None:
     of_this_layer: set[Path] = set()
     with _content(blob) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_AT_ONCE) as archive:
-        archive.copybufsize = _AT_ONCE
+        # TarFile's attribute, which typeshed lacks.
+        archive.copybufsize = _AT_ONCE  # pyright: ignore[reportAttributeAccessIssue]
         for member in archive:
             target = _inside(tree, member.name, place)
             if target == tree:
                 continue
             if target.name.startswith(_WHITEOUT):
-                if target.name == _OPAQUE:
-                    _remove_lower(target.parent, of_this_layer, itself=False)
-                    continue
-                hidden = target.name.removeprefix(_WHITEOUT)
-                if hidden in ("", ".", ".."):
-                    raise InputError(f"{place}: {member.name} is refused: it hides no file")
-                _remove_lower(target.with_name(hidden), of_this_layer, itself=True)
+                _apply_whiteout(target, of_this_layer, f"{place}: {member.name}")
                 continue
             is_model = not is_image or target.relative_to(tree).parts[0] == MODELS
             if not (is_model or member.isfile() or member.isdir()):
@@ -96,7 +91,7 @@ def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, progress: Pr
             try:
                 member = tarfile.data_filter(member.replace(name=str(target.relative_to(tree)), deep=False), str(tree))
             except tarfile.FilterError as error:
-                raise InputError(f"{place}: {member.name} is refused: {error}") from None
+                raise InputError(f"{place}: {member.name} is rejected: {error}") from None
             if target.is_symlink() or (target.exists() and not (target.is_dir() and member.isdir())):
                 _remove(target)
             if member.islnk():
@@ -109,22 +104,22 @@ def _unpack_tar(blob: Path, tree: Path, place: str, is_image: bool, progress: Pr
 
 
 def _inside(tree: Path, name: str, place: str) -> Path:
-    """Where a member of that name goes: below the tree, by real folders only.
+    """The path of a member of that name: below the tree, through real folders only.
 
-    Each folder on the way is looked at without following it: realpath gives up on a path longer than the kernel takes
-    and calls the rest of it real (CVE-2025-4517).
+    Each folder on the way is examined without following it: realpath gives up on a path longer than the kernel allows
+    and returns the rest of it unresolved (CVE-2025-4517).
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise InputError(f"{place}: {name} is refused: it points outside")
+        raise InputError(f"{place}: {name} is rejected: it points outside the model")
     through = _first_link(tree, path.parts[:-1])
     if through:
-        raise InputError(f"{place}: {name} is refused: it leads through the link {through}")
+        raise InputError(f"{place}: {name} is rejected: its path goes through the link {through}")
     return tree / path
 
 
 def _first_link(folder: Path, parts: Sequence[str]) -> str | None:
-    """The first of these names, one below the other, that is a link; what is not there is none."""
+    """The first of these nested names that is a link; a missing one is not."""
     for part in parts:
         folder = folder / part
         try:
@@ -137,25 +132,25 @@ def _first_link(folder: Path, parts: Sequence[str]) -> str | None:
 
 
 def _check_target(tree: Path, link: Path, target: str, said: str) -> None:
-    """Sees that a symbolic link stays inside, whatever is made in its way later.
+    """Checks that a symbolic link stays inside, whatever later members create on its path.
 
-    So ".." is allowed in front only, where it goes up from real folders: after a name it would go up from wherever a
-    link of that name leads.
+    Hence ".." is allowed only at the beginning, where it goes up from real folders: after a name it would go up from
+    wherever a link of that name points.
     """
     parts = PurePosixPath(target).parts
     upwards = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     folders = link.parent.relative_to(tree).parts
     if PurePosixPath(target).is_absolute() or "\0" in target or upwards > len(folders) or ".." in parts[upwards:]:
-        raise InputError(f"{said} is refused: it is a link to {target}, which may point outside")
+        raise InputError(f"{said} is rejected: it is a link to {target}, which may point outside the model")
     through = _first_link(tree.joinpath(*folders[: len(folders) - upwards]), parts[upwards:-1])
     if through:
-        raise InputError(f"{said} is refused: it is a link to {target}, which leads through the link {through}")
+        raise InputError(f"{said} is rejected: it is a link to {target}, which goes through the link {through}")
 
 
 def _link(source: Path, target: Path, place: str) -> None:
-    """A hard link, or a copy where the file system has none."""
+    """Makes a hard link, or a copy where the file system does not support links."""
     if source.is_symlink() or not source.is_file():
-        raise InputError(f"{place} is a link to {source.name}, which is not there")
+        raise InputError(f"{place} is a link to {source.name}, which does not exist")
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -163,8 +158,25 @@ def _link(source: Path, target: Path, place: str) -> None:
         shutil.copyfile(source, target)
 
 
+def _apply_whiteout(whiteout: Path, kept: set[Path], shown: str) -> None:
+    """Removes what a whiteout of the OCI image specification hides in lower layers.
+
+    Args:
+        whiteout: where it would be in the tree.
+        kept: paths of the whiteout's own layer, which it does not hide.
+        shown: how the error message names it.
+    """
+    if whiteout.name == _OPAQUE:
+        _remove_lower(whiteout.parent, kept, itself=False)
+        return
+    hidden = whiteout.name.removeprefix(_WHITEOUT)
+    if hidden in ("", ".", ".."):
+        raise InputError(f"{shown} is rejected: a whiteout must name a file")
+    _remove_lower(whiteout.with_name(hidden), kept, itself=True)
+
+
 def _remove_lower(path: Path, kept: set[Path], itself: bool) -> None:
-    """Removes what lower layers have put there; a whiteout does not hide its own layer's files."""
+    """Removes what lower layers put there; a whiteout does not hide files of its own layer."""
     if path.is_dir() and not path.is_symlink():
         for child in list(path.iterdir()):
             _remove_lower(child, kept, itself=True)
@@ -185,11 +197,11 @@ def _is_tar(blob: Path) -> bool:
     try:
         with _content(blob) as stream:
             block = stream.read(tarfile.BLOCKSIZE)
-    # The magic of a compression by chance, in a file that is something else.
+    # Another kind of file that happens to begin like a compressed one.
     except OSError:
         return False
     if len(block) == tarfile.BLOCKSIZE and not any(block):
-        # The end of a tar without members: a layer in which nothing changed.
+        # A tar without members: a layer in which nothing changed.
         return True
     with contextlib.suppress(tarfile.HeaderError):
         tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
@@ -199,7 +211,7 @@ def _is_tar(blob: Path) -> bool:
 
 @contextlib.contextmanager
 def _content(blob: Path) -> Iterator[IO[bytes]]:
-    """The blob's content, decompressed as it is read."""
+    """The blob's content, decompressed while it is read."""
     import pyarrow
 
     with blob.open("rb") as file:

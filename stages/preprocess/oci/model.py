@@ -14,26 +14,27 @@ from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.stages.preprocess.oci.credentials import SECRET_VARIABLE
 from kfp_osft.stages.preprocess.oci.layers import MODELS, unpack_layers
-from kfp_osft.stages.preprocess.oci.registry import SCHEME, SECRET_VARIABLE, Registry, size_of
+from kfp_osft.stages.preprocess.oci.registry import SCHEME, Registry, size_of
 
-#: Folder of the workspace: BASE_MODELS/<start of the digest>/<name of the repository>. A tag that moves makes another
-#: folder, so that no training loses the model that it reads.
+#: Folder in the workspace: BASE_MODELS/<start of the digest>/<name of the repository>. A tag that moves gets another
+#: folder, so that no training loses the model it is reading.
 BASE_MODELS = "base_models"
 
 _FORMAT = 1
 _PARAMETER = "training_base_model"
 _MANIFEST = "manifest.json"
-# Weights for other programs; transformers reads none of them here.
+# Weights for other programs, which transformers does not load here.
 _NOT_NEEDED = (".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".tflite")
 _NEEDED_FOLDERS = ("additional_chat_templates",)
-# What a compressed layer holds, to its size: weights are hard to compress.
+# Size of an unpacked layer over that of a compressed one: weights hardly compress.
 _UNPACKED = 1.5
 _LISTED = 10
 
 
 def is_oci_model(base_model: str) -> bool:
-    """True for what pull_model takes, well formed or not."""
+    """Whether the text begins with oci://, so that pull_model takes it; it may still be malformed."""
     return base_model.startswith(SCHEME)
 
 
@@ -48,8 +49,8 @@ def pull_model(base_model: str, workspace: Path) -> Path:
         workspace: existing folder.
 
     Raises:
-        InputError: a reference or credentials that are none, no access, no such model, no space, or what is pulled is
-            broken, points outside its folder, or is not one model.
+        InputError: a malformed reference or malformed credentials, no access, no such model, no space, or content
+            that is corrupt, points outside its folder, or is not exactly one model.
     """
     registry = Registry(base_model, os.environ.get(SECRET_VARIABLE))
     digest = registry.digest()
@@ -58,7 +59,7 @@ def pull_model(base_model: str, workspace: Path) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     with _alone(place):
         if pulled_digest(model) == digest:
-            log(f"{base_model} is in {model} already: used again")
+            log(f"{base_model} is already in {model}: used again")
             return model
         image, manifest = registry.image(digest)
         layers, tree = place / "layers", place / "unpacked"
@@ -70,7 +71,7 @@ def pull_model(base_model: str, workspace: Path) -> Path:
         tree.mkdir()
         try:
             unpack_layers(manifest, layers / "blobs" / "sha256", tree, f"{_PARAMETER}={base_model}")
-            found = _model_folder(tree, base_model)
+            found = _find_model(tree, base_model)
             (place / _MANIFEST).unlink(missing_ok=True)
             with replacing_folder(model) as unfinished:
                 _move_model(found, tree, unfinished, base_model)
@@ -88,7 +89,7 @@ def pull_model(base_model: str, workspace: Path) -> Path:
 
 
 def pulled_digest(folder: Path) -> str | None:
-    """The digest that the folder's model was pulled by, or None where it was not, or is no longer whole."""
+    """The digest that the folder's model was pulled by; None if it was not pulled, or was changed since."""
     path = folder.parent / _MANIFEST
     try:
         digest = json.loads(path.read_text(encoding="utf-8"))["made_from"]["digest"]
@@ -125,7 +126,7 @@ def _alone(place: Path) -> Iterator[None]:
 
 
 def _check_space(manifest: Mapping[str, Any], blobs: Path, base_model: str) -> None:
-    """Each layer goes when it is unpacked: needed is room for all that they hold, and for one more."""
+    """Each layer is removed once unpacked, so this takes room for their content and for the largest layer again."""
     sizes = {
         layer["digest"]: layer["size"] * (_UNPACKED if _is_compressed(layer) else 1) for layer in manifest["layers"]
     }
@@ -134,7 +135,7 @@ def _check_space(manifest: Mapping[str, Any], blobs: Path, base_model: str) -> N
     if needed > free:
         raise InputError(
             f"{_PARAMETER}={base_model}: pulling and unpacking it needs {needed / 1e9:.2f} GB in the "
-            f"workspace ({_UNPACKED} times its compressed layers, once its others, and the largest one "
+            f"workspace ({_UNPACKED} times the compressed layers, the other layers once, and the largest layer "
             f"again); {free / 1e9:.2f} GB are free"
         )
 
@@ -143,25 +144,35 @@ def _is_compressed(layer: Mapping[str, Any]) -> bool:
     return str(layer.get("mediaType", "")).endswith(("gzip", "zstd"))
 
 
-def _model_folder(tree: Path, base_model: str) -> Path:
-    """The one folder with config.json and weights."""
+def _find_model(tree: Path, base_model: str) -> Path:
+    """The one folder with config.json and weights.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
     contents = {Path(folder): names for folder, _, names in os.walk(tree)}
-    found = [folder for folder, names in contents.items() if "config.json" in names and any(map(_is_weights, names))]
-    found = [folder for folder in found if (tree / MODELS) in (folder, *folder.parents)] or found
-    # Below a model may be parts of it, or the same in another format.
-    found = [folder for folder in found if not set(found) & set(folder.parents)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        folders = listed(sorted(f"/{folder.relative_to(tree)}" for folder in found), _LISTED)
+    models = _model_folders(contents, tree / MODELS)
+    if len(models) == 1:
+        return models[0]
+    if models:
+        names = sorted(f"/{folder.relative_to(tree)}" for folder in models)
         raise InputError(
-            f"{_PARAMETER}={base_model}: holds {len(found)} models: {folders}; an image with one is needed"
+            f"{_PARAMETER}={base_model}: contains {len(models)} models: {listed(names, _LISTED)}; "
+            "give an image with exactly one"
         )
     files = sorted(f"/{(folder / name).relative_to(tree)}" for folder, names in contents.items() for name in names)
     raise InputError(
-        f"{_PARAMETER}={base_model}: holds no model: no folder in it has config.json and weights in "
-        f"safetensors or .bin; it has {listed(files, _LISTED) or 'no file'}"
+        f"{_PARAMETER}={base_model}: contains no model: no folder in it has config.json and weights in "
+        f"safetensors or .bin; it contains {listed(files, _LISTED) or 'no files'}"
     )
+
+
+def _model_folders(contents: Mapping[Path, list[str]], preferred: Path) -> list[Path]:
+    """The folders with config.json and weights: those below `preferred`, or else all."""
+    found = [folder for folder, names in contents.items() if "config.json" in names and any(map(_is_weights, names))]
+    found = [folder for folder in found if preferred in (folder, *folder.parents)] or found
+    # Below a model there may be parts of it, or the same model in another format.
+    return [folder for folder in found if not set(found) & set(folder.parents)]
 
 
 def _is_weights(name: str) -> bool:
@@ -169,7 +180,7 @@ def _is_weights(name: str) -> bool:
 
 
 def _move_model(found: Path, tree: Path, target: Path, base_model: str) -> None:
-    """Moves the files that transformers loads; a link becomes the file that it leads to."""
+    """Moves the files that transformers loads; a link is replaced by the file it points to."""
     sources = {
         file.relative_to(found): file.resolve(strict=True) for file in sorted(found.rglob("*")) if file.is_file()
     }
@@ -180,7 +191,9 @@ def _move_model(found: Path, tree: Path, target: Path, base_model: str) -> None:
             left_out.append(str(name))
             continue
         if not source.is_relative_to(tree.resolve()):
-            raise InputError(f"{_PARAMETER}={base_model}: {name} is refused: it is a link that points outside")
+            raise InputError(
+                f"{_PARAMETER}={base_model}: {name} is rejected: it is a link that points outside the model"
+            )
         place = target / name
         place.parent.mkdir(exist_ok=True)
         if source in moved:
@@ -188,7 +201,7 @@ def _move_model(found: Path, tree: Path, target: Path, base_model: str) -> None:
         else:
             os.replace(source, place)
             moved[source] = place
-        # The pods of the training may be somebody else.
+        # The training pods may run as another user.
         place.chmod(place.stat().st_mode | 0o044)
     if left_out:
         log(f"Left out, as training does not read them: {listed(left_out, _LISTED)}")

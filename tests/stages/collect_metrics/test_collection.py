@@ -48,7 +48,7 @@ def _edit_lines(folder: Path, change) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_every_metric_of_a_training_is_there_and_a_finite_number(folder: Path):
+def test_every_metric_of_a_training_is_reported_as_a_finite_number(folder: Path):
     metrics = _collected(folder)
 
     assert metrics == {
@@ -83,19 +83,19 @@ def test_every_metric_of_a_training_is_there_and_a_finite_number(folder: Path):
     assert all(type(value) in (int, float) for value in metrics.values())
 
 
-def test_the_table_has_a_line_a_step_with_the_trainers_field_names(folder: Path):
+def test_the_table_has_one_line_per_step_with_the_trainers_field_names(folder: Path):
     _collected(folder)
 
     assert read_table(folder / "metrics.jsonl") == read_steps(folder)
 
 
-def test_memory_of_a_gpu_is_there_where_there_was_one(folder: Path):
+def test_gpu_memory_is_reported_if_there_was_a_gpu(folder: Path):
     _edit_lines(folder, lambda line: line.update(peak_memory_usage_GB=30.0 + line["step"]))
 
     assert _collected(folder)["peak_gpu_memory_gb"] == 38.0
 
 
-def test_the_last_and_the_lowest_validation_loss_are_there_where_there_was_a_validation(folder: Path):
+def test_the_last_and_the_lowest_validation_loss_are_reported_if_the_trainer_validated(folder: Path):
     _edit_lines(folder, lambda line: line.update(val_loss={5: 2.0, 6: 2.0, 7: 2.0, 8: 2.0}.get(line["step"])))
     (folder / "training_log_node0.log").write_text('"step": 8\nFinal validation loss: 2.5\n')
 
@@ -104,14 +104,14 @@ def test_the_last_and_the_lowest_validation_loss_are_there_where_there_was_a_val
     assert (metrics["validation_loss"], metrics["lowest_validation_loss"]) == (2.5, 2.0)
 
 
-def test_a_seed_that_was_passed_is_the_one(folder: Path):
+def test_a_seed_that_was_passed_is_reported(folder: Path):
     run = json.loads((folder / "osft_run.json").read_text())
     run["osft"]["seed"] = 7
 
     assert figures(folder, read_steps(folder), run)["seed"] == 7
 
 
-def test_without_a_run_file_the_trainers_figures_are_there(folder: Path):
+def test_without_a_run_file_the_trainers_figures_are_reported(folder: Path):
     (folder / "osft_run.json").unlink()
 
     metrics = _collected(folder)
@@ -175,7 +175,7 @@ def test_a_training_that_was_nan_from_the_first_step_is_an_error_without_a_table
     assert not (folder / "metrics.jsonl").exists()
 
 
-def test_what_the_model_kept_is_measured_when_it_is_asked_for(folder: Path, capsys):
+def test_what_the_model_kept_is_measured_on_request(folder: Path, capsys):
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -210,12 +210,12 @@ def test_what_cannot_be_measured_is_a_warning_and_the_other_metrics_stay(folder:
     assert "Warning: what the model kept could not be measured: " in capsys.readouterr().out
 
 
-def test_a_negative_number_of_matrices_is_refused(folder: Path):
+def test_a_negative_number_of_matrices_is_rejected(folder: Path):
     with pytest.raises(InputError, match="check_matrices=-1 is not allowed; allowed: an integer of at least 0"):
         _collect(folder, _Metrics(), check_matrices=-1)
 
 
-def test_the_table_and_the_trainings_log_are_artifacts_too(folder: Path):
+def test_the_table_and_the_trainings_log_become_artifacts(folder: Path):
     (folder / "training.log").write_text("epoch 1\n")
 
     _collected(folder)
@@ -227,4 +227,4 @@ def test_the_table_and_the_trainings_log_are_artifacts_too(folder: Path):
 def test_a_training_without_a_log_says_so_in_its_artifact(folder: Path):
     _collected(folder)
 
-    assert (folder.parent / "log").read_text() == "The training left no training.log.\n"
+    assert (folder.parent / "log").read_text() == "The training wrote no training.log.\n"

@@ -52,7 +52,7 @@ def test_a_whole_model_in_shards_has_no_problem(checkpoint: Path, tiny_model: Pa
 @pytest.mark.parametrize(
     ("break_it", "problem"),
     [
-        (lambda folder: _cut(folder / "model.safetensors"), "it was cut off"),
+        (lambda folder: _cut(folder / "model.safetensors"), "it is truncated"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "is not a safetensors file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: _cut(folder / "config.json"), "config.json is missing or cut off"),
@@ -80,7 +80,7 @@ def test_what_an_interrupted_save_leaves_is_told(checkpoint: Path, break_it, pro
             lambda folder: (folder / "model-00002-of-00002.safetensors").unlink(),
             "model-00002-of-00002.safetensors is missing",
         ),
-        (lambda folder: _cut(folder / "model-00001-of-00002.safetensors"), "it was cut off"),
+        (lambda folder: _cut(folder / "model-00001-of-00002.safetensors"), "it is truncated"),
         (lambda folder: (folder / "model.safetensors.index.json").unlink(), "model.safetensors is missing"),
         (
             lambda folder: shutil.copyfile(

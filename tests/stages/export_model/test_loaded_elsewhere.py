@@ -90,7 +90,7 @@ def _weights_of_the_trainer(kind: _Exported, folder: Path) -> Path:
 
 
 def _loaded(python: Path | str, folders: list[Path]) -> dict[str, dict[str, Any]]:
-    program = [python, _HELPERS / "loaded_elsewhere.py", json.dumps(PROMPT), _TEXT, *folders]
+    program = [python, _HELPERS / "transformers_loader.py", json.dumps(PROMPT), _TEXT, *folders]
     done = subprocess.run([str(part) for part in program], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -168,7 +168,7 @@ def test_llama_cpp_converts_it_and_says_the_same(exported: dict[str, _Exported],
     source = next(tmp_path.glob("*/vendor/llama.cpp"))
     kinds = {str(kind.final_model): kind for kind in exported.values()}
     raw = _weights_of_the_trainer(exported["qwen-tied-1"], tmp_path / "raw")
-    program = [transformers_4, _HELPERS / "to_gguf.py", source, json.dumps(PROMPT), *kinds, raw]
+    program = [transformers_4, _HELPERS / "llama_cpp_loader.py", source, json.dumps(PROMPT), *kinds, raw]
     done = subprocess.run([str(part) for part in program], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -190,7 +190,7 @@ def test_cut_weights_are_told(model: Path, part: float):
         assert message == f"{weights} is not a safetensors file"
     else:
         left = int(size * part)
-        assert message == f"{weights} has {left} bytes where its header says {size}: it was cut off"
+        assert message == f"{weights} has {left} bytes, but its header says {size}: it is truncated"
 
 
 def test_weights_with_something_behind_them_are_told(model: Path):
@@ -198,7 +198,7 @@ def test_weights_with_something_behind_them_are_told(model: Path):
     with weights.open("ab") as file:
         file.write(b"\0")
 
-    assert "bytes where its header says" in error_of(checked, model)
+    assert "bytes, but its header says" in error_of(checked, model)
 
 
 TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -30,7 +30,7 @@ def test_rows_become_samples_and_a_training_config(
     assert not {"seed", "warmup_steps", "lr_scheduler", "use_liger", "save_final_checkpoint"} & set(config["osft"])
 
 
-def test_bad_parameters_are_told_all_at_once_without_a_traceback(errors_of, tmp_path: Path, chat_rows: Path):
+def test_bad_parameters_are_reported_all_at_once_without_a_traceback(errors_of, tmp_path: Path, chat_rows: Path):
     errors = errors_of(
         preprocess,
         dataset_path=str(chat_rows),

@@ -14,7 +14,7 @@ from kfp_osft.stages.preprocess.processed_rows import ProcessedRow
         ([25] * 94 + [80] * 6, (25, 80, 80)),
     ],
 )
-def test_lengths_are_told_by_median_95th_percentile_and_longest(lengths: list[int], figures: tuple):
+def test_lengths_are_given_by_median_95th_percentile_and_longest(lengths: list[int], figures: tuple):
     report = DataReport(200)
     for length in lengths:
         assert not report.drops("row", length)
@@ -24,7 +24,7 @@ def test_lengths_are_told_by_median_95th_percentile_and_longest(lengths: list[in
     assert report.to_dict()["loss_share"] == round(10 * len(lengths) / sum(lengths), 4)
 
 
-def test_rows_of_the_limits_are_dropped_as_training_hub_drops_them():
+def test_rows_at_the_limits_are_dropped_as_training_hub_drops_them():
     report = DataReport(40)
 
     assert [length for length in (0, 19, 20, 39, 40, 41) if report.drops(f"row {length}", length)] == [0, 19, 40, 41]
@@ -35,7 +35,7 @@ def test_rows_of_the_limits_are_dropped_as_training_hub_drops_them():
     )
 
 
-def test_a_long_sample_is_cut_in_the_log_alone(capsys: pytest.CaptureFixture[str]):
+def test_a_long_sample_is_truncated_in_the_log_only(capsys: pytest.CaptureFixture[str]):
     report = DataReport(40)
     report.keep(20, 5)
     told = report.to_dict() | {"sample": "x" * 5000}
@@ -72,14 +72,14 @@ def test_each_run_of_tokens_with_loss_is_marked(labels: list[int], text: str):
             3,
             3,
             [
-                "training_effective_batch_size=128 exceeds the 100 samples, so that an epoch is one step",
-                "the training makes 3 steps, which hardly changes a model; lower training_effective_batch_size, raise "
-                "training_num_epochs, or give more rows",
+                "training_effective_batch_size=128 exceeds the 100 samples, so each epoch is a single step",
+                "the training has only 3 steps, which hardly changes a model; lower training_effective_batch_size, "
+                "raise training_num_epochs, or give more rows",
             ],
         ),
     ],
 )
-def test_the_steps_of_the_training_are_told_before_it(samples, batch, epochs, steps, warnings):
+def test_the_steps_of_the_training_are_logged_before_it(samples, batch, epochs, steps, warnings):
     planned = planned_training(
         {"samples": samples, "tokens": 1000}, {"effective_batch_size": batch, "num_epochs": epochs}, 2
     )

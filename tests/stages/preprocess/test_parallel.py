@@ -29,7 +29,7 @@ def test_pieces_and_results_that_fill_the_pipes_do_not_stop_each_other():
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_an_error_comes_at_the_place_of_its_piece_and_no_process_stays(processes: int):
+def test_an_error_is_raised_in_place_of_its_piece_and_no_process_remains(processes: int):
     def work(piece: int) -> int:
         if piece == 5:
             raise ValueError("the fifth")
@@ -44,7 +44,7 @@ def test_an_error_comes_at_the_place_of_its_piece_and_no_process_stays(processes
         os.waitpid(-1, os.WNOHANG)
 
 
-def test_an_error_of_the_pieces_themselves_comes_behind_those_before():
+def test_an_error_of_the_pieces_is_raised_after_the_results_before_it():
     def pieces() -> Iterator[int]:
         yield from range(3)
         raise OSError("cut")
@@ -56,7 +56,7 @@ def test_an_error_of_the_pieces_themselves_comes_behind_those_before():
     assert results == [0, 1, 2]
 
 
-def test_a_process_that_is_killed_is_told():
+def test_a_killed_process_is_reported():
     def work(piece: int) -> None:
         if piece == 3:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -65,7 +65,7 @@ def test_a_process_that_is_killed_is_told():
         list(parallel.in_order(range(9), work, 2))
 
 
-def test_processes_end_with_the_one_that_is_killed(tmp_path: Path):
+def test_processes_end_when_their_parent_is_killed(tmp_path: Path):
     program = f"""
 import os, time
 from pathlib import Path
@@ -101,7 +101,7 @@ def _lives(pid: int) -> bool:
     ("limits", "cores"),
     [({}, 8), ({"cpu.max": "250000 100000"}, 3), ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "50000 100000"}, 1)],
 )
-def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict, cores: int):
+def test_a_containers_cpu_limit_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict, cores: int):
     for name, text in limits.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(parallel, "_cgroup_folders", lambda: [tmp_path])

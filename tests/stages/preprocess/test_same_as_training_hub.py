@@ -202,7 +202,7 @@ CALL = '\n<tool_call>\n{"name": "capital_of", "arguments": {"of": "Austria"}}\n<
         ),
     ],
 )
-def test_where_training_hub_labels_otherwise(model, name: str, messages: list, unmask: bool, theirs: str, ours: str):
+def test_where_labels_differ_from_training_hubs(model, name: str, messages: list, unmask: bool, theirs: str, ours: str):
     from instructlab.training.data_process import configure_tokenizer, unmask_sample
     from transformers import AutoTokenizer
 

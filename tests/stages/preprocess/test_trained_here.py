@@ -51,7 +51,7 @@ def test_it_begins_from_the_earlier_runs_own_model_and_the_same_call_again_is_th
 
     again = _prepared(chat_rows, tmp_path, tmp_path / "final_model")
     assert (again.fingerprint, again.osft) == (config.fingerprint, config.osft)
-    assert f"is what this same training made of {first}" in capsys.readouterr().out
+    assert f"is the result of this same training from {first}" in capsys.readouterr().out
     # What it began from is what it was.
     assert (first / "model.safetensors").stat().st_mtime_ns == weights.st_mtime_ns
 

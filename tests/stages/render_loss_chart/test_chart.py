@@ -1,4 +1,4 @@
-"""shared/loss_chart.py: what stands in the page, and that a browser without network draws it."""
+"""The content of the chart's page, and that a browser without network draws it."""
 
 import html
 import json
@@ -16,14 +16,14 @@ import pytest
 
 from helpers.places import TESTS
 from helpers.synthetic_training import training
-from kfp_osft.stages.render_loss_chart.chart import render_loss_chart, write_chart_png
+from kfp_osft.stages.render_loss_chart.chart import write_chart_page, write_chart_png
 
 MEGABYTE = 1_000_000
 
 
 def rendered(tmp_path: Path, steps: list[dict], title: str = "A model", subtitle: str = "") -> str:
     path = tmp_path / "chart.html"
-    render_loss_chart(steps, path, title=title, subtitle=subtitle)
+    write_chart_page(steps, path, title=title, subtitle=subtitle)
     return path.read_text()
 
 
@@ -83,8 +83,8 @@ def test_a_hundred_thousand_steps_are_under_two_megabytes_and_the_same_bytes_in_
         "import sys; from pathlib import Path\n"
         f"sys.path.insert(0, {str(TESTS)!r})\n"
         "from helpers.synthetic_training import training\n"
-        "from kfp_osft.stages.render_loss_chart.chart import render_loss_chart\n"
-        "render_loss_chart(training(100_000, 20), Path(sys.argv[1]), title='A model', subtitle='')\n"
+        "from kfp_osft.stages.render_loss_chart.chart import write_chart_page\n"
+        "write_chart_page(training(100_000, 20), Path(sys.argv[1]), title='A model', subtitle='')\n"
     )
     there = tmp_path / "there.html"
     subprocess.run([sys.executable, "-c", script, str(there)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
@@ -95,7 +95,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert rendered(tmp_path, training(50)) == rendered(tmp_path, training(50))
 
 
-def test_the_drawn_values_are_the_trainings(tmp_path):
+def test_the_drawn_values_are_those_of_the_training(tmp_path):
     steps = training(24)
     columns = drawn_data(rendered(tmp_path, steps))["columns"]
     assert columns["step"] == list(range(1, 25)) and columns["epoch"] == [1] * 8 + [2] * 8 + [3] * 8
@@ -103,7 +103,7 @@ def test_the_drawn_values_are_the_trainings(tmp_path):
         assert columns[field] == pytest.approx([step[field] for step in steps], rel=1e-4)
 
 
-def test_nan_in_between_is_said_and_shown_as_a_gap(tmp_path):
+def test_nan_in_between_is_reported_and_shown_as_a_gap(tmp_path):
     page = rendered(tmp_path, training(24, loss={7: math.nan, 8: math.inf, 20: math.nan}))
     assert "The loss was NaN or infinite in 3 of 24 steps, first at step 7." in page
     assert [drawn_data(page)["columns"][column][6] for column in ("loss", "smoothed")] == [None, None]
@@ -113,11 +113,11 @@ def test_nan_in_between_is_said_and_shown_as_a_gap(tmp_path):
     ("steps", "said"),
     [
         ([], "The training logged no step."),
-        (training(1), "The training had one step only"),
+        (training(1), "The training had only one step"),
         (training(3, loss=dict.fromkeys((1, 2, 3), math.nan)), "from the first step on, in all 3 steps"),
     ],
 )
-def test_a_training_without_a_course_gets_a_page_that_says_so_and_no_chart(tmp_path, steps, said):
+def test_a_training_without_a_curve_gets_a_page_that_says_so_and_no_chart(tmp_path, steps, said):
     page = rendered(tmp_path, steps, title="A model")
     assert said in page and "<h1>A model</h1>" in page and "<script>" not in page
 
@@ -126,7 +126,7 @@ HOSTILE = '</script><img src=x onerror="window.hacked=1"><script>window.hacked=1
 
 
 @pytest.mark.parametrize("count", [0, 24])
-def test_names_that_hold_markup_stay_text(tmp_path, count):
+def test_markup_in_names_is_shown_as_text(tmp_path, count):
     page = rendered(tmp_path, training(count), title=HOSTILE, subtitle=HOSTILE)
     elements = Elements(page)
     assert elements.texts["h1"] == elements.texts["title"].strip() == HOSTILE
@@ -147,7 +147,7 @@ def test_the_chart_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 24, 7_000])
-def test_the_png_is_a_picture_of_readable_width_and_sane_size(tmp_path, count):
+def test_the_png_has_a_readable_width_and_a_sane_size(tmp_path, count):
     path = tmp_path / "chart.png"
     write_chart_png(training(count), path, title=HOSTILE, subtitle="Ratio 0.25")
     content = path.read_bytes()
@@ -252,7 +252,7 @@ def look(
 @pytest.mark.slow
 @pytest.mark.parametrize("sandboxed", [False, True])
 @pytest.mark.parametrize(("width", "plot"), [(600, (400, 480)), (1600, (1400, 1500))])
-def test_the_chart_is_drawn_offline_at_the_width_there_is(chromium, tmp_path, sandboxed, width, plot):
+def test_the_chart_is_drawn_offline_at_the_available_width(chromium, tmp_path, sandboxed, width, plot):
     found = look(chromium, rendered(tmp_path, training(24)), tmp_path, width, sandboxed)
     assert (found["chart"], found["errors"], found["loaded"]) == ("drawn", [], [])
     assert found["wide"] and plot[0] < int(found["plot"].split("x")[0]) < plot[1]
@@ -300,7 +300,7 @@ def test_every_kind_of_training_is_drawn(chromium, tmp_path, steps):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 24])
-def test_names_that_hold_javascript_do_not_run(chromium, tmp_path, count):
+def test_javascript_in_names_does_not_run(chromium, tmp_path, count):
     page = rendered(tmp_path, training(count), title=HOSTILE, subtitle=HOSTILE)
     found = look(chromium, page, tmp_path, sandboxed=True)
     assert (found["title"], found["hacked"], found["errors"], found["loaded"]) == (HOSTILE, False, [], [])

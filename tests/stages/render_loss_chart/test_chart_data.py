@@ -1,4 +1,4 @@
-"""shared/loss_chart_data.py: what is drawn is what the training did, and no peak is lost."""
+"""What is drawn is what the training did, and no peak is lost."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_a_peak_of_one_step_survives_thinning(field, peak):
     assert steps[7_776] in thin(steps, most=100)
 
 
-def test_the_extremes_of_every_stretch_survive_thinning():
+def test_the_extremes_of_every_interval_survive_thinning():
     steps = training(9_000)
     kept = {step["step"] for step in thin(steps, most=2 + 9 * 30)}
     for begin in range(0, 9_000, 300):
@@ -60,8 +60,8 @@ def test_a_step_without_a_finite_loss_survives_thinning():
     assert steps[4_999] in thin(steps, most=100)
 
 
-def test_thinning_to_fewer_than_one_stretch_is_refused():
-    with pytest.raises(ValueError, match="most is 10"):
+def test_thinning_to_fewer_than_one_interval_is_rejected():
+    with pytest.raises(ValueError, match="most=10 is not allowed"):
         thin(training(20), most=10)
 
 
@@ -81,7 +81,7 @@ def test_one_outlier_does_not_move_the_smoothed_line_of_a_long_training():
 
 
 @pytest.mark.parametrize(("count", "window"), [(2, 1), (4, 3), (5, 5), (24, 5), (3_000, 121), (100_000, 501)])
-def test_the_smoothed_line_looks_at_an_odd_share_of_the_training(count, window):
+def test_the_smoothing_window_is_an_odd_share_of_the_training(count, window):
     assert smoothing_window(count) == window
 
 
@@ -119,7 +119,7 @@ def test_the_lowest_and_the_final_loss_are_labelled(losses, labels):
     assert {each["step"]: each["label"] for each in marked} == labels
 
 
-def test_a_validation_stands_at_the_step_after_which_it_ran():
+def test_a_validation_is_at_the_step_after_which_it_ran():
     # At step 4 by the step's own trigger; after step 8, the end of an epoch, and first on the line of step 9.
     shown = dict.fromkeys(range(4, 9), 3.0) | dict.fromkeys(range(9, 25), 2.5)
     steps = training(24, val_loss=shown, val_num_samples={4: 10.0})
@@ -127,7 +127,7 @@ def test_a_validation_stands_at_the_step_after_which_it_ran():
     assert validations == [{"step": 4, "loss": 3.0}, {"step": 8, "loss": 2.5}]
 
 
-def test_stretches_without_a_finite_loss_reach_half_a_step_beyond_them_and_the_first_is_labelled():
+def test_intervals_without_a_finite_loss_reach_half_a_step_beyond_them_and_the_first_is_labelled():
     steps = training(24, loss={7: math.nan, 8: math.inf, 20: math.nan})
     assert drawn_datasets(steps)["broken"] == [
         {"from": 6.5, "to": 8.5, "label": "NaN"},
@@ -148,12 +148,12 @@ def test_drawn_values_have_five_digits_and_none_for_nan():
     ("steps", "drawable", "said"),
     [
         ([], False, "no step"),
-        (training(1), False, "one step only"),
+        (training(1), False, "only one step"),
         (with_losses([math.nan, math.inf]), False, "from the first step on"),
         (with_losses([math.nan, 2.0]), True, "in 1 of 2 steps"),
     ],
 )
-def test_what_has_no_course_is_not_drawn_and_said(steps, drawable, said):
+def test_a_training_without_a_curve_is_not_drawn_but_noted(steps, drawable, said):
     assert is_drawable(steps) is drawable
     assert said in " ".join(chart_notes(steps))
 
@@ -165,5 +165,5 @@ def test_a_sound_training_is_drawn_without_a_note():
 @pytest.mark.parametrize(
     ("loss", "text"), [(0.1, "0.100"), (999.9, "999.900"), (0.01234, "0.0123"), (2000.0, "2e+03"), (0.0, "0")]
 )
-def test_a_loss_is_told_with_three_digits(loss, text):
+def test_a_loss_is_reported_with_three_digits(loss, text):
     assert loss_text(loss) == text

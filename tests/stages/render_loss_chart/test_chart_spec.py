@@ -1,4 +1,4 @@
-"""shared/loss_chart_spec.py: a specification that Vega-Lite takes, with a panel for each field there is."""
+"""A specification that Vega-Lite accepts, with a panel for each field there is."""
 
 import json
 import math
@@ -42,13 +42,13 @@ def values_of(key: str, content: object) -> list:
         (["lr", "grad_norm", "tokens_per_second"], []),
     ],
 )
-def test_a_panel_is_there_for_each_field_that_a_step_has(missing, shown):
+def test_each_field_that_a_step_has_gets_a_panel(missing, shown):
     steps = [{field: value for field, value in step.items() if field not in missing} for step in training(24)]
     below = chart_spec(steps, width=600)["vconcat"][1:]
     assert [panel["title"]["text"] for panel in below] == shown
 
 
-def test_the_lowest_panel_alone_has_the_title_of_the_steps():
+def test_only_the_lowest_panel_has_the_title_of_the_steps():
     panels = chart_spec(training(24), width=600)["vconcat"]
     assert [set(values_of("title", values_of("x", panel))) for panel in panels] == [{None}] * 3 + [{"Step"}]
 
@@ -84,7 +84,7 @@ def test_the_legend_names_what_is_drawn(steps, names):
 @pytest.mark.parametrize(
     "steps", [[], training(1), LOSS_ALONE, EVERYTHING], ids=["none", "one", "loss alone", "everything"]
 )
-def test_vega_lite_takes_the_specification(steps):
+def test_vega_lite_accepts_the_specification(steps):
     spec = chart_spec(steps, width=600) | {"config": chart_config(LIGHT)}
     vega = vl_convert.vegalite_to_vega(json.dumps(spec, allow_nan=False), vl_version=vega_lite_version())
     # It leaves out an empty one, which no layer draws.

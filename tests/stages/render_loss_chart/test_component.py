@@ -25,4 +25,4 @@ def test_the_page_names_the_model_and_the_run(kfp_local: KfpLocal, tmp_path: Pat
 def test_a_missing_table_is_an_error(errors_of, tmp_path: Path):
     missing = tmp_path / "metrics.jsonl"
 
-    assert errors_of(render_loss_chart, metrics_path=str(missing)) == [f"metrics_path={missing}: there is no such file"]
+    assert errors_of(render_loss_chart, metrics_path=str(missing)) == [f"metrics_path={missing}: no such file"]

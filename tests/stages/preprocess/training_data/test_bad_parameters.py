@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, QUESTION
+from helpers.preprocess_rows import ANSWER, QUESTION
 from kfp_osft.shared.parameters.declarations import LR_SCHEDULERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess import training_data
@@ -37,7 +37,7 @@ from kfp_osft.stages.preprocess.training_data import SCHEDULERS_OF_ARGUMENTS, pr
         ({"lerning_rate": 1.0}, "training_lerning_rate is not a training parameter"),
     ],
 )
-def test_a_bad_parameter_is_told_before_the_rows_are_read(
+def test_a_bad_parameter_is_reported_before_the_rows_are_read(
     error_of, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: dict, message: str
 ):
     monkeypatch.setattr(training_data, "_write_samples", None)
@@ -52,7 +52,7 @@ def test_a_bad_parameter_is_told_before_the_rows_are_read(
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "api_key"])
-def test_a_secret_in_the_environment_of_the_training_is_refused_and_not_repeated(error_of, chat_rows: Path, name: str):
+def test_a_secret_in_the_environment_of_the_training_is_rejected_and_not_shown(error_of, chat_rows: Path, name: str):
     error = error_of(chat_rows, envs=f"A=1,{name}=hush")
 
     assert error.startswith(f"training_envs: '{name}' looks like a secret") and "hush" not in error
@@ -60,7 +60,7 @@ def test_a_secret_in_the_environment_of_the_training_is_refused_and_not_repeated
 
 @pytest.mark.parametrize("parameter", ["pvc_path", "training_data_output_dir"])
 @pytest.mark.parametrize("place", ["{file}/below", "/proc/pvc", "/proc/self/pvc"])
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_reported(
     tmp_path: Path, tiny_model: Path, chat_rows: Path, place: str, parameter: str
 ):
     (tmp_path / "file").touch()
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 
 
 @pytest.mark.parametrize("name", ["data.jsonl", "validation.jsonl", "report.json"])
-def test_an_output_folder_where_the_dataset_would_be_overwritten_is_refused(run, dataset, name: str):
+def test_an_output_folder_where_the_dataset_would_be_overwritten_is_rejected(run, dataset, name: str):
     rows = dataset([QUESTION, ANSWER], name=name)
     before = rows.read_bytes()
 
@@ -92,7 +92,7 @@ def test_an_output_folder_where_the_dataset_would_be_overwritten_is_refused(run,
 
 @pytest.mark.parametrize("name", ["data.jsonl", "report.json", "manifest.json"])
 @pytest.mark.parametrize("content", ["mine", '{"fingerprint": "of another program"}'])
-def test_an_output_folder_with_somebodys_files_is_refused_and_they_stay(
+def test_an_output_folder_with_other_files_is_rejected_and_they_stay(
     run, chat_rows: Path, tmp_path: Path, name: str, content: str
 ):
     folder = tmp_path / "mine"
@@ -116,7 +116,7 @@ def test_a_model_folder_is_not_an_output_folder(run, chat_rows: Path, model: Pat
     assert sorted(model.iterdir()) == before
 
 
-def test_a_dataset_that_is_refused_leaves_what_an_earlier_one_gave(run, chat_rows: Path, dataset, tmp_path: Path):
+def test_a_rejected_dataset_keeps_the_data_of_an_earlier_one(run, chat_rows: Path, dataset, tmp_path: Path):
     folder = tmp_path / "tokens"
     run(chat_rows, data_output_dir=str(folder))
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
@@ -128,7 +128,7 @@ def test_a_dataset_that_is_refused_leaves_what_an_earlier_one_gave(run, chat_row
 
 
 @pytest.mark.parametrize("below", ["", "tokens"])
-def test_an_output_folder_in_the_dataset_folder_is_refused(run, dataset, below: str):
+def test_an_output_folder_in_the_dataset_folder_is_rejected(run, dataset, below: str):
     folder = dataset([QUESTION, ANSWER]).parent
 
     with pytest.raises(InputError) as error:

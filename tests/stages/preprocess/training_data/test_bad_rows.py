@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, QUESTION, answer_of, tokens_of
+from helpers.preprocess_rows import ANSWER, QUESTION, answer_of, tokens_of
 from kfp_osft.shared.reporting.errors import InputError
 
 
@@ -65,17 +65,17 @@ from kfp_osft.shared.reporting.errors import InputError
         ),
     ],
 )
-def test_rows_that_cannot_be_trained_on_are_told(error_of, dataset, rows: list, message: str):
+def test_rows_that_cannot_be_trained_on_are_reported(error_of, dataset, rows: list, message: str):
     path = dataset(*rows)
 
     assert error_of(path).startswith(message.format(path=path))
 
 
-def test_a_missing_dataset_is_told(error_of, tmp_path: Path):
+def test_a_missing_dataset_is_reported(error_of, tmp_path: Path):
     assert error_of(tmp_path / "no.jsonl") == f"dataset {tmp_path / 'no.jsonl'} does not exist"
 
 
-def test_bad_rows_are_told_together_wherever_they_are(error_of, dataset):
+def test_bad_rows_are_reported_together(error_of, dataset):
     good = [QUESTION, ANSWER]
     rows = [good] * 1500
     for index in (3, 600, 1400):
@@ -99,7 +99,7 @@ def test_many_rows_with_the_same_fault_are_one_line_with_the_first_ten_and_their
     )
 
 
-def test_a_row_longer_than_a_gpu_takes_is_told(error_of, run, dataset):
+def test_a_row_too_long_for_a_gpu_is_reported(error_of, run, dataset):
     rows = dataset([QUESTION, ANSWER], [QUESTION, answer_of(60)], [QUESTION, ANSWER])
     length = max(len(tokens) for tokens in tokens_of(run(rows)))
     shutil.rmtree(Path(run(rows).data_path).parents[3])
@@ -111,13 +111,13 @@ def test_a_row_longer_than_a_gpu_takes_is_told(error_of, run, dataset):
     assert run(rows, max_tokens_per_gpu=length).num_samples == 3
 
 
-def test_a_row_that_is_dropped_may_be_longer_than_a_gpu_takes(run, dataset):
+def test_a_row_that_is_dropped_may_be_too_long_for_a_gpu(run, dataset):
     rows = dataset([QUESTION, ANSWER], [QUESTION, answer_of(60)])
 
     assert run(rows, max_seq_len=50, max_tokens_per_gpu=50, max_dropped_share=0.5).num_samples == 1
 
 
-def test_more_dropped_rows_than_allowed_are_told_with_the_first_ten(error_of, run, dataset):
+def test_more_dropped_rows_than_allowed_are_reported_with_the_first_ten(error_of, run, dataset):
     rows = dataset(*[[QUESTION, ANSWER]] * 4, *[[QUESTION, answer_of(2)]] * 12)
 
     assert error_of(rows, max_dropped_share=0.74) == (
@@ -129,7 +129,7 @@ def test_more_dropped_rows_than_allowed_are_told_with_the_first_ten(error_of, ru
     assert run(rows, max_dropped_share=0.75).num_samples == 4
 
 
-def test_a_share_of_0_refuses_nothing_where_nothing_is_dropped(run, dataset):
+def test_a_share_of_0_is_no_error_if_nothing_is_dropped(run, dataset):
     assert run(dataset([QUESTION, ANSWER]), max_dropped_share=0.0).num_samples == 1
 
 
@@ -149,7 +149,7 @@ def test_a_rerun_that_allows_fewer_dropped_rows_fails_and_keeps_the_data(run, da
         {"prompt": QUESTION["content"], "completion": " "},
     ],
 )
-def test_a_dataset_of_which_nothing_is_to_be_learnt_is_told(error_of, dataset, row: dict):
+def test_a_dataset_of_which_nothing_is_to_be_learnt_is_reported(error_of, dataset, row: dict):
     path = dataset(row, row)
 
     assert error_of(path).startswith(f"dataset {path}: no row is left to train on; 2 rows: ")
@@ -164,7 +164,7 @@ def test_rows_that_say_that_they_are_not_to_be_learnt_do_not_count_as_dropped(ru
     assert (result.num_samples, report["rows"], report["left_out"]) == (1, 4, 3)
 
 
-def test_a_model_without_a_chat_template_is_told(error_of, chat_rows: Path, model: Path):
+def test_a_model_without_a_chat_template_is_reported(error_of, chat_rows: Path, model: Path):
     (model / "chat_template.jinja").unlink()
 
     assert error_of(chat_rows, base_model=str(model)) == (
@@ -173,7 +173,7 @@ def test_a_model_without_a_chat_template_is_told(error_of, chat_rows: Path, mode
     )
 
 
-def test_a_conversation_that_the_template_refuses_is_told_with_its_row(error_of, dataset, model: Path):
+def test_a_conversation_that_the_template_rejects_is_reported_with_its_row(error_of, dataset, model: Path):
     template = (model / "chat_template.jinja").read_text()
     (model / "chat_template.jinja").write_text(
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + template

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, tokens
+from helpers.preprocess_rows import ANSWER, tokens
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.base_model import BaseModel, load_tokenizer
 from kfp_osft.stages.preprocess.training_data import Preprocessed, preprocess_dataset
@@ -59,7 +59,7 @@ def test_a_share_of_the_rows_is_held_out_and_tokenized_like_the_others(run, data
     assert "Held out: 10 of 10 rows, " in capsys.readouterr().out
 
 
-def test_without_a_wish_for_it_nothing_is_held_out(run, dataset):
+def test_by_default_nothing_is_held_out(run, dataset):
     result = run(dataset(row(1)))
 
     assert not (Path(result.data_path).parent / "validation.jsonl").exists()
@@ -95,30 +95,30 @@ def test_rows_of_the_same_content_are_never_on_both_sides(sides, dataset, share:
     assert not {*trained_on} & {*held_out}
 
 
-def test_a_few_rows_too_are_divided(sides, dataset):
+def test_even_a_few_rows_are_split(sides, dataset):
     trained_on, held_out = sides(dataset(row(1), row(2)), validation_split=0.01)
 
     assert len(trained_on) == len(held_out) == 1
 
 
 @pytest.mark.parametrize("rows", [[row(1)], [row(1), row(1, id=2)]])
-def test_rows_that_cannot_be_divided_are_told(error_of, dataset, rows: list[dict]):
+def test_rows_that_cannot_be_split_are_reported(error_of, dataset, rows: list[dict]):
     path = dataset(*rows)
 
     assert error_of(path, validation_split=0.5) == (
-        f"training_validation_split=0.5: the {len(rows)} rows of {path} cannot be divided, rows with the same content "
+        f"training_validation_split=0.5: the {len(rows)} rows of {path} cannot be split, as rows with the same content "
         "stay together; give more rows, or 0"
     )
 
 
-def test_a_subset_has_so_many_rows_in_their_order(sides, dataset, capsys):
+def test_a_subset_has_the_requested_number_of_rows_in_order(sides, dataset, capsys):
     rows = dataset(*map(row, range(50)))
 
     trained_on, _ = sides_of_subset(sides, rows, 20)
 
     assert len(trained_on) == 20 and trained_on == sorted(trained_on) != list(range(20))
     assert len(sides_of_subset(sides, rows, 80)[0]) == 50
-    assert "dataset_subset=80: the dataset has 50 rows, all of them are taken" in capsys.readouterr().out
+    assert "dataset_subset=80: the dataset has only 50 rows, so all are used" in capsys.readouterr().out
 
 
 def sides_of_subset(sides: Callable, rows: Path, subset: int, **parameters: object) -> tuple[list[int], list[int]]:
@@ -134,7 +134,7 @@ def test_of_a_subset_a_share_is_held_out(sides, dataset):
     assert sorted(trained_on + held_out) == alone and len(held_out) == 5
 
 
-def test_rows_of_tokens_are_divided_too(run, dataset):
+def test_tokenized_rows_are_split_too(run, dataset):
     rows = dataset(
         *(tokens(input_ids=[number, *range(6, 35)], labels=[-100] * 10 + list(range(15, 35))) for number in range(10))
     )
@@ -157,7 +157,7 @@ def run_with(pvc: Path, tiny_model: Path) -> Callable[..., Preprocessed]:
     return preprocess
 
 
-def test_rows_of_their_own_are_held_out(run_with, dataset, numbers_in):
+def test_rows_from_validation_path_are_held_out(run_with, dataset, numbers_in):
     rows, held_out = dataset(*map(row, range(5))), dataset(*map(row, range(5, 8)), name="held-out.jsonl")
 
     result = run_with(rows, held_out)
@@ -173,7 +173,7 @@ def test_a_held_out_row_that_is_trained_on_is_left_out_with_a_warning(run_with, 
     result = run_with(rows, held_out)
 
     assert numbers_in(Path(of(result)["data"]["validation_path"])) == [5]
-    assert "Warning: 1 of the 2 held-out rows are left out, as they are among those to train on" in (
+    assert "Warning: 1 of the 2 held-out rows are left out, as they are also in the training data" in (
         capsys.readouterr().out
     )
 
@@ -192,7 +192,7 @@ def test_a_held_out_row_that_the_subset_leaves_out_of_the_training_stays(run_wit
 @pytest.mark.parametrize(
     ("held_out", "parameters", "message"),
     [
-        ([row(1)], {}, "validation_path={path}: all 1 rows of it are among those to train on"),
+        ([row(1)], {}, "validation_path={path}: all of its 1 rows are also in the training data"),
         (
             [row(9)],
             {"training_validation_split": 0.1},
@@ -207,7 +207,7 @@ def test_a_held_out_row_that_the_subset_leaves_out_of_the_training_stays(run_wit
         ),
     ],
 )
-def test_held_out_rows_that_cannot_be_used_are_told_and_nothing_is_left(
+def test_held_out_rows_that_cannot_be_used_are_reported_and_nothing_is_left(
     run_with, dataset, pvc: Path, held_out: list[dict], parameters: dict, message: str
 ):
     path = dataset(*held_out, name="held-out.jsonl")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, IDS, QUESTION, samples_of, tokens
+from helpers.preprocess_rows import ANSWER, IDS, QUESTION, samples_of, tokens
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
@@ -48,42 +48,43 @@ def test_what_was_written_can_be_given_as_a_processed_dataset(run, chat_rows: Pa
     [
         (
             {"messages": [QUESTION, ANSWER]},
-            "'input_ids' is missing or no list of integers (training_use_processed_dataset is set)",
+            "'input_ids' is missing or not a list of integers (training_use_processed_dataset is set)",
         ),
-        ({"input_ids": IDS}, "'labels' is missing or no list of integers (training_use_processed_dataset is set)"),
-        (tokens(labels=None), "'labels' is missing or no list of integers (training_use_processed_dataset is set)"),
-        (tokens(input_ids="5 6 7"), "'input_ids' is missing or no list of integers"),
-        (tokens(input_ids=[*IDS[:-1], 1.5]), "'input_ids' is missing or no list of integers"),
-        (tokens(input_ids=[*IDS[:-1], True]), "'input_ids' is missing or no list of integers"),
-        (tokens(labels=[*IDS[:-1], None]), "'labels' is missing or no list of integers"),
+        ({"input_ids": IDS}, "'labels' is missing or not a list of integers (training_use_processed_dataset is set)"),
+        (tokens(labels=None), "'labels' is missing or not a list of integers (training_use_processed_dataset is set)"),
+        (tokens(input_ids="5 6 7"), "'input_ids' is missing or not a list of integers"),
+        (tokens(input_ids=[*IDS[:-1], 1.5]), "'input_ids' is missing or not a list of integers"),
+        (tokens(input_ids=[*IDS[:-1], True]), "'input_ids' is missing or not a list of integers"),
+        (tokens(labels=[*IDS[:-1], None]), "'labels' is missing or not a list of integers"),
         (tokens(labels=IDS[:-1]), "has 30 input_ids and 29 labels"),
-        (tokens(input_ids=[*IDS[:-1], 100_000]), "an id of input_ids is not in the model's vocabulary of "),
-        (tokens(input_ids=[*IDS[:-1], -1]), "an id of input_ids is not in the model's vocabulary of "),
+        (tokens(input_ids=[*IDS[:-1], 100_000]), "an id in input_ids is outside the model's vocabulary of "),
+        (tokens(input_ids=[*IDS[:-1], -1]), "an id in input_ids is outside the model's vocabulary of "),
         (tokens(labels=[*IDS[:-1], 100_000]), "a label is neither -100 nor in the model's vocabulary of "),
         (tokens(labels=[*IDS[:-1], -1]), "a label is neither -100 nor in the model's vocabulary of "),
         (tokens(input_ids=[], labels=[]), "has no token"),
-        (tokens(len=31), "'len' is 31, and input_ids and labels say 30"),
+        (tokens(len=31), "'len' is 31, but input_ids and labels give 30"),
         (tokens(len="30"), "'len' is a string, expected an integer"),
         (tokens(len=30.0), "'len' is a number, expected an integer"),
-        (tokens(num_loss_counted_tokens=30), "'num_loss_counted_tokens' is 30, and input_ids and labels say 20"),
+        (tokens(num_loss_counted_tokens=30), "'num_loss_counted_tokens' is 30, but input_ids and labels give 20"),
         (
             tokens(labels=IDS, num_loss_counted_tokens=30),
-            "'num_loss_counted_tokens' is 30, and input_ids and labels say 29",
+            "'num_loss_counted_tokens' is 30, but input_ids and labels give 29",
         ),
         (tokens(labels=[-100] * 30), "has no token to learn from"),
         # A causal model predicts nothing for the first token.
         (tokens(labels=[5] + [-100] * 29), "has no token to learn from"),
     ],
 )
-def test_a_processed_row_that_cannot_be_trained_on_is_told(error_of, dataset, row: dict, message: str):
+def test_a_processed_row_that_cannot_be_trained_on_is_reported(error_of, dataset, row: dict, message: str):
     assert error_of(dataset(tokens(), row), use_processed_dataset=True).startswith(f"rows.jsonl, row 2: {message}")
 
 
-def test_labels_that_are_not_the_tokens_at_their_place_are_a_warning(run, dataset, capsys: pytest.CaptureFixture[str]):
+def test_labels_that_differ_from_their_tokens_give_a_warning(run, dataset, capsys: pytest.CaptureFixture[str]):
     run(dataset(tokens(), tokens(labels=[*IDS[1:], -100])), use_processed_dataset=True)
 
     assert (
-        "Warning: 1 row: a label is not the token at its place; the trainer shifts labels itself (rows.jsonl, row 2)"
+        "Warning: 1 row: a label differs from the token at its position; the trainer shifts labels itself "
+        "(rows.jsonl, row 2)"
     ) in capsys.readouterr().out.splitlines()
 
 

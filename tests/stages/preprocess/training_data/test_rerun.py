@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, QUESTION
+from helpers.preprocess_rows import ANSWER, QUESTION
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.preprocessed import ANSWER, QUESTION, answer_of, samples_of, tokens_of
+from helpers.preprocess_rows import ANSWER, QUESTION, answer_of, samples_of, tokens_of
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.rows.chat_tokens import ChatTokenizer
 from kfp_osft.shared.training.config import TrainingConfig
@@ -23,7 +23,7 @@ def test_a_sample_has_the_fields_that_mini_trainer_reads(run, chat_rows: Path):
         assert all(label in (-100, token) for label, token in zip(sample["labels"], sample["input_ids"], strict=True))
 
 
-def test_samples_stand_in_the_order_of_the_rows_of_all_files(run, dataset, tiny_model: Path):
+def test_samples_are_in_the_order_of_the_rows_of_all_files(run, dataset, tiny_model: Path):
     # More than are encoded at once, in two files.
     for file in range(2):
         dataset(
@@ -43,7 +43,7 @@ def test_samples_stand_in_the_order_of_the_rows_of_all_files(run, dataset, tiny_
     assert [int(text.split()[2]) for text in texts] == list(range(1400))
 
 
-def test_the_counts_are_told_handed_on_and_written_beside_the_data(run, dataset, capsys: pytest.CaptureFixture[str]):
+def test_the_counts_are_logged_returned_and_written_beside_the_data(run, dataset, capsys: pytest.CaptureFixture[str]):
     rows = dataset(
         [QUESTION, ANSWER],
         [QUESTION, answer_of(100)],
@@ -138,7 +138,7 @@ def test_the_first_sample_is_shown_with_its_loss_marked(run, dataset, capsys: py
     assert report.count("Vienna") == log.count("Vienna") == 1
 
 
-def test_no_text_of_a_row_is_shown_where_that_is_switched_off(
+def test_no_text_of_a_row_is_shown_when_that_is_disabled(
     run, dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     rows = dataset([QUESTION, ANSWER], [QUESTION, ANSWER])
@@ -150,7 +150,7 @@ def test_no_text_of_a_row_is_shown_where_that_is_switched_off(
     assert "Vienna" not in capsys.readouterr().out + "".join(others) + result.training_config
 
 
-def test_warnings_about_rows_are_told_with_their_places(run, dataset, capsys: pytest.CaptureFixture[str]):
+def test_warnings_about_rows_are_reported_with_their_places(run, dataset, capsys: pytest.CaptureFixture[str]):
     rows = dataset(
         [QUESTION, ANSWER],
         [QUESTION, ANSWER | {"content": " "}, QUESTION, ANSWER],

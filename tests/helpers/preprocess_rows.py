@@ -1,4 +1,4 @@
-"""What the tests of preprocess say in their rows, and how they read what comes out."""
+"""Rows for the tests of preprocess, and the samples it wrote."""
 
 import json
 from pathlib import Path

@@ -32,8 +32,13 @@ from kfp_osft.shared.reporting.stage import begin_stage
 
 begin_stage()
 """
-# KFP's executor reads the function's signature, and in the source that is only **training.
 _TAIL = """
+from kfp_osft.stages.artifact_versions import with_version
+
+{function} = with_version({function})
+"""
+# KFP's executor reads the function's signature, and in the source that is only **training.
+_TAIL_OF_TRAINING = """
 from kfp_osft.stages.training_parameters import with_training_parameters
 
 {function} = with_training_parameters({function})
@@ -167,7 +172,8 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         archive_digest=archive_digest(),
         config_map=config_map_name(),
     )
-    tail = _TAIL.format(function=function.__name__) if hasattr(function, "__signature__") else ""
+    tail = (_TAIL_OF_TRAINING if hasattr(function, "__signature__") else "") + _TAIL
+    tail = tail.format(function=function.__name__)
     # Without docstrings: Argo stores the program five times.
     command[-1] = re.sub(r"\n{3,}", "\n\n", without_words(head + command[-1] + tail))
     if settings.package:

@@ -15,6 +15,7 @@ from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.rows.files import dataset_files
+from kfp_osft.stages.artifact_versions import VERSION_KEY
 from kfp_osft.stages.render_loss_chart.rendering import CHART_PICTURE
 
 _LOG = "run.log"
@@ -87,7 +88,7 @@ def run_locally(
         },
         quiet,
     )
-    metrics = dict(outputs["output_metrics"].metadata)
+    metrics = {name: value for name, value in outputs["output_metrics"].metadata.items() if name != VERSION_KEY}
     # KFP names an artifact's file without an extension; a browser wants one.
     chart = output_dir / "loss_chart.html"
     chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())

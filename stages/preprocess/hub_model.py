@@ -67,6 +67,7 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
         wanted = [file for file in files if _matches(file, (*_SMALL_FILES, *([_CODE] if trust_remote_code else [])))]
         folder = Path(snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted))
         _remember(folder, revision or "main")
+        assert found.sha is not None
         return HubModel(name, found.sha, folder, tuple(_weights(files)), cache)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
         raise _not_given(base_model, error) from None

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import kfp_osft
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.stages import collect_metrics
 from pytest_kfp_local import KfpLocal
@@ -20,6 +21,7 @@ def test_the_table_and_the_metrics_are_what_the_trainer_logged(kfp_local: KfpLoc
     assert metrics["rows_kept"] == 32
     assert metrics["rows_too_long"] == 1
     assert metrics["wall_clock_seconds"] == 12.5
+    assert metrics["kfp_osft_version"] == outputs["output_steps"].metadata["kfp_osft_version"] == kfp_osft.__version__
     assert "peak_gpu_memory_gb" not in metrics
 
 

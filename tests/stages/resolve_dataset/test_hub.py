@@ -169,7 +169,7 @@ def test_what_tables_fill_in_and_what_is_not_text_does_not_come_along(
         {"messages": each, "at": f"1970-01-01 00:00:00{fraction}", "price": "1.50"}
         for each, fraction in zip(messages, ("", ".000001"), strict=True)
     ]
-    assert "Columns left out, because they are not text: image, raw" in worker.output
+    assert "Columns left out because they are not text: image, raw" in worker.output
 
 
 def test_objects_that_differ_from_row_to_row_stay_what_they_are(worker: Worker, hub: HubServer, pvc: Path, name: str):
@@ -359,8 +359,8 @@ def test_a_folder_of_the_same_name_is_not_taken_for_the_hub_dataset(
     folder = put(worker.folder / name / "rows.jsonl", jsonl("folder")).parent
 
     assert worker(f"hf://{name}", pvc) == (
-        f"InputError: dataset_uri=hf://{name}: `datasets` would take the folder {folder} for it; give the "
-        "folder's whole path if it is meant, else start in another folder"
+        f"InputError: dataset_uri=hf://{name}: `datasets` would load the folder {folder} instead; give the "
+        "folder's full path if you mean it, otherwise run from another folder"
     )
     assert worker(name, pvc) == [str(folder), 1]
 

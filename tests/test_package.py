@@ -14,7 +14,13 @@ def test_the_wheel_installs_kfp_osft_and_nothing_else(wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
 
     assert {name.split("/")[0] for name in names} == {"kfp_osft", wheel.name.split("-py3")[0] + ".dist-info"}
-    assert {name.split("/")[1] for name in names if name.startswith("kfp_osft/")} == {"pipelines", "shared", "stages"}
+    assert {name.split("/")[1] for name in names if name.startswith("kfp_osft/")} == {
+        "__init__.py",
+        "py.typed",
+        "pipelines",
+        "shared",
+        "stages",
+    }
 
 
 @pytest.mark.slow
@@ -31,7 +37,7 @@ def test_a_plain_install_is_small_and_says_what_running_here_needs(wheel: Path, 
         cwd=tmp_path,
     )
     run(tmp_path / "venv/bin/kfp-osft", "compile", "--output-dir", "out", cwd=tmp_path)
-    assert len(list((tmp_path / "out").glob("*.yaml"))) == 7
+    assert len(list((tmp_path / "out").glob("*.yaml"))) == 8
     installed = run(python, "-m", "pip", "list", "--format", "freeze", cwd=tmp_path).lower()
     for heavy in ("torch", "transformers", "datasets", "altair", "training-hub"):
         assert f"\n{heavy}==" not in f"\n{installed}"

@@ -66,6 +66,9 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
         files = [sibling.rfilename for sibling in found.siblings or []]
         wanted = [file for file in files if _matches(file, (*_SMALL_FILES, *([_CODE] if trust_remote_code else [])))]
         folder = Path(snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted))
+        # huggingface_hub writes its listings for the user alone; pods run as different users of one group.
+        for listing in folder.parents[1].glob("trees/*.json"):
+            listing.chmod(listing.stat().st_mode | 0o060)
         _remember(folder, revision or "main")
         assert found.sha is not None
         return HubModel(name, found.sha, folder, tuple(_weights(files)), cache)

@@ -69,8 +69,9 @@ def test_the_sub_pipeline_trains_and_train_model_outside_a_pipeline_uses_it_agai
     assert _loads_and_answers(outputs["output_model"].path)
     assert "<!doctype html" in Path(outputs["output_loss_chart"].path).read_text(encoding="utf-8").lower()
     assert "step 8/8" in capfd.readouterr().out
-    # Its tokenizer is the base model's to the byte, and it says which libraries made it.
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    # Its tokenizer is the base model's to the byte (but for names that transformers 4 reads), and it says which
+    # libraries made it.
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         assert (pvc / "final_model" / name).read_bytes() == (tiny_model / name).read_bytes()
     assert f"torch {version('torch')}" in outputs["output_model"].metadata["library_versions"]
     # Its osft_run.json is the same training again.

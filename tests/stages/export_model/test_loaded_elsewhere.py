@@ -153,10 +153,12 @@ def test_what_the_trainer_saved_is_another_model_in_transformers_4(
 
     assert loaded["logits"] != pytest.approx(kind.computed["logits"], abs=0.1)
     assert any("rotary_emb" in warning for warning in loaded["warnings"])
-    assert "rotary_emb" in loaded["accelerate"]
+    assert "original_inv_freq" in loaded["accelerate"]
 
 
-def test_llama_cpp_converts_it_and_says_the_same(exported: dict[str, _Exported], transformers_4: Path, tmp_path: Path):
+def test_llama_cpp_converts_all_kinds_and_computes_the_same_with_those_of_llama(
+    exported: dict[str, _Exported], transformers_4: Path, tmp_path: Path
+):
     (tmp_path / "sdist.txt").write_text(f"{_LLAMA_CPP[0]} --hash=sha256:{_LLAMA_CPP[1]}\n")
     options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--no-cache-dir"]
     command = [transformers_4, "-m", "pip", "download", "--quiet", *options, "-r", "sdist.txt"]
@@ -176,6 +178,10 @@ def test_llama_cpp_converts_it_and_says_the_same(exported: dict[str, _Exported],
     assert "Can not map tensor" in found[str(raw)]["error"]
     for folder, kind in kinds.items():
         of_model, greedy, logits = found[folder], kind.computed["greedy"], kind.computed["logits"]
+        assert "error" not in of_model
+        if not kind.name.startswith("llama"):
+            # Untrained models of the other families give other tokens in llama.cpp, their base models too.
+            continue
         assert of_model["ids"] == greedy[: len(of_model["ids"])] and of_model["ids"]
         highest = max(logits)
         total = highest + math.log(sum(math.exp(logit - highest) for logit in logits))

@@ -27,7 +27,7 @@ if moment == "sample":
     LineWriter.line = stop_after(int(count), LineWriter.line)
 elif moment == "encode":
     from kfp_osft.shared.rows.chat_tokens import ChatTokenizer
-    ChatTokenizer._encode_fast = stop_after(int(count), ChatTokenizer._encode_fast)
+    ChatTokenizer._found = stop_after(int(count), ChatTokenizer._found)
 elif moment == "rename":
     os.replace = stop_after(int(count), os.replace)
 else:

@@ -105,7 +105,9 @@ def test_an_interrupted_training_of_one_epoch_goes_on_where_it_was(train, tmp_pa
 @pytest.mark.slow
 def test_a_training_that_fails_on_the_cluster_says_why_in_the_trainers_words(train):
     # The failed pod stays for longer than the launcher's polls are apart.
-    with Cluster(life=run_as_processes(claims=train.claims, linger=8), patience=300) as cluster:
-        with pytest.raises(TrainingError, match="the training is lost: the loss of step . is nan") as error:
-            train(cluster, training_learning_rate=1e30)
+    with (
+        Cluster(life=run_as_processes(claims=train.claims, linger=8), patience=300) as cluster,
+        pytest.raises(TrainingError, match="the training is lost: the loss of step . is nan") as error,
+    ):
+        train(cluster, training_learning_rate=1e30)
     assert "every retry would fail in the same way" in str(error.value)

@@ -131,10 +131,10 @@ def _own_record(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     """What launch_trainjob wrote beside the run's checkpoints, paths included; {} where the model is elsewhere now."""
     fingerprint = str(run.get("fingerprint", ""))
     for folder in path.absolute().parents[1:3]:
-        checkpoints = folder / "checkpoints" / fingerprint[:12]
-        found = read_run(checkpoints) if fingerprint and checkpoints.is_dir() else None
-        if found and found.get("fingerprint") == fingerprint:
-            return found
+        for record in sorted(folder.glob(f"checkpoints/*/{RUN_FILE}")):
+            found = read_run(record.parent)
+            if found and fingerprint and found.get("fingerprint") == fingerprint:
+                return found
     return {}
 
 

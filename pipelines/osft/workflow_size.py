@@ -132,7 +132,8 @@ def _size(tasks: Sequence[tuple[_Task, int]], root: str) -> WorkflowSize:
     status = _json([*nodes, [_unique(chance), root]]).encode()
     head = len(_json(sorted(parameters)).encode()) + len(root.encode()) + _TEMPLATES
     stored = head + len(status)
-    if stored > WORKFLOW_LIMIT:
+    # Near the limit a longer status message is enough for Argo to compress: then that form is what has to fit.
+    if stored > MOST * WORKFLOW_LIMIT:
         stored = head + len(base64.b64encode(gzip.compress(status, 6)))
     return WorkflowSize(stored, largest)
 

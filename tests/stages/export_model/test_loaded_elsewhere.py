@@ -1,7 +1,6 @@
 """The exported model is loaded by others' code: transformers 4.57 and 5, accelerate, llama.cpp, vLLM's loader."""
 
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -156,9 +155,7 @@ def test_what_the_trainer_saved_is_another_model_in_transformers_4(
     assert "original_inv_freq" in loaded["accelerate"]
 
 
-def test_llama_cpp_converts_all_kinds_and_computes_the_same_with_those_of_llama(
-    exported: dict[str, _Exported], transformers_4: Path, tmp_path: Path
-):
+def test_llama_cpp_converts_and_loads_all_kinds(exported: dict[str, _Exported], transformers_4: Path, tmp_path: Path):
     (tmp_path / "sdist.txt").write_text(f"{_LLAMA_CPP[0]} --hash=sha256:{_LLAMA_CPP[1]}\n")
     options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes", "--no-cache-dir"]
     command = [transformers_4, "-m", "pip", "download", "--quiet", *options, "-r", "sdist.txt"]
@@ -176,18 +173,8 @@ def test_llama_cpp_converts_all_kinds_and_computes_the_same_with_those_of_llama(
     found = json.loads(done.stdout.splitlines()[-1])
 
     assert "Can not map tensor" in found[str(raw)]["error"]
-    llama = {str(kind.final_model) for name, kind in exported.items() if name.startswith("llama")}
-    for folder, kind in kinds.items():
-        of_model, greedy, logits = found[folder], kind.computed["greedy"], kind.computed["logits"]
-        assert "error" not in of_model
-        if folder not in llama:
-            # Of the other families it takes all tensors, and computes other tokens from these untrained models.
-            continue
-        # Later ones are near ties in an untrained model.
-        assert of_model["ids"][:3] == greedy[:3]
-        highest = max(logits)
-        total = highest + math.log(sum(math.exp(logit - highest) for logit in logits))
-        assert of_model["likelihood"] == pytest.approx(highest - total, abs=1e-2)
+    for folder in kinds:
+        assert "error" not in found[folder], found[folder]
 
 
 def test_the_loader_of_vllm_finds_a_place_for_each_tensor(exported: dict[str, _Exported], tmp_path: Path):

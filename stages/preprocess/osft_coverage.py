@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, Self
 
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.knowledge.coverage import Coverage, coverage_of, percent
@@ -18,33 +20,85 @@ _LIBRARIES = ("rhai-innovation-mini-trainer", "transformers")
 _CHILD = "from kfp_osft.stages.preprocess.osft_coverage import print_coverage; print_coverage()"
 
 
-def find_coverage(
-    model: BaseModel, identity: Mapping[str, Any], osft: Mapping[str, Any], earlier: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What OSFT limits in the model: Coverage.figures, with made_from, a fingerprint of what decides them.
+class CoverageSearch:
+    """Finds what OSFT limits in a model, in another process where this one does without torch (leave_torch_out).
 
-    Where this process does without torch (leave_torch_out), another one looks at the model.
-
-    Args:
-        identity: as check_base_model gives it.
-        osft: arguments of training_hub.osft.
-        earlier: what this gave before, which is used again where it was made from the same.
-
-    Raises:
-        InputError: mini-trainer cannot train such a model, or training_target_patterns does not fit it.
+    That takes seconds, in which this process goes on. Leaving the context ends the other process.
     """
-    patterns, trusted = osft.get("target_patterns") or [], bool(osft.get("trust_remote_code"))
-    made_from = fingerprint([identity, patterns, installed_versions(_LIBRARIES)])
-    if earlier.get("made_from") == made_from:
-        return dict(earlier)
-    arguments = [str(model.folder), patterns, trusted]
-    if "torch" in sys.modules and sys.modules["torch"] is None:
-        found = _in_another_process(arguments)
-    else:
-        found = _coverage_or_error(arguments)
-    if "error" in found:
-        raise InputError(found["error"].replace(str(model.folder), model.name))
-    return {"made_from": made_from, **found["coverage"]}
+
+    def __init__(
+        self, model: BaseModel, identity: Mapping[str, Any], osft: Mapping[str, Any], earlier: Mapping[str, Any]
+    ) -> None:
+        """Starts to look, unless it is known.
+
+        Args:
+            identity: as check_base_model gives it.
+            osft: arguments of training_hub.osft.
+            earlier: what result() gave before, which is used again where it was made from the same.
+
+        Raises:
+            InputError: as result(), where this process looks itself.
+        """
+        patterns, trusted = osft.get("target_patterns") or [], bool(osft.get("trust_remote_code"))
+        self._model = model
+        self._made_from = fingerprint([identity, patterns, installed_versions(_LIBRARIES)])
+        self._found: dict[str, Any] | None = None
+        self._child: subprocess.Popen[str] | None = None
+        self._files = ExitStack()
+        arguments = [str(model.folder), patterns, trusted]
+        if earlier.get("made_from") == self._made_from:
+            self._found = dict(earlier)
+        elif "torch" in sys.modules and sys.modules["torch"] is None:
+            # Files, as nobody reads a pipe meanwhile.
+            self._said = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
+            self._errors = self._files.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, json.dumps(arguments)],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._errors,
+                text=True,
+            )
+        else:
+            self._take(_coverage_or_error(arguments))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+        self._files.close()
+
+    def is_done(self) -> bool:
+        """Whether result() has it already."""
+        return self._child is None or self._child.poll() is not None
+
+    def result(self) -> dict[str, Any]:
+        """Waits for it: Coverage.figures, with made_from, a fingerprint of what decides them.
+
+        Raises:
+            InputError: mini-trainer cannot train such a model, or training_target_patterns does not fit it.
+        """
+        if self._found is None and self._child is not None:
+            self._child.wait()
+            self._said.seek(0)
+            try:
+                answer = json.loads(self._said.read().splitlines()[-1])
+            except (ValueError, IndexError):
+                self._errors.seek(0)
+                errors = self._errors.read()[-2000:]
+                raise RuntimeError(f"the model's structure could not be read: {errors}") from None
+            self._take(answer)
+        assert self._found is not None
+        return self._found
+
+    def _take(self, answer: Mapping[str, Any]) -> None:
+        if "error" in answer:
+            raise InputError(answer["error"].replace(str(self._model.folder), self._model.name))
+        self._found = {"made_from": self._made_from, **answer["coverage"]}
 
 
 def check_coverage(model: BaseModel, coverage: Coverage, minimum: float) -> None:
@@ -76,17 +130,3 @@ def _coverage_or_error(arguments: list[Any]) -> dict[str, Any]:
         return {"coverage": coverage_of(*arguments).figures()}
     except InputError as error:
         return {"error": str(error)}
-
-
-def _in_another_process(arguments: list[Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, json.dumps(arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    try:
-        return json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        raise RuntimeError(f"the model's structure could not be read: {done.stderr[-2000:]}") from None

@@ -34,7 +34,7 @@ from kfp_osft.stages.preprocess.base_model import (
     load_tokenizer,
 )
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training, tell_report
-from kfp_osft.stages.preprocess.osft_coverage import check_coverage, find_coverage
+from kfp_osft.stages.preprocess.osft_coverage import CoverageSearch, check_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
 from kfp_osft.stages.preprocess.row_source import (
     RowSource,
@@ -156,36 +156,44 @@ def preprocess_dataset(
     held_out_path = folder / VALIDATION_FILE
 
     earlier = _read_json(report_path)
-    found = find_coverage(base_model, model, osft, earlier.get("osft") or {})
-    coverage = Coverage(**{key: value for key, value in found.items() if key != "made_from"})
-    check_coverage(base_model, coverage, checked.data["min_osft_share"])
-    uses_family_patterns = "target_patterns" not in osft
-    osft["target_patterns"] = coverage.patterns
-
     tokenizer = cache(lambda: load_tokenizer(base_model, trusted))
     manifest = read_manifest(manifest_path, data_made_from)
-    if manifest and data_path.is_file() and held_out_path.is_file() == bool(manifest["report"]["validation"]):
-        report = manifest["report"]
-        log(f"The data in {folder} was made from the same rows, model and parameters: used again")
-        _check_dropped(Path(dataset_path), report, checked)
-    else:
-        earlier = {}
-        trained_on, held_out = _sources(Path(dataset_path), validation_path, checked)
-        with ExitStack() as complete:
-            unfinished = complete.enter_context(replacing_file(data_path))
-            report = _write_samples(trained_on, files, unfinished, checked, tokenizer(), own_process)
-            report["validation"] = None
-            if held_out:
-                log("The held-out rows:")
-                unfinished = complete.enter_context(replacing_file(held_out_path))
-                report["validation"] = _write_samples(
-                    held_out, validation_files or files, unfinished, checked, tokenizer(), own_process
-                )
-            # Should this process die before the manifest is whole, nothing trusts the data, and a rerun replaces it.
-            write_json(manifest_path, {"written_by": _WRITER})
-            report_path.unlink(missing_ok=True)
-            held_out_path.unlink(missing_ok=True)
-        write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
+    with CoverageSearch(base_model, model, osft, earlier.get("osft") or {}) as search:
+
+        def find_coverage() -> tuple[dict[str, Any], Coverage]:
+            found = search.result()
+            coverage = Coverage(**{key: value for key, value in found.items() if key != "made_from"})
+            check_coverage(base_model, coverage, checked.data["min_osft_share"])
+            return found, coverage
+
+        if manifest and data_path.is_file() and held_out_path.is_file() == bool(manifest["report"]["validation"]):
+            report = manifest["report"]
+            log(f"The data in {folder} was made from the same rows, model and parameters: used again")
+            _check_dropped(Path(dataset_path), report, checked)
+        else:
+            earlier = {}
+            trained_on, held_out = _sources(Path(dataset_path), validation_path, checked)
+
+            def written(source: RowSource, files: list[Path], unfinished: Path) -> dict[str, Any]:
+                pieces = tokenized_pieces(source.rows(), _row_worker(checked, tokenizer()), own_process)
+                return _write_samples(source, files, unfinished, checked, _until_refused(pieces, search, find_coverage))
+
+            with ExitStack() as complete:
+                report = written(trained_on, files, complete.enter_context(replacing_file(data_path)))
+                report["validation"] = None
+                if held_out:
+                    log("The held-out rows:")
+                    unfinished = complete.enter_context(replacing_file(held_out_path))
+                    report["validation"] = written(held_out, validation_files or files, unfinished)
+                find_coverage()
+                # Should this process die before the manifest is whole, nothing trusts the data; a rerun replaces it.
+                write_json(manifest_path, {"written_by": _WRITER})
+                report_path.unlink(missing_ok=True)
+                held_out_path.unlink(missing_ok=True)
+            write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
+        found, coverage = find_coverage()
+    uses_family_patterns = "target_patterns" not in osft
+    osft["target_patterns"] = coverage.patterns
     report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
     report = _publish_report(
         {**report, "osft": found},
@@ -295,17 +303,32 @@ def _check_ours(folder: Path) -> None:
         )
 
 
+def _until_refused(
+    pieces: Iterable[TokenizedPiece], search: CoverageSearch, find_coverage: Callable[[], object]
+) -> Iterator[TokenizedPiece]:
+    """Passes pieces on, and raises as soon as it is known that the model cannot be trained."""
+    told = False
+    for piece in pieces:
+        if not told and search.is_done():
+            find_coverage()
+            told = True
+        yield piece
+
+
 def _write_samples(
-    source: RowSource, files: list[Path], target: Path, checked: CheckedParameters, tokenizer: Any, own_process: bool
+    source: RowSource,
+    files: list[Path],
+    target: Path,
+    checked: CheckedParameters,
+    pieces: Iterable[TokenizedPiece],
 ) -> dict[str, Any]:
     """Writes the samples that training keeps and returns the report."""
     osft = checked.osft
     report, problems = DataReport(osft["max_seq_len"]), Problems()
     gatherers = {"problems": problems, "warnings": report.warnings, "left_out": report.left_out}
     progress = Progress("Tokenized", rows_known_cheaply(files) if source.count is None else source.count, "rows")
-    work = _row_worker(checked, tokenizer)
     with target.open("w", encoding="ascii", buffering=1 << 20) as file:
-        for piece in tokenized_pieces(source.rows(), work, own_process):
+        for piece in pieces:
             for name, said in piece.remarks.items():
                 for one in said:
                     gatherers[name].add(*one)

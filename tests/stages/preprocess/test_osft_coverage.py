@@ -3,26 +3,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from helpers.tiny_families import MIXTURE, save_config
 from kfp_osft.shared.knowledge.coverage import Coverage, coverage_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.base_model import BaseModel
-from kfp_osft.stages.preprocess.osft_coverage import check_coverage, find_coverage
+from kfp_osft.stages.preprocess.osft_coverage import CoverageSearch, check_coverage
 
 #: As the stage does it, which leaves torch out of its process.
 _STAGE = """
 import json, sys
 from pathlib import Path
 from kfp_osft.stages.preprocess.base_model import BaseModel
-from kfp_osft.stages.preprocess.osft_coverage import find_coverage
+from kfp_osft.stages.preprocess.osft_coverage import CoverageSearch
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 leave_torch_out()
 folder = Path(sys.argv[1])
 try:
     osft = {"target_patterns": json.loads(sys.argv[2])}
-    print(json.dumps(find_coverage(BaseModel("org/model", folder), {}, osft, {})))
+    with CoverageSearch(BaseModel("org/model", folder), {}, osft, {}) as search:
+        print(json.dumps(search.result()))
 except Exception as error:
     print(json.dumps(f"{type(error).__name__}: {error}"))
 assert sys.modules["torch"] is None
@@ -46,14 +48,28 @@ def test_a_stage_without_torch_looks_at_the_model_in_another_process(tiny_model:
     )
 
 
+@pytest.mark.slow
+def test_leaving_the_search_early_ends_its_process(tiny_model: Path):
+    program = _STAGE.replace("print(json.dumps(search.result()))", "print(json.dumps(search._child.pid))")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_model), "[]"], capture_output=True, text=True, check=True
+    )
+    assert not psutil.pid_exists(json.loads(done.stdout.splitlines()[-1]))
+
+
 def test_what_is_known_of_the_same_model_is_used_again(tiny_model: Path):
     model = BaseModel("tiny", tiny_model)
-    found = find_coverage(model, {"id": 1}, {}, {})
+
+    def find_coverage(*arguments: dict) -> dict:
+        with CoverageSearch(model, *arguments) as search:
+            return search.result()
+
+    found = find_coverage({"id": 1}, {}, {})
 
     known = {**found, "limited": 1}
-    assert find_coverage(model, {"id": 1}, {}, known) == known
+    assert find_coverage({"id": 1}, {}, known) == known
     for identity, osft in (({"id": 2}, {}), ({"id": 1}, {"target_patterns": ["q_proj"]})):
-        assert find_coverage(model, identity, osft, known)["limited"] > 1
+        assert find_coverage(identity, osft, known)["limited"] > 1
 
 
 @pytest.mark.parametrize(("minimum", "refused"), [(0.5, True), (0.12, True), (0.1, False), (0.0, False)])

@@ -144,3 +144,12 @@ def test_the_loss_takes_the_same_course_with_both(trained: dict[str, Trained]):
     assert len(old) == len(new) == 12
     assert all(math.isclose(one, other, abs_tol=0.005) for one, other in zip(old, new, strict=True))
     assert new[-1] < new[0] - 0.3
+
+
+@pytest.mark.slow
+def test_labels_are_right_in_real_chat_templates_with_transformers_4_too(pythons: dict[str, Path]):
+    # The rows' reasoning and nulls reach a template as transformers 5 passes them on.
+    program = "import transformers; assert transformers.__version__ == '4.57.6'"
+    run(pythons["3.4"], "-c", program, cwd=TESTS)
+    test = TESTS / "shared/chat/test_real_templates.py"
+    run(pythons["3.4"], "-m", "pytest", "-q", "-p", "no:cacheprovider", test, cwd=TESTS.parent)

@@ -309,9 +309,9 @@ def plain_text(tokenizer: Any, row: Row) -> str:
     refused = None
     for content in ("as it is", None, ""):
         for as_text in (False, True):
-            messages = json.loads(json.dumps(row.messages))
+            messages = [_as_version_5_gives_it(message) for message in json.loads(json.dumps(row.messages))]
             for message in messages:
-                if message["role"] == "assistant" and message["content"] is None and content != "as it is":
+                if message["role"] == "assistant" and "content" not in message and content != "as it is":
                     message["content"] = content
                 for call in message.get("tool_calls", []) if as_text else []:
                     call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
@@ -327,6 +327,15 @@ def plain_text(tokenizer: Any, row: Row) -> str:
             except Exception as error:
                 refused = refused or error
     raise refused
+
+
+def _as_version_5_gives_it(message: dict[str, Any]) -> dict[str, Any]:
+    """transformers 5 drops nulls and passes reasoning on under the names that templates read; 4 does neither."""
+    message = {name: value for name, value in message.items() if value is not None}
+    reasoning = next(
+        (message[name] for name in ("reasoning_content", "thinking", "reasoning") if name in message), None
+    )
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def _words(message: dict[str, Any]) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.training.metrics import number, numbers
 
-#: Below it a training is hardly one.
-FEW_STEPS = 10
+#: Below it a training is hardly one; so many teach something.
+FEW_STEPS, _ENOUGH_STEPS = 10, 20
 # A loss is a spike if it is so many times the median of the steps before it, and a nat above that.
 _SPIKE, _SPIKE_NATS, _WINDOW = 2.0, 1.0, 20
 # Above ln(vocabulary size) by this, a model is worse than one that knows nothing.
@@ -62,7 +62,7 @@ def warnings_of(steps: list[dict]) -> list[str]:
         at = "" if math.isnan(rate) else f" at a learning rate of {rate:.3g} at most"
         found.append(
             f"The training made {len(steps):,} optimizer step{'s' if len(steps) > 1 else ''}{at}, which hardly "
-            "teaches anything: lower training_effective_batch_size, or raise training_num_epochs."
+            f"teaches anything: lower training_effective_batch_size, or raise training_num_epochs.{_smaller_batch(steps)}"
         )
     # The mean of a quarter, as one step's loss is that of one batch and says little.
     quarter = max(1, len(losses) // 4)
@@ -115,6 +115,15 @@ def _spikes(steps: Sequence[dict]) -> list[dict]:
                 found.append(step)
         before.append(loss)
     return found
+
+
+def _smaller_batch(steps: Sequence[dict]) -> str:
+    """The batch size that makes enough steps of the same samples, as a sentence; "" where there are not enough."""
+    samples = round(math.fsum(numbers(list(steps), "num_samples")))
+    batch = samples // _ENOUGH_STEPS
+    if not batch:
+        return ""
+    return f" From the same {samples:,} samples, a batch size of {batch:,} would have made {samples // batch:,} steps."
 
 
 def _of_all(count: int) -> str:

@@ -1,39 +1,39 @@
-"""The loss chart: one self-contained HTML file, and the same chart as a PNG.
+"""The loss chart of a training: one self-contained HTML file, and the same chart as a PNG."""
 
-Altair describes the chart; vl-convert-python supplies Vega, Vega-Lite and Vega-Embed, which are embedded in the page.
-KFP shows an HTML artifact through srcdoc in an iframe with sandbox="allow-scripts": scripts run, but there is no
-network, localStorage or download, so the page uses none of these. A script of ours (chart_page.py) follows the width
-and the color scheme, zooms, and shows the values under the pointer: Vega-Lite has no width "container" for stacked
-charts.
-"""
-
-import html
 import json
 import math
 import textwrap
-from functools import cache
 from pathlib import Path
 
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.training.metrics import summarize
-from kfp_osft.stages.render_loss_chart.chart_data import chart_notes, is_drawable, loss_text
-from kfp_osft.stages.render_loss_chart.chart_page import DRAWING, SCRIPT, STYLE
-from kfp_osft.stages.render_loss_chart.chart_spec import (
-    DARK,
-    FONT,
-    LIGHT,
-    RIGHT_MARGIN,
-    chart_config,
-    chart_spec,
-    vega_lite_version,
-)
+from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, chart_notes, is_drawable, loss_text
+from kfp_osft.stages.render_loss_chart.chart_spec import LIGHT, chart_config, chart_spec, vega_lite_version
+from kfp_osft.stages.render_loss_chart.html_page import Drawing, html_page
 
+# What the page shows of the step under the pointer: heading, column and kind.
+_FIGURES = (
+    ("Loss", "loss", "loss"),
+    ("Smoothed", "smoothed", "loss"),
+    ("Validation loss", "validation", "loss"),
+    ("Learning rate", "lr", "power"),
+    ("Gradient norm", "grad_norm", "loss"),
+    ("Tokens per second", "tokens_per_second", "whole"),
+)
 _PNG_WIDTH = 860  # pixels of the plot
 _PNG_SCALE = 1.5
 
 
-def write_chart_page(steps: list[dict], path: Path, *, title: str, subtitle: str) -> None:
+def write_chart_page(
+    steps: list[dict],
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    seconds: float | None = None,
+    best_step: int | None = None,
+) -> None:
     """Writes the chart of a training as one HTML file of at most 2 MB, whole or not at all.
 
     The same input gives the same bytes. If there is nothing to draw (no steps, a single one, no finite loss), the page
@@ -44,18 +44,36 @@ def write_chart_page(steps: list[dict], path: Path, *, title: str, subtitle: str
             drawn if present.
         path: the file to write; its folder must exist.
         title: plain text, such as the model's name; markup in it is escaped.
-        subtitle: plain text, such as data, unfreeze rank ratio, steps and wall-clock time.
+        subtitle: plain text, such as data and unfreeze rank ratio.
+        seconds: wall-clock time of the training, or None where it is not known.
+        best_step: step of the best checkpoint, where there is a choice.
     """
-    page = _page(steps, title, subtitle)
+    page = html_page(
+        title,
+        subtitle,
+        chart_notes(steps),
+        _figures(steps, seconds),
+        _drawing(steps, best_step) if is_drawable(steps) else None,
+    )
     with replacing_file(path) as unfinished:
         unfinished.write_bytes(page.encode())
 
 
-def write_chart_png(steps: list[dict], path: Path, *, title: str, subtitle: str) -> None:
+def write_chart_png(
+    steps: list[dict],
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    seconds: float | None = None,
+    best_step: int | None = None,
+) -> None:
     """Writes the same chart as a PNG, about 1,400 pixels wide and in light colors, for READMEs and chats."""
     import vl_convert
 
-    spec = chart_spec(steps, width=_PNG_WIDTH)
+    spec = chart_spec(steps, _PNG_WIDTH, best_step)
+    counted = f"{len(steps):,} step{'' if len(steps) == 1 else 's'}"
+    subtitle = " · ".join(filter(None, [subtitle, counted, duration_text(seconds) if seconds is not None else ""]))
     below = [line for text in (subtitle, *chart_notes(steps)) for line in textwrap.wrap(text, 130)]
     spec["title"] = {"text": textwrap.wrap(title, 84) or "", "subtitle": below}
     spec["config"] = chart_config(LIGHT)
@@ -65,29 +83,25 @@ def write_chart_png(steps: list[dict], path: Path, *, title: str, subtitle: str)
         unfinished.write_bytes(png)
 
 
-def _page(steps: list[dict], title: str, subtitle: str) -> str:
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in chart_notes(steps))
-    parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        f"<title>{html.escape(title)}</title>\n<style>\n",
-        f":root {{ color-scheme: light dark; {_css_colors(LIGHT)} }}\n",
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {_css_colors(DARK)} }} }}\n",
-        f"body {{ font-family: {FONT}; }}\n{STYLE}</style>\n</head>\n<body>\n",
-        f"<header><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p></header>\n",
-        f'<section id="notes">{notes}</section>\n' if notes else "",
-        _figures(steps),
-        DRAWING + _scripts(steps) if is_drawable(steps) else "",
-        "</body>\n</html>\n",
-    ]
-    return "".join(parts)
+def _drawing(steps: list[dict], best_step: int | None) -> Drawing:
+    spec = chart_spec(steps, 600, best_step)
+    # The page's script puts them in again.
+    rows = spec["datasets"].pop("steps")
+    panels = [field for field in ("loss", *PANEL_FIELDS) if field in rows[0]]
+    return Drawing(
+        spec,
+        rows,
+        axis="Step",
+        figures=[figure for figure in _FIGURES if figure[1] in rows[0]],
+        dots=list(enumerate(panels)),
+        note=f"{len(rows):,} of the {len(steps):,} steps are drawn, with the minimum and maximum of every interval, "
+        "so no peak is missing."
+        if len(rows) < len(steps)
+        else "",
+    )
 
 
-def _css_colors(colors: dict[str, str]) -> str:
-    return "; ".join(f"--{name}: {value}" for name, value in colors.items())
-
-
-def _figures(steps: list[dict]) -> str:
+def _figures(steps: list[dict], seconds: float | None) -> str:
     """The row of figures above the chart, as HTML."""
     if not steps:
         return ""
@@ -95,13 +109,16 @@ def _figures(steps: list[dict]) -> str:
     lowest = next((step["step"] for step in steps if step.get("loss") == figures.get("lowest_loss")), None)
     perplexity = figures.get("final_perplexity")
     tokens = figures.get("tokens")
+    counts = [_plural(figures.get("epochs"), "epoch"), f"{_large(tokens)} tokens" if tokens else ""]
+    if seconds is not None:
+        figures["training_seconds"] = seconds
     shown = [
         ("Final loss", "final_loss", loss_text, perplexity and f"perplexity {loss_text(perplexity)}"),
         ("Lowest loss", "lowest_loss", loss_text, f"at step {lowest:,}" if lowest is not None else ""),
-        ("Validation loss", "validation_loss", loss_text, "last logged"),
-        ("Steps", "steps", "{:,}".format, _plural(figures.get("epochs"), "epoch")),
-        ("Training time", "training_seconds", duration_text, "sum over the steps"),
-        ("Tokens/second", "median_tokens_per_second", _large, tokens and f"{_large(tokens)} in total"),
+        ("Validation loss", "validation_loss", loss_text, "last one measured"),
+        ("Steps", "steps", "{:,}".format, ", ".join(filter(None, counts))),
+        ("Training time", "training_seconds", duration_text, "steps alone" if seconds is None else "whole training"),
+        ("Tokens/second", "median_tokens_per_second", _large, "median of the steps"),
         ("GPU memory", "peak_gpu_memory_gb", "{:.1f} GB".format, "peak of any GPU"),
     ]
     cells = [
@@ -125,31 +142,3 @@ def _large(value: float) -> str:
     if scaled >= 1000 and power < 4:
         scaled, power = scaled / 1000, power + 1
     return f"{scaled:,.{max(0, 2 - int(math.log10(scaled)))}f} {' kMGT'[power]}"
-
-
-def _scripts(steps: list[dict]) -> str:
-    spec = chart_spec(steps, width=600)
-    rows = spec["datasets"].pop("steps")
-    spec["padding"] = {"left": 0, "right": 12, "top": 2, "bottom": 2}
-    data = {
-        "spec": spec,
-        # By column: repeating the names in every row would double the size.
-        "columns": {key: [row[key] for row in rows] for key in rows[0]},
-        "count": len(steps),
-        "margin": RIGHT_MARGIN,
-        "light": chart_config(LIGHT),
-        "dark": chart_config(DARK),
-    }
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return f"<script>{_vega()}</script>\n<script>\n((DATA) => {{{SCRIPT}}})({text});\n</script>\n"
-
-
-@cache
-def _vega() -> str:
-    import vl_convert
-
-    # Its stub requires `snippet`, which is optional.
-    bundle = vl_convert.javascript_bundle(vl_version=vega_lite_version())  # pyright: ignore[reportCallIssue]
-    if "</script" in bundle.lower() or "<!--" in bundle:
-        raise RuntimeError("the JavaScript bundle of vl-convert-python cannot be embedded in a <script> element")
-    return bundle

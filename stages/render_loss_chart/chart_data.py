@@ -17,7 +17,7 @@ def chart_notes(steps: list[dict]) -> list[str]:
     """Messages to show above the chart, or in its place."""
     notes = warnings_of(steps)
     if len(steps) == 1:
-        notes.append("The training had only one step, so there is no curve to draw.")
+        notes.append("There is no curve to draw of a single step.")
     return notes
 
 
@@ -29,24 +29,32 @@ def is_drawable(steps: list[dict]) -> bool:
 def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
     """The chart's datasets by name; the steps must be drawable.
 
-    - steps: step, epoch (from 1 on), loss, smoothed, and PANEL_FIELDS, each if any step has it; thinned,
+    - steps: step, epoch (from 1 on), loss, smoothed, validation, and PANEL_FIELDS, each if any step has it; thinned,
       null for NaN
     - epochs: step and label of the beginning of each epoch
     - validations: step and loss
-    - broken: from, to, label: intervals of steps whose loss is NaN or infinite
-    - marked: step, loss, label, place (of the label: above, below or right of the point): the lowest and the final
+    - broken: from, to: intervals of steps whose loss is NaN or infinite
+    - marked: step, loss, label, place (of the label: below or right of the point): the lowest and the final
       loss
     """
     rows = _rows(steps)
-    drawn = thin(rows)
+    validations = _validations(steps)
+    drawn = _with_validations(thin(rows), rows, validations)
     used = [key for key in drawn[0] if any(row[key] == row[key] for row in drawn)]
     return {
         "steps": [{key: _short(row[key]) for key in used} for row in drawn],
         "epochs": _epochs(rows),
-        "validations": _validations(steps),
+        "validations": validations,
         "broken": _broken(rows),
         "marked": _marked(rows),
     }
+
+
+def _with_validations(drawn: list[dict], rows: list[dict], validations: list[dict]) -> list[dict]:
+    """The drawn rows, and those of a validation, with its loss as the column validation."""
+    losses = {row["step"]: row["loss"] for row in validations}
+    kept = {row["step"] for row in drawn} | losses.keys()
+    return [row | {"validation": losses.get(row["step"], math.nan)} for row in rows if row["step"] in kept]
 
 
 def thin(steps: list[dict], most: int = _DRAWN) -> list[dict]:
@@ -174,8 +182,7 @@ def _validations(steps: list[dict]) -> list[dict]:
 def _broken(rows: list[dict]) -> list[dict]:
     """The intervals of steps whose loss is NaN or infinite, from half a step before to half a step after.
 
-    Intervals closer than half a thousandth of the training are merged, so that there are never too many to draw. The
-    first one is labelled.
+    Intervals closer than half a thousandth of the training are merged, so that there are never too many to draw.
     """
     intervals: list[dict] = []
     near = (rows[-1]["step"] - rows[0]["step"]) / 2000
@@ -186,23 +193,21 @@ def _broken(rows: list[dict]) -> list[dict]:
                 intervals[-1]["to"] = end
             else:
                 intervals.append({"from": begin, "to": end})
-    if intervals:
-        intervals[0]["label"] = "NaN"
     return intervals
 
 
 def _marked(rows: list[dict]) -> list[dict]:
     """The lowest and the final loss with their labels; one label if they are the same step.
 
-    Nothing is drawn below the lowest loss or right of the last step, so labels there cover no points or lines.
+    Nothing is drawn below the lowest loss or right of the last finite one, so labels there cover no points or lines.
     """
     finite = [row for row in rows if row["loss"] == row["loss"]]
     lowest = min(finite, key=lambda row: row["loss"])
     final = finite[-1]
     if final is not rows[-1]:
         if lowest is final:
-            return [_mark(final, "lowest and last finite ", "below")]
-        return [_mark(lowest, "lowest ", "below"), _mark(final, "last finite ", "above")]
+            return [_mark(final, "last\nfinite,\nlowest\n", "right")]
+        return [_mark(lowest, "lowest ", "below"), _mark(final, "last\nfinite\n", "right")]
     if lowest is final:
         return [_mark(final, "final,\nlowest\n", "right")]
     return [_mark(lowest, "lowest ", "below"), _mark(final, "final\n", "right")]

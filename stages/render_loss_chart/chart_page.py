@@ -8,16 +8,17 @@ h1 { margin: 0; font-size: 20px; font-weight: 600; line-height: 1.25; overflow-w
 header p { margin: 3px 0 0; color: var(--muted); overflow-wrap: anywhere; }
 #notes p { margin: 12px 0 0; padding: 9px 12px; border-left: 3px solid var(--alarm);
   background: var(--raised); border-radius: 0 4px 4px 0; max-width: 110ch; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(97px, 1fr)); gap: 12px;
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px 16px;
   margin: 18px 0 0; max-width: 1250px; }
+@media (max-width: 480px) { body { padding: 16px 14px 12px; } }
 dt { color: var(--muted); font-size: 12px; }
 dd { margin: 0; font-size: 17px; font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
-dd small { display: block; font-size: 12px; font-weight: 400; color: var(--muted); }
+dd small { display: block; font-size: 12px; font-weight: 400; color: var(--muted); white-space: normal; }
 #bar { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 16px; margin: 18px 0 8px; }
 #bar span { color: var(--muted); font-size: 12px; }
 #zoom { flex: 1 1 200px; min-height: 27px; display: flex; align-items: center; }
-#thinned { margin: 6px 0 0; color: var(--muted); font-size: 12px; }
-#thinned:empty, #zoom [hidden] { display: none; }
+#note { margin: 6px 0 0; color: var(--muted); font-size: 12px; }
+#note:empty, #zoom [hidden] { display: none; }
 fieldset { display: flex; align-items: center; margin: 0; padding: 0; border: 0; }
 legend { float: left; padding: 0 8px 0 0; color: var(--muted); font-size: 12px; }
 fieldset label { position: relative; }
@@ -53,16 +54,17 @@ button[hidden] { display: none; }
 
 DRAWING = """
 <div id="bar">
-<div id="zoom"><span>Drag to zoom in, double-click to zoom out.</span><button hidden>Zoom out</button></div>
+<div id="zoom"><span>Hover, or press ← →, to read a step. Drag to zoom in; double-click or Esc zooms out.</span>
+<button hidden>Zoom out</button></div>
 <fieldset><legend>Loss scale</legend>
 <label><input type="radio" name="scale" value="linear" checked><span>Linear</span></label>
 <label><input type="radio" name="scale" value="log"><span>Log</span></label></fieldset>
 <button id="save" hidden>Save PNG</button>
 </div>
-<div id="chart" tabindex="0" role="img" aria-label="Loss, learning rate, gradient norm and tokens per second
- by step. The arrow keys move between steps."><div id="view"></div>
+<div id="chart" tabindex="0" role="img" aria-label="Loss and other figures by step. The arrow keys move
+ between steps, Escape zooms out."><div id="view"></div>
 <div id="over"><div id="range"></div><div id="line"></div><div id="tip" role="status"></div></div></div>
-<p id="thinned"></p>
+<p id="note"></p>
 <noscript>The chart needs JavaScript, which is disabled here.</noscript>
 """
 
@@ -70,7 +72,7 @@ DRAWING = """
 # "concat_0_height", "concat_0_group") are those Vega-Lite generates for charts stacked over one x scale.
 SCRIPT = r"""
   "use strict";
-  const { spec, columns, count, margin, light, dark } = DATA;
+  const { spec, columns, axis, margin, light, dark } = DATA;
   const by = (id) => document.getElementById(id);
   const [hint, out] = by("zoom").children;
   const chart = by("chart"), over = by("over"), tip = by("tip"), line = by("line"), range = by("range");
@@ -78,13 +80,11 @@ SCRIPT = r"""
   const rows = steps.map((_, at) => Object.fromEntries(keys.map((key) => [key, columns[key][at]])));
   const first = steps[0], last = steps[steps.length - 1];
   const scheme = matchMedia("(prefers-color-scheme: dark)");
-  const panels = ["loss", "lr", "grad_norm", "tokens_per_second"].filter((key) => keys.includes(key));
-  const dots = panels.map(() => {
+  const dots = DATA.dots.map(([panel, key]) => {
     const dot = over.insertBefore(document.createElement("div"), tip);
     dot.className = "dot";
-    return dot;
+    return { dot, panel, key };
   });
-  const validation = new Map(spec.datasets.validations.map((row) => [row.step, row.loss]));
   let view = null, drawing = 0, shown = [first, last], type = "linear", at = null, from = null;
 
   const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
@@ -95,13 +95,9 @@ SCRIPT = r"""
   const round = (value) => (
     Math.abs(value) >= 0.1 && Math.abs(value) < 1000 ? value.toFixed(3) : power(value)
   );
-  const figures = [
-    ["Loss", "loss", round],
-    ["Smoothed", "smoothed", round],
-    ["Learning rate", "lr", power],
-    ["Gradient norm", "grad_norm", round],
-    ["Tokens per second", "tokens_per_second", whole],
-  ];
+  const text = { loss: round, power, whole };
+  // A step has one only now and then.
+  const rare = ["smoothed", "validation"];
 
   async function draw() {
     const turn = ++drawing;
@@ -127,7 +123,7 @@ SCRIPT = r"""
   }
 
   // Vega-Lite names the height of a panel after it, but for a loss panel alone.
-  const height = panels.length > 1 ? "concat_0_height" : "height";
+  const height = spec.vconcat.length > 1 ? "concat_0_height" : "height";
   const tall = () => Math.round(clamp(chart.clientWidth * 0.23, 270, 420));
 
   // The plot takes the width that the axis labels leave.
@@ -171,27 +167,26 @@ SCRIPT = r"""
   function point(index) {
     at = index;
     if (index === null || !view) {
-      for (const element of [line, tip, ...dots]) element.style.display = "none";
+      for (const element of [line, tip, ...dots.map(({ dot }) => dot)]) element.style.display = "none";
       return;
     }
     const row = rows[index], all = places(), bottom = all[all.length - 1];
     const x = all[0].x + view.scale("x")(row.step);
     put(line, x, all[0].y, 1, bottom.y + bottom.height - all[0].y);
-    panels.forEach((key, number) => {
-      if (row[key] == null) dots[number].style.display = "none";
-      else put(dots[number], x, all[number].y + view.scale(`concat_${number}_y`)(row[key]));
-    });
+    for (const { dot, panel, key } of dots) {
+      if (row[key] == null) dot.style.display = "none";
+      else put(dot, x, all[panel].y + view.scale(`concat_${panel}_y`)(row[key]));
+    }
     const entry = (name, value) => {
       const pair = document.createElement("div");
       for (const text of [name, value]) pair.appendChild(document.createElement("span")).textContent = text;
       return pair;
     };
     const head = document.createElement("b");
-    head.textContent = "Step " + whole(row.step) + (row.epoch == null ? "" : ", epoch " + whole(row.epoch));
-    tip.replaceChildren(head, ...figures
-      .filter(([, key]) => keys.includes(key) && !(key === "smoothed" && row.smoothed == null))
-      .map(([name, key, text]) => entry(name, row[key] == null ? "NaN or infinite" : text(row[key]))));
-    if (validation.has(row.step)) tip.append(entry("Validation loss", round(validation.get(row.step))));
+    head.textContent = axis + " " + whole(row.step) + (row.epoch == null ? "" : ", epoch " + whole(row.epoch));
+    tip.replaceChildren(head, ...DATA.figures
+      .filter(([, key]) => !(rare.includes(key) && row[key] == null))
+      .map(([name, key, kind]) => entry(name, row[key] == null ? "NaN or infinite" : text[kind](row[key]))));
     put(tip, 0, 0);
     const room = chart.clientWidth - tip.offsetWidth;
     put(tip, clamp(x + 14 > room ? x - tip.offsetWidth - 14 : x + 14, 0, Math.max(0, room)), all[0].y + 8);
@@ -249,7 +244,8 @@ SCRIPT = r"""
   for (const input of document.querySelectorAll("input[name=scale]")) {
     input.addEventListener("change", () => { type = input.value; draw(); });
   }
-  if (columns.loss.some((loss) => loss !== null && loss <= 0)) {
+  const losses = DATA.dots.filter(([panel]) => panel === 0).map(([, key]) => key);
+  if (losses.some((key) => columns[key].some((loss) => loss !== null && loss <= 0))) {
     const log = document.querySelector("input[value=log]");
     log.disabled = true;
     log.parentElement.title = "A loss of 0 or less cannot be drawn on a log scale.";
@@ -264,10 +260,7 @@ SCRIPT = r"""
       link.click();
     });
   }
-  if (rows.length < count) {
-    by("thinned").textContent = whole(rows.length) + " of the " + whole(count)
-      + " steps are drawn, with the minimum and maximum of every interval, so no peak is missing.";
-  }
+  by("note").textContent = DATA.note;
   scheme.addEventListener("change", draw);
   new ResizeObserver(() => requestAnimationFrame(fit)).observe(chart);
   draw().catch((error) => {

@@ -1,6 +1,8 @@
 """The loss chart as Altair describes it: the Vega-Lite specification, its configuration and its colors."""
 
 import json
+from collections.abc import Sequence
+from typing import Any
 
 from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, drawn_datasets, is_drawable, smoothing_window
 
@@ -25,6 +27,7 @@ LIGHT = {
     "smoothed": "#0a4a86",
     "validation": "#d55e00",
     "panel": "#4c6a89",
+    "best": "#00785a",
     "alarm": "#b3261e",
 }
 DARK = {
@@ -37,17 +40,19 @@ DARK = {
     "smoothed": "#b5dcfa",
     "validation": "#f2a13c",
     "panel": "#9db6d0",
+    "best": "#4fd1a5",
     "alarm": "#ff8a80",
 }
 
 
-def chart_spec(steps: list[dict], width: int) -> dict:
+def chart_spec(steps: list[dict], width: int, best_step: int | None = None) -> dict:
     """The Vega-Lite specification with its datasets, without config and title.
 
     Steps that are not drawable give an empty chart, which can still have a title.
 
     Args:
         width: of the plot, in pixels, without the labels of the axes.
+        best_step: step of the best checkpoint, to be marked.
     """
     import altair as alt
 
@@ -55,16 +60,34 @@ def chart_spec(steps: list[dict], width: int) -> dict:
         empty = alt.Chart(alt.InlineData([{}])).mark_point(opacity=0)
         return empty.properties(width=width, height=1).to_dict()
     datasets = drawn_datasets(steps)
-    first, last = datasets["steps"][0]["step"], datasets["steps"][-1]["step"]
     fields = [field for field in PANEL_FIELDS if field in datasets["steps"][0]]
-    axes = [_x(alt, lowest=at == len(fields)) for at in range(len(fields) + 1)]
-    window = smoothing_window(len(steps))
-    charts = [_loss_panel(alt, axes[0], datasets, window).properties(width=width, height=270)]
-    charts += [
-        _small_panel(alt, x, field).properties(width=width, height=64)
+    axes = [step_axis(lowest=at == len(fields)) for at in range(len(fields) + 1)]
+    loss = _loss_panel(alt, axes[0], datasets, smoothing_window(len(steps)), best_step)
+    small = [
+        small_panel(field, _epoch_rules(alt, x, above=0), _named(alt, "steps").mark_line(style="panel").encode(x=x))
         for x, field in zip(axes[1:], fields, strict=False)
     ]
-    density = len(datasets["steps"]) / (last - first + 1)
+    first, last = datasets["steps"][0]["step"], datasets["steps"][-1]["step"]
+    return stacked_spec([loss, *small], datasets, width, first, last, len(datasets["steps"]))
+
+
+def stacked_spec(
+    panels: Sequence[Any], datasets: dict[str, list[dict]], width: int, first: float, last: float, points: int
+) -> dict:
+    """The specification of panels below each other over one axis, which the page's script can zoom.
+
+    Args:
+        panels: Altair charts, the tall one first.
+        datasets: rows by the name under which the panels refer to them.
+        width: of the plot, in pixels.
+        first, last: ends of the axis.
+        points: number of points between them.
+    """
+    import altair as alt
+
+    heights = [270, *[64] * (len(panels) - 1)]
+    charts = [panel.properties(width=width, height=height) for panel, height in zip(panels, heights, strict=True)]
+    density = points / (last - first + 1)
     chart = (
         alt.vconcat(*charts, spacing=14)
         .resolve_scale(x="shared")
@@ -75,19 +98,23 @@ def chart_spec(steps: list[dict], width: int) -> dict:
             alt.param(name="sparse", expr=f"min(1, 60 / (1 + (x1 - x0) * {density:.4g}))"),
         )
     )
-    spec = chart.to_dict()
-    spec["datasets"] = datasets
-    return spec
+    return {**chart.to_dict(), "datasets": datasets}
 
 
-def chart_config(colors: dict[str, str]) -> dict:
-    """Vega-Lite's configuration for one color scheme, with all colors and font sizes."""
+def chart_config(colors: dict[str, str], series: Sequence[str] = ()) -> dict:
+    """Vega-Lite's configuration for one color scheme, with all colors and font sizes.
+
+    Args:
+        colors: LIGHT or DARK.
+        series: colors of the series in the legend's order; those of one training's chart when empty.
+    """
+    series = list(series) or [colors[name] for name in ("point", "smoothed", "validation", "best", "alarm")]
     text = {"font": FONT, "color": colors["ink"], "fontSize": 12}
     return {
         "font": FONT,
         "background": colors["page"],
         "view": {"stroke": None},
-        "range": {"category": [colors["point"], colors["smoothed"], colors["validation"]]},
+        "range": {"category": series},
         "axis": {
             "domain": False,
             "ticks": False,
@@ -138,7 +165,7 @@ def chart_config(colors: dict[str, str]) -> dict:
                 "strokeWidth": 4,
                 "strokeJoin": "round",
             },
-            "broken-label": {**text, "color": colors["alarm"], "fontSize": 11},
+            "best": {"strokeWidth": 1.5},
             "broken": {
                 "color": colors["alarm"],
                 "fillOpacity": 0.12,
@@ -156,17 +183,19 @@ def vega_lite_version() -> str:
     return ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
-def _x(alt, lowest: bool):
+def step_axis(lowest: bool, title: str = "Step"):
     """The axis of the steps, visible in the lowest panel only."""
+    import altair as alt
+
     scale = alt.Scale(domainMin=alt.ExprRef("x0"), domainMax=alt.ExprRef("x1"), nice=False, zero=False)
     axis = alt.Axis(
         labels=lowest,
         ticks=lowest,
         domain=lowest,
-        title="Step" if lowest else None,
+        title=title if lowest else None,
         format=",d",
         # No more ticks than steps.
-        tickCount=alt.ExprRef("min(x1 - x0, max(2, floor(width / 90)))"),
+        tickCount=alt.ExprRef("min(x1 - x0, max(4, floor(width / 90)))"),
     )
     return alt.X("step:Q", scale=scale, axis=axis)
 
@@ -181,13 +210,26 @@ def _series(alt, data: str, name: str):
     return _named(alt, data).transform_calculate(series=json.dumps(name))
 
 
-def _loss_panel(alt, x, datasets: dict, window: int):
+def loss_axis(field: str = "loss"):
+    """The axis of the loss, which does not begin at 0; the page's script makes its scale logarithmic."""
+    import altair as alt
+
     scale = alt.Scale(zero=False, nice=False, padding=20)
-    y = alt.Y("loss:Q", scale=scale, axis=alt.Axis(title=None, tickCount=6))
-    names = ["each step", f"rolling median of {window} steps" if window > 1 else "line between them"]
-    if datasets["validations"]:
-        names.append("validation loss")
-    color, shape = _color_and_shape(alt, names)
+    return alt.Y(f"{field}:Q", scale=scale, axis=alt.Axis(title=None, tickCount=6))
+
+
+def _loss_panel(alt, x, datasets: dict, window: int, best_step: int | None):
+    y = loss_axis()
+    drawn = {
+        "each step": "circle",
+        f"rolling median of {window} steps" if window > 1 else "line between them": "stroke",
+        "validation loss": "diamond",
+        f"best checkpoint, step {best_step:,}" if best_step is not None else "best checkpoint": "M0,-1V1",
+        "NaN or infinite": "square",
+    }
+    names = list(drawn)
+    shown = [True, True, bool(datasets["validations"]), best_step is not None, bool(datasets["broken"])]
+    color, shape = color_and_shape(drawn, [name for name, is_shown in zip(names, shown, strict=True) if is_shown])
     points = _series(alt, "steps", names[0]).mark_point(
         filled=True,
         strokeWidth=0,
@@ -200,58 +242,63 @@ def _loss_panel(alt, x, datasets: dict, window: int):
         smoothed.encode(x=x, y="smoothed:Q", color=color),
     ]
     if datasets["broken"]:
-        areas, label = _broken_layers(alt)
-        layers = [areas, *layers, label]
+        layers.insert(0, _broken_layer(alt))
     if datasets["epochs"]:
         label = _named(alt, "epochs").mark_text(style="epoch-label", align="left", dx=4)
         layers = [_epoch_rules(alt, x, above=5), *layers, label.encode(x=x, y=alt.value(-8), text="label:N")]
+    if best_step is not None:
+        datasets["best"] = [{"step": best_step}]
+        best = _series(alt, "best", names[3]).mark_rule(style="best")
+        layers.append(best.encode(x=x, y=alt.value(0), y2=alt.value("height"), color=color))
     halo, *marks = _marked_layers(alt, x)
     if not datasets["validations"]:
         return alt.layer(*layers, halo, *marks)
-    validations = _series(alt, "validations", names[-1])
+    validations = _series(alt, "validations", names[2])
     dashes = validations.mark_line(strokeWidth=1.25, strokeDash=[4, 3]).encode(x=x, y="loss:Q", color=color)
     diamonds = validations.mark_point(filled=True, size=70, opacity=1)
     # The halo must not hide one of the few diamonds.
     return alt.layer(*layers, dashes, halo, diamonds.encode(x=x, y="loss:Q", color=color, shape=shape), *marks)
 
 
-def _color_and_shape(alt, names: list[str]):
+def color_and_shape(series: dict[str, str], shown: Sequence[str]):
+    """The encodings that give each series its color and its symbol, with the legend above the loss.
+
+    Args:
+        series: symbol by name, in the order of the configuration's colors.
+        shown: those in the legend.
+    """
+    import altair as alt
+
+    # A symbol and the space around it take about as much as six letters; "Loss" stands before all.
+    needed = round(60 + sum(44 + 6.6 * len(name) for name in shown)) - RIGHT_MARGIN
     legend = alt.Legend(
         title="Loss",
         titleOrient="left",
         orient="top",
         direction="horizontal",
+        columns=alt.ExprRef(f"width < {needed} ? 1 : {len(shown)}"),
         offset=6,
         symbolOpacity=1,
         labelLimit=0,
+        values=list(shown),
     )
-    shapes = ["circle", "stroke", "diamond"][: len(names)]
+    names = list(series)
     return (
         alt.Color("series:N", scale=alt.Scale(domain=names), legend=legend),
-        alt.Shape("series:N", scale=alt.Scale(domain=names, range=shapes), legend=legend),
+        alt.Shape("series:N", scale=alt.Scale(domain=names, range=list(series.values())), legend=legend),
     )
 
 
-def _broken_layers(alt):
-    """The intervals without a finite loss, and the label of the first one."""
+def _broken_layer(alt):
+    """The intervals without a finite loss."""
     # Both ends are clipped to the zoom, which they would otherwise widen.
     spans = (
         alt.Chart(alt.NamedData("broken"))
         .transform_filter("datum.to >= x0 && datum.from <= x1")
         .transform_calculate(begin="max(datum.from, x0)", end="min(datum.to, x1)")
-        .transform_calculate(left="datum.end > x1 - (x1 - x0) / 12")
-        .transform_calculate(beside="datum.left ? datum.begin : datum.end")
     )
     areas = spans.mark_rect(style="broken")
-    label = spans.transform_filter("isValid(datum.label)").mark_text(
-        style="broken-label",
-        align=alt.ExprRef("datum.left ? 'right' : 'left'"),
-        dx=alt.ExprRef("datum.left ? -5 : 5"),
-    )
-    return (
-        areas.encode(x="begin:Q", x2="end:Q", y=alt.value(0), y2=alt.value("height")),
-        label.encode(x="beside:Q", y=alt.value(10), text="label:N"),
-    )
+    return areas.encode(x="begin:Q", x2="end:Q", y=alt.value(0), y2=alt.value("height"))
 
 
 def _marked_layers(alt, x):
@@ -277,13 +324,20 @@ def _marked_layers(alt, x):
     )
 
 
-def _small_panel(alt, x, field: str):
+def small_panel(field: str, *layers: Any):
+    """A panel below the loss: the layers over one axis from 0 on, with the field's heading.
+
+    Args:
+        field: one of PANEL_FIELDS.
+        layers: the last one draws the field, and has no y yet.
+    """
+    import altair as alt
+
     heading, label = _PANELS[field]
     axis = alt.Axis(title=None, tickCount=3, labelExpr=label)
     y = alt.Y(f"{field}:Q", scale=alt.Scale(zero=True, nice=False, padding=5), axis=axis)
-    line = _named(alt, "steps").mark_line(style="panel").encode(x=x, y=y)
     title = alt.TitleParams(heading, fontSize=13, frame="group", offset=5)
-    return alt.layer(_epoch_rules(alt, x, above=0), line, title=title)
+    return alt.layer(*layers[:-1], layers[-1].encode(y=y), title=title)
 
 
 def _epoch_rules(alt, x, above: int):

@@ -22,6 +22,7 @@ def training(count: int, epochs: int = 3, **replaced) -> list[dict]:
             "lr": 1e-4 * (1 - done),
             "grad_norm": (0.9 + 2 * math.exp(-6 * done)) * math.exp(chance.gauss(0, 0.3)),
             "loss": (1.7 + 3.3 * math.exp(-6 * done)) * math.exp(chance.gauss(0, 0.05)),
+            "num_samples": 32.0,
             "num_total_tokens": 3800.0,
             "time_per_batch": 1.1,
             "tokens_per_second": chance.gauss(3400, 120),

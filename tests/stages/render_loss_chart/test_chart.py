@@ -103,6 +103,24 @@ def test_the_drawn_values_are_those_of_the_training(tmp_path):
         assert columns[field] == pytest.approx([step[field] for step in steps], rel=1e-4)
 
 
+def test_one_duration_is_shown_the_whole_training_where_that_is_known(tmp_path):
+    path = tmp_path / "chart.html"
+    write_chart_page(training(24), path, title="A model", subtitle="Ratio 0.25", seconds=278.0)
+    assert "4 min 38 s<small>whole training" in path.read_text() and "26 s" not in path.read_text()
+    assert "26 s<small>steps alone" in rendered(tmp_path, training(24))
+
+
+def test_the_page_says_how_to_read_zoom_and_walk(tmp_path):
+    page = rendered(tmp_path, training(24))
+    assert "Hover, or press ← →, to read a step. Drag to zoom in; double-click or Esc zooms out." in page
+
+
+def test_of_a_single_step_the_page_says_what_to_change(tmp_path):
+    page = rendered(tmp_path, training(1, num_samples={1: 200.0}))
+    assert "lower training_effective_batch_size, or raise training_num_epochs" in page
+    assert "From the same 200 samples, a batch size of 10 would have made 20 steps." in page
+
+
 def test_nan_in_between_is_reported_and_shown_as_a_gap(tmp_path):
     page = rendered(tmp_path, training(24, loss={7: math.nan, 8: math.inf, 20: math.nan}))
     assert "The loss was NaN or infinite in 3 of 24 steps, first at step 7." in page
@@ -113,7 +131,7 @@ def test_nan_in_between_is_reported_and_shown_as_a_gap(tmp_path):
     ("steps", "said"),
     [
         ([], "The training logged no step."),
-        (training(1), "The training had only one step"),
+        (training(1), "There is no curve to draw of a single step"),
         (training(3, loss=dict.fromkeys((1, 2, 3), math.nan)), "from the first step on, in all 3 steps"),
     ],
 )
@@ -175,6 +193,20 @@ async function probe() {
     const colors = new Set(), data = pixels();
     for (let at = 0; at < data.length; at += 4) colors.add(data[at] << 16 | data[at + 1] << 8 | data[at + 2]);
     const box = chart.getBoundingClientRect();
+    // Of each text of the page, outside the canvas.
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), boxes = [];
+    while (walker.nextNode()) {
+      const { parentElement, textContent } = walker.currentNode, range = document.createRange();
+      if (!textContent.trim() || parentElement.closest("script, noscript, #result, #tip")) continue;
+      range.selectNodeContents(walker.currentNode);
+      const place = range.getBoundingClientRect();
+      if (place.width) boxes.push([textContent, place]);
+    }
+    result.outside = boxes.filter(([, one]) => one.left < 0 || one.right > innerWidth).map(([text]) => text);
+    result.overlapping = boxes.flatMap(([text, one], at) => boxes.slice(at + 1)
+      .filter(([, two]) => one.left < two.right && two.left < one.right && one.top < two.bottom - 1
+        && two.top < one.bottom - 1)
+      .map(([other]) => text + " / " + other));
     const send = (type, share) => chart.dispatchEvent(new PointerEvent(type, { pointerId: 1, button: 0,
       clientX: box.left + 44 + (box.width - 112) * share, clientY: box.top + 90 }));
     chart.setPointerCapture = () => {};
@@ -249,13 +281,27 @@ def look(
     return json.loads(html.unescape(found[1]))
 
 
+def long_training() -> list[dict]:
+    """Of 34 hours, with all that a page can show."""
+    steps = training(8_996, loss=dict.fromkeys(range(8000, 8500), math.nan), val_loss={3_000: 2.2, 6_000: 2.0})
+    return [step | {"time_per_batch": 13.82, "num_total_tokens": 1.4e6, "peak_memory_usage_GB": 71.4} for step in steps]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sandboxed", [False, True])
-@pytest.mark.parametrize(("width", "plot"), [(600, (400, 480)), (1600, (1400, 1500))])
-def test_the_chart_is_drawn_offline_at_the_available_width(chromium, tmp_path, sandboxed, width, plot):
-    found = look(chromium, rendered(tmp_path, training(24)), tmp_path, width, sandboxed)
+@pytest.mark.parametrize(
+    ("width", "plot", "sandboxed"),
+    [(375, (200, 260), True), (600, (400, 480), False), (1000, (800, 880), True), (1600, (1400, 1500), False)],
+)
+def test_the_chart_is_drawn_offline_at_the_available_width_and_nothing_is_cut_or_collides(
+    chromium, tmp_path, width, plot, sandboxed
+):
+    path = tmp_path / "chart.html"
+    facts = {"title": "OSFT of Qwen2.5-1.5B-Instruct", "subtitle": "rows.jsonl, 20,000 samples"}
+    write_chart_page(long_training(), path, **facts, seconds=124_320, best_step=6_000)
+    found = look(chromium, path.read_text(), tmp_path, width, sandboxed)
     assert (found["chart"], found["errors"], found["loaded"]) == ("drawn", [], [])
     assert found["wide"] and plot[0] < int(found["plot"].split("x")[0]) < plot[1]
+    assert (found["outside"], found["overlapping"]) == ([], [])
     assert found["colors"] > 20
 
 

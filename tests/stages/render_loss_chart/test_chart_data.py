@@ -110,7 +110,7 @@ def test_epochs_are_marked_where_they_begin_but_never_more_than_six(epochs, coun
     [
         ([3, 1, 2], {2: "lowest 1.000", 3: "final\n2.000"}),
         ([3, 2, 1], {3: "final,\nlowest\n1.000"}),
-        ([3, 1, 2, math.nan], {2: "lowest 1.000", 3: "last finite 2.000"}),
+        ([3, 1, 2, math.nan], {2: "lowest 1.000", 3: "last\nfinite\n2.000"}),
         ([3, 0.01234, 2000], {2: "lowest 0.0123", 3: "final\n2e+03"}),
     ],
 )
@@ -127,10 +127,16 @@ def test_a_validation_is_at_the_step_after_which_it_ran():
     assert validations == [{"step": 4, "loss": 3.0}, {"step": 8, "loss": 2.5}]
 
 
-def test_intervals_without_a_finite_loss_reach_half_a_step_beyond_them_and_the_first_is_labelled():
+def test_the_step_of_a_validation_is_drawn_with_its_loss_however_long_the_training():
+    steps = training(20_000, val_loss={7_777: 2.5}, val_num_samples={7_777: 10.0})
+    rows = drawn_datasets(steps)["steps"]
+    assert [(row["step"], row["validation"]) for row in rows if row["validation"] is not None] == [(7_777, 2.5)]
+
+
+def test_intervals_without_a_finite_loss_reach_half_a_step_beyond_them():
     steps = training(24, loss={7: math.nan, 8: math.inf, 20: math.nan})
     assert drawn_datasets(steps)["broken"] == [
-        {"from": 6.5, "to": 8.5, "label": "NaN"},
+        {"from": 6.5, "to": 8.5},
         {"from": 19.5, "to": 20.5},
     ]
 
@@ -148,7 +154,7 @@ def test_drawn_values_have_five_digits_and_none_for_nan():
     ("steps", "drawable", "said"),
     [
         ([], False, "no step"),
-        (training(1), False, "only one step"),
+        (training(1), False, "no curve to draw"),
         (with_losses([math.nan, math.inf]), False, "from the first step on"),
         (with_losses([math.nan, 2.0]), True, "in 1 of 2 steps"),
     ],

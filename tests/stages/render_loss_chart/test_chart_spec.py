@@ -67,18 +67,28 @@ def test_every_style_that_is_named_is_in_the_configuration(steps):
 
 
 @pytest.mark.parametrize(
-    ("steps", "names"),
+    ("steps", "best_step", "names"),
     [
-        (LOSS_ALONE, ["each step", "line between them"]),
-        (training(24), ["each step", "rolling median of 5 steps"]),
-        (EVERYTHING, ["each step", "rolling median of 13 steps", "validation loss"]),
+        (LOSS_ALONE, None, ["each step", "line between them"]),
+        (training(24), None, ["each step", "rolling median of 5 steps"]),
+        (
+            EVERYTHING,
+            1_120,
+            [
+                "each step",
+                "rolling median of 13 steps",
+                "validation loss",
+                "best checkpoint, step 1,120",
+                "NaN or infinite",
+            ],
+        ),
     ],
-    ids=["two steps", "sound", "with validation"],
+    ids=["two steps", "sound", "everything"],
 )
-def test_the_legend_names_what_is_drawn(steps, names):
-    loss_panel = chart_spec(steps, width=600)["vconcat"][0]
-    domains = values_of("domain", values_of("color", loss_panel))
-    assert domains and all(domain == names for domain in domains)
+def test_the_legend_names_what_is_drawn_and_the_nan_among_it(steps, best_step, names):
+    loss_panel = chart_spec(steps, 600, best_step)["vconcat"][0]
+    named = values_of("values", values_of("legend", loss_panel))
+    assert named and all(each == names for each in named)
 
 
 @pytest.mark.parametrize(

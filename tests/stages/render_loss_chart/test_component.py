@@ -18,7 +18,7 @@ def test_the_page_names_the_model_and_the_run(kfp_local: KfpLocal, tmp_path: Pat
     page = Path(artifact.path).read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html")
     assert "OSFT of model" in page
-    assert "rows.jsonl, 32 samples · unfreeze rank ratio 0.25 · 8 steps · 12 s" in page
+    assert "rows.jsonl, 32 samples · unfreeze rank ratio 0.25<" in page and "12 s<small>whole training" in page
     assert (folder / "loss_chart.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,7 +1,7 @@
 """llama.cpp's convert_hf_to_gguf.py and llama.cpp itself (xllamacpp), for an environment of their own.
 
 Arguments: the folder of llama.cpp's sources, prompt (JSON of ids), model folders. Prints a JSON object: by folder, the
-number of tensors in its GGUF file, the ids of the tokens that llama.cpp says next, and the log likelihood of the first.
+number of tensors in its GGUF file and the ids of the tokens that llama.cpp says next.
 """
 
 import json
@@ -45,15 +45,11 @@ def said(gguf: Path, prompt: list[int]) -> dict[str, Any]:
     parameters.model.path = str(gguf)
     parameters.n_ctx, parameters.n_parallel, parameters.warmup = 256, 1, False
     answer = xllamacpp.Server(parameters).handle_completions(
-        {"prompt": prompt, "n_predict": 8, "temperature": 0, "top_k": 1, "n_probs": 1, "cache_prompt": False}
+        # Beside the text, which has no token whose bytes are a part of a character.
+        {"prompt": prompt, "n_predict": 8, "temperature": 0, "top_k": 1, "return_tokens": True, "verbose": True}
     )
     answer = answer if isinstance(answer, dict) else json.loads(answer)
-    tokens = answer["choices"][0]["logprobs"]["content"]
-    return {
-        "tensors": len(GGUFReader(gguf).tensors),
-        "ids": [token["id"] for token in tokens],
-        "likelihood": tokens[0]["logprob"] if tokens else None,
-    }
+    return {"tensors": len(GGUFReader(gguf).tensors), "ids": answer["__verbose"]["tokens"]}
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
 """A program for an environment of its own (another transformers): what it computes with models.
 
 Arguments: prompt (JSON of ids), text, folders. Prints a JSON object: by folder, the logits of the token after the
-prompt, the text's ids, the special tokens, what transformers warned of, and whether accelerate loads the files.
+prompt, the text's ids, the special tokens, what transformers warned of, whether accelerate loads the files, and where
+peft is installed the logits under a new adapter, which changes nothing yet.
 """
 
 import json
 import logging
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 
@@ -37,6 +39,13 @@ def computed(folder: str, prompt: list[int], text: str) -> dict[str, Any]:
     # What it finds where a name leads nowhere.
     except (RuntimeError, ValueError, AttributeError) as error:
         accelerate = str(error)
+    adapted = logits
+    if find_spec("peft"):
+        from peft import LoraConfig, get_peft_model
+
+        with torch.inference_mode():
+            adapter = get_peft_model(model, LoraConfig(target_modules="all-linear")).eval()
+            adapted = adapter(torch.tensor([prompt])).logits[0, -1].tolist()
     special = sorted(tokenizer.all_special_tokens)
     return {
         "logits": logits,
@@ -44,6 +53,7 @@ def computed(folder: str, prompt: list[int], text: str) -> dict[str, Any]:
         "special": special,
         "warnings": told,
         "accelerate": accelerate,
+        "adapted": adapted,
     }
 
 

@@ -1,4 +1,4 @@
-"""The exported model is loaded by others' code: transformers 4.57 and 5, accelerate, llama.cpp, vLLM's loader."""
+"""The exported model is loaded by others' code: transformers 4.57 and 5, accelerate, peft, llama.cpp, vLLM's loader."""
 
 import json
 import re
@@ -74,7 +74,13 @@ def transformers_4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     site_packages = next(folder.glob("lib/python3*/site-packages"))
     ours = [path for path in sys.path if path.endswith("site-packages")]
     (site_packages / "the_rest.pth").write_text("\n".join(ours) + "\n")
-    packages = ["transformers==4.57.6", "huggingface_hub==0.36.0", "tokenizers==0.22.2", "sentencepiece==0.2.3"]
+    packages = [
+        "transformers==4.57.6",
+        "huggingface_hub==0.36.0",
+        "tokenizers==0.22.2",
+        "sentencepiece==0.2.3",
+        "peft==0.18.1",
+    ]
     # The last three read what is in an sdist, for pip to fetch it.
     packages += ["xllamacpp==2026.10.11549", "scikit-build-core==1.1.2", "flit-core==4.2.0", "pathspec==1.1.1"]
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", *packages, cwd=folder.parent)
@@ -126,6 +132,7 @@ def test_transformers_4_and_5_compute_what_the_model_computed_after_its_training
     for folder, kind in kinds.items():
         for loaded in (in_4[folder], in_5[folder]):
             assert loaded["logits"] == pytest.approx(kind.computed["logits"], abs=1e-5)
+            assert loaded["adapted"] == pytest.approx(loaded["logits"], abs=1e-5)
             assert loaded["warnings"] == []
             assert (loaded["ids"], loaded["special"]) == (in_5[str(kind.base)]["ids"], in_5[str(kind.base)]["special"])
         # accelerate reads what the module has in memory; transformers 5 has all experts in one tensor there.

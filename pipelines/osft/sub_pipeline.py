@@ -11,6 +11,7 @@ from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters
+from kfp_osft.pipelines.osft.own_folder import check_own_folder
 from kfp_osft.pipelines.osft.wiring import OsftOutputs, RowSources, add_stages, check_constants
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.component import StageSettings, stage_settings
@@ -75,13 +76,14 @@ def _with_version(function: Callable) -> Callable:
 
 
 class OsftPipeline(graph_component.GraphComponent):
-    """The pipeline as a component. Training parameters that are constants are checked at once."""
+    """The pipeline as a component. Training parameters that are constants, and pvc_path, are checked at once."""
 
     def __init__(self, pipeline: Any) -> None:
         vars(self).update(vars(pipeline))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         check_constants({name: value for name, value in kwargs.items() if name in _TRAINING_NAMES})
+        check_own_folder(kwargs.get("pvc_path", WORKSPACE_MOUNT_PATH))
         return super().__call__(*args, **kwargs)
 
 

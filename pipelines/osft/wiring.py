@@ -7,6 +7,7 @@ from kfp import dsl
 from kfp.dsl import pipeline_channel
 
 from kfp_osft import stages
+from kfp_osft.pipelines.osft.own_folder import check_own_folder
 from kfp_osft.shared.parameters.checking import check_parameters
 
 
@@ -104,8 +105,10 @@ def add_stages(pvc_path: Any, rows: RowSources, training: Mapping[str, Any], che
 
     Raises:
         InputError: a constant that is not allowed; outputs of tasks and pipeline parameters are checked by the stages.
+            A pvc_path that another training of the pipeline has, see check_own_folder.
     """
     check_constants(training)
+    check_own_folder(pvc_path)
     unused = "dataset" if rows.dataset is None else "dataset_uri"
     sources = {name: value for name, value in rows._asdict().items() if name != unused}
     resolved = stages.resolve_dataset(pvc_path=pvc_path, **sources)

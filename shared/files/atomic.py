@@ -3,7 +3,9 @@
 A pod that is killed anywhere leaves nothing that a rerun trusts.
 """
 
+import contextlib
 import ctypes
+import errno
 import glob
 import json
 import os
@@ -48,7 +50,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
 
     A folder that was there before stays until the new one is whole, and takes its place in one step. Where the file
     system cannot do that (NFS), a process killed between the two steps leaves neither; the next call restores the old
-    one.
+    one. Of two processes that replace the same folder, the later one wins. A link at `path` is replaced, and what it
+    leads to stays.
     """
     _put_back(path)
     _remove_leftovers(path)
@@ -56,12 +59,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
-        if not path.exists():
-            os.rename(unfinished, path)
-        elif not _exchange(unfinished, path):
-            _replace_in_two_steps(path, unfinished)
+        # Again where another process has put one there meanwhile, or moved it away.
+        while not (_moved(unfinished, path) or _exchange(unfinished, path) or _replaced_in_two_steps(path, unfinished)):
+            pass
     finally:
-        # By now the one that was there before, if all went well.
+        # By now what was there before, if all went well.
+        if unfinished.is_symlink():
+            unfinished.unlink()
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
@@ -74,7 +78,8 @@ def replace_with_link(path: Path, target: Path, aside: Path) -> None:
     Raises:
         OSError: the file system has no symbolic links.
     """
-    link = _beside(path, "link")
+    _remove_leftovers(path)
+    link = _beside(path)
     link.symlink_to(os.path.relpath(target, path.parent), target_is_directory=True)
     if path.is_symlink() or not path.exists():
         os.replace(link, path)
@@ -85,16 +90,34 @@ def replace_with_link(path: Path, target: Path, aside: Path) -> None:
         os.rename(link, path)
 
 
-def _replace_in_two_steps(path: Path, unfinished: Path) -> None:
-    previous = _beside(path, "previous")
-    os.rename(path, previous)
+def _moved(folder: Path, path: Path) -> bool:
+    """Moves it to a free name; False where that is taken."""
     try:
-        os.rename(unfinished, path)
-    except OSError:
-        os.rename(previous, path)
+        os.rename(folder, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
         raise
-    # What is half deleted must not be put back.
-    os.rename(previous, unfinished)
+    return True
+
+
+def _replaced_in_two_steps(path: Path, unfinished: Path) -> bool:
+    previous = _beside(path, "previous")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, previous)
+    try:
+        if not _moved(unfinished, path):
+            # Another process was faster.
+            shutil.rmtree(previous, ignore_errors=True)
+            return False
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.rename(previous, path)
+        raise
+    # What is half deleted must not be put back; another process may have removed it.
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(previous, unfinished)
+    return True
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -116,10 +139,13 @@ def restore_replaced(parent: Path) -> None:
 def _put_back(path: Path) -> None:
     """The folder that a killed process had moved away, where nothing came in its place."""
     for previous in path.parent.glob(f".{glob.escape(path.name)}.*.previous"):
-        if path.exists():
+        # Another process may do the same, or be in the midst of replacing it.
+        with contextlib.suppress(FileNotFoundError):
+            if not os.path.lexists(path) and _moved(previous, path):
+                continue
+            if previous.is_symlink():
+                previous.unlink()
             shutil.rmtree(previous, ignore_errors=True)
-        else:
-            os.rename(previous, path)
 
 
 def writable_folder(parameter: str, folder: str) -> Path:

@@ -4,18 +4,21 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.files.atomic import writable_folder, write_json
-from kfp_osft.shared.files.manifests import read_manifest, write_manifest
+from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.files.ownership import OWNER_FILE, Ownership, owned
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG
+from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG, data_made_from
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect, is_configured
-from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
+from kfp_osft.stages.launch_trainjob.kubernetes.engine import ClusterTraining, Task
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
 from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, saved_states
 
@@ -48,7 +51,7 @@ def launch(
 
     Raises:
         InputError: a configuration that is not from preprocess, missing data, neither a cluster nor
-            OSFT_LAUNCHER=local; what train_on_cluster raises.
+            OSFT_LAUNCHER=local; what ClusterTraining raises.
         TrainingError: the training failed; with its last lines.
     """
     config = TrainingConfig.from_json(training_config)
@@ -57,39 +60,68 @@ def launch(
         raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or unset for a cluster")
     use_workspace(writable_folder("pvc_path", pvc_path))
     checkpoint_dir = Path(config.osft["ckpt_output_dir"])
+    if name := _complete_earlier(config, checkpoint_dir):
+        return Launched(str(checkpoint_dir), name)
+    _check_data(config)
+    training: _Training
+    if launcher == _LOCAL:
+        training = _LocalTraining(config, checkpoint_dir)
+    else:
+        task = Task(run_name or _workflow_name(), run_id, task_name, pvc_path, task_config)
+        training = _cluster_training(config, task)
+    with training.owning(checkpoint_dir / OWNER_FILE) as ownership:
+        # The one before may have completed it.
+        if name := _complete_earlier(config, checkpoint_dir):
+            return Launched(str(checkpoint_dir), name)
+        started = time.monotonic()
+        training.train(
+            ownership,
+            checkpoint_dir / TRAINING_LOG,
+            lambda: _clear_unfinished(checkpoint_dir, resumable=launcher != _LOCAL),
+        )
+        seconds = round(time.monotonic() - started, 1)
+        # Weights and the optimizer's moments: several times the model's size.
+        shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
+        write_manifest(
+            checkpoint_dir / RUN_FILE,
+            config.fingerprint,
+            trainjob_name=training.name,
+            seconds=seconds,
+            osft=config.osft,
+            trainjob=config.trainjob,
+            data=config.data,
+            env=config.env,
+            about=config.about,
+        )
+    log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
+    return Launched(str(checkpoint_dir), training.name)
+
+
+def _check_data(config: TrainingConfig) -> None:
+    """Sees that the data is what preprocess made of the rows: another run may have written there since."""
     if not Path(config.osft["data_path"]).is_file():
         raise InputError(
             f"the data that preprocess wrote is not at {config.osft['data_path']}; "
             "this stage must see the same workspace"
         )
+    if fingerprint(data_made_from({"osft": config.osft})) != config.data.get("made_from"):
+        raise InputError(
+            f"the data in {config.osft['data_output_dir']} is not what training_config was made for: another run of "
+            "preprocess has written there since; run preprocess again"
+        )
+
+
+def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path) -> str | None:
+    """Name of the TrainJob of this training where it is complete already."""
     run_file = checkpoint_dir / RUN_FILE
     earlier = read_manifest(run_file, config.fingerprint)
-    if earlier:
-        if earlier.get("data") != config.data:
-            # What the next stages do with a complete training may be another thing this time.
-            write_json(run_file, {**earlier, "data": config.data})
-        log(f"This training is complete in {checkpoint_dir}: used again")
-        return Launched(str(checkpoint_dir), earlier["trainjob_name"])
-
-    started = time.monotonic()
-    train = _train_locally if launcher == _LOCAL else _train_on_cluster
-    name = train(config, Task(run_name or _workflow_name(), run_id, task_name, pvc_path, task_config), checkpoint_dir)
-    seconds = round(time.monotonic() - started, 1)
-    # Weights and the optimizer's moments: several times the model's size.
-    shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
-    write_manifest(
-        run_file,
-        config.fingerprint,
-        trainjob_name=name,
-        seconds=seconds,
-        osft=config.osft,
-        trainjob=config.trainjob,
-        data=config.data,
-        env=config.env,
-        about=config.about,
-    )
-    log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
-    return Launched(str(checkpoint_dir), name)
+    if not earlier:
+        return None
+    if earlier.get("data") != config.data:
+        # What the next stages do with a complete training may be another thing this time.
+        write_json(run_file, {**earlier, "data": config.data})
+    log(f"This training is complete in {checkpoint_dir}: used again")
+    return earlier["trainjob_name"]
 
 
 def _workflow_name() -> str:
@@ -101,40 +133,53 @@ def _workflow_name() -> str:
     return pod[1] if pod else ""
 
 
-def _train_locally(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:
-    _clear_unfinished(checkpoint_dir, resumable=False)
-    if config.trainjob["num_workers"] > 1:
+class _Training(Protocol):
+    """One of the two engines."""
+
+    name: str
+
+    def owning(self, file: Path) -> AbstractContextManager[Ownership]: ...
+
+    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], None]) -> None: ...
+
+
+class _LocalTraining:
+    def __init__(self, config: TrainingConfig, checkpoint_dir: Path) -> None:
+        self.name = f"{_LOCAL}-{checkpoint_dir.name}"
+        self._config = config
+
+    def owning(self, file: Path) -> AbstractContextManager[Ownership]:
+        return owned(file, "launch_trainjob")
+
+    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], None]) -> None:
+        config = self._config
+        before_creation()
+        if config.trainjob["num_workers"] > 1:
+            log(
+                f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this "
+                "computer: one worker trains"
+            )
         log(
-            f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this computer: "
-            "one worker trains"
+            f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on this computer; "
+            f"full log in {log_path}"
         )
-    log(
-        f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on this computer; "
-        f"full log in {checkpoint_dir / TRAINING_LOG}"
-    )
-    train_locally(
-        {"osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]}, "device": "auto"},
-        config.env,
-        checkpoint_dir / TRAINING_LOG,
-    )
-    return f"{_LOCAL}-{checkpoint_dir.name}"
+        train_locally(
+            {"osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]}, "device": "auto"},
+            config.env,
+            log_path,
+            ownership.add_process,
+        )
 
 
-def _train_on_cluster(config: TrainingConfig, task: Task, checkpoint_dir: Path) -> str:
+def _cluster_training(config: TrainingConfig, task: Task) -> ClusterTraining:
     if not is_configured():
         raise InputError(f"there is no cluster to train on, and OSFT_LAUNCHER is not set. Two ways: {_TWO_WAYS}")
     cluster = connect()
     log(
         f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on the cluster {cluster.url}; "
-        f"full log in {checkpoint_dir / TRAINING_LOG}"
+        f"full log in {Path(config.osft['ckpt_output_dir'], TRAINING_LOG)}"
     )
-    return train_on_cluster(
-        cluster,
-        config,
-        task,
-        checkpoint_dir / TRAINING_LOG,
-        before_creation=lambda: _clear_unfinished(checkpoint_dir, resumable=True),
-    )
+    return ClusterTraining(cluster, config, task)
 
 
 def _clear_unfinished(checkpoint_dir: Path, resumable: bool) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
 
@@ -20,7 +21,9 @@ from kfp_osft.stages.launch_trainjob.train_text import train_text
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
 
-def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None:
+def train_locally(
+    train_args: dict, env: dict[str, str], log_path: Path, outlived_by: Callable[[int], None] = lambda pid: None
+) -> None:
     """Trains on this computer and returns when the training has succeeded.
 
     Runs the same training script as a cluster does, and logs one line per optimizer step. None of its processes
@@ -31,6 +34,8 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
         env: environment variables of the training, added to this process's own. The values of variables that
             are named like a secret (HF_TOKEN, WANDB_API_KEY, ...) are redacted in all output.
         log_path: the complete output of the trainer is appended to this file.
+        outlived_by: gets the id of a process that lives as long as any of the training does, even when this one is
+            killed.
 
     Raises:
         TrainingError: the training failed; with its exit code and last lines.
@@ -62,6 +67,7 @@ def train_locally(train_args: dict, env: dict[str, str], log_path: Path) -> None
         watchdog = None
         try:
             watchdog = start_watchdog(training.pid)
+            outlived_by(watchdog.pid)
             for raw in output_pipe:
                 line = blot_out(raw.decode("utf-8", errors="replace"), secrets)
                 log_file.write(line)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
+from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
@@ -42,6 +43,7 @@ from kfp_osft.stages.preprocess.row_source import (
     train_and_held_out,
     without_rows_of,
 )
+from kfp_osft.stages.preprocess.runs_data import keep_for_the_run
 from kfp_osft.stages.preprocess.tokenizing import Line, Remarks, TokenizedPiece, tokenized_pieces
 from kfp_osft.stages.preprocess.trained_here import base_of_this_run
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
@@ -81,7 +83,8 @@ def preprocess_dataset(
 
     The data goes to training_data_output_dir/data.jsonl (by default below the checkpoints): a line a sample with
     input_ids, labels, len and num_loss_counted_tokens, as mini-trainer reads them. Beside it lie report.json: what
-    became of the rows, and validation.jsonl: the rows that are held out, in the same form, if there are some.
+    became of the rows, and validation.jsonl: the rows that are held out, in the same form, if there are some. The
+    training reads them below its checkpoints, where no other run replaces them.
 
     Args:
         dataset_path: file or folder of rows of one of row_formats.FORMATS, or with input_ids and labels where
@@ -146,19 +149,20 @@ def preprocess_dataset(
     osft["model_path"] = str(base_model.folder)
     run = run_from(model)
     checkpoint_dir = workspace / CHECKPOINTS / run[:_NAME_LENGTH]
-    folder = writable_folder(
-        "training_data_output_dir", data_output_dir or str(checkpoint_dir / "_internal_data_processing")
-    )
+    runs_folder = checkpoint_dir / "_internal_data_processing"
+    folder = writable_folder("training_data_output_dir", data_output_dir or str(runs_folder))
     _check_places(folder, Path(dataset_path), files)
     if validation_path:
         _check_places(folder, Path(validation_path), validation_files)
     data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE))
     held_out_path = folder / VALIDATION_FILE
 
-    earlier = _read_json(report_path)
     tokenizer = cache(lambda: load_tokenizer(base_model, trusted))
-    manifest = read_manifest(manifest_path, data_made_from)
-    with CoverageSearch(base_model, model, osft, earlier.get("osft") or {}) as search:
+    with (
+        owned(folder / OWNER_FILE, "preprocess"),
+        CoverageSearch(base_model, model, osft, (earlier := _read_json(report_path)).get("osft") or {}) as search,
+    ):
+        manifest = read_manifest(manifest_path, data_made_from)
 
         def find_coverage() -> tuple[dict[str, Any], Coverage]:
             found = search.result()
@@ -192,35 +196,36 @@ def preprocess_dataset(
                 held_out_path.unlink(missing_ok=True)
             write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
         found, coverage = find_coverage()
-    uses_family_patterns = "target_patterns" not in osft
-    osft["target_patterns"] = coverage.patterns
-    report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
-    report = _publish_report(
-        {**report, "osft": found},
-        fingerprint(data_made_from),
-        folder,
-        earlier,
-        tokenizer if checked.data["show_sample"] else None,
-    )
+        uses_family_patterns = "target_patterns" not in osft
+        osft["target_patterns"] = coverage.patterns
+        report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
+        report = _publish_report(
+            {**report, "osft": found},
+            fingerprint(data_made_from),
+            folder,
+            earlier,
+            tokenizer if checked.data["show_sample"] else None,
+        )
+        keep_for_the_run((data_path, held_out_path), report_path, manifest_path, data_made_from, runs_folder)
     tell_report(report)
     log(coverage.describe())
     if output_report is not None:
-        place_file(report_path, output_report)
+        place_file(runs_folder / REPORT_FILE, output_report)
     # At last: bad rows have not waited for them.
     fetch_weights(base_model)
 
     osft |= {
-        "data_path": str(data_path),
-        "data_output_dir": str(folder),
+        "data_path": str(runs_folder / DATA_FILE),
+        "data_output_dir": str(runs_folder),
         "use_processed_dataset": True,
         "ckpt_output_dir": str(checkpoint_dir),
     }
-    held_out_data = {"validation_path": str(held_out_path)} if report["validation"] else {}
+    held_out_data = {"validation_path": str(runs_folder / VALIDATION_FILE)} if report["validation"] else {}
     config = TrainingConfig(
         run,
         osft,
         checked.trainjob,
-        checked.data | held_out_data,
+        checked.data | held_out_data | {"made_from": fingerprint(data_made_from)},
         checked.env,
         {
             "base_model": base_model.name,

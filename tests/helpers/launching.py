@@ -1,12 +1,16 @@
 """What the tests of the Kubernetes engine share: a launcher in a hurry, and what it asked and told."""
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fakes.kubernetes import Cluster
 from helpers.training_configs import training_config
+from kfp_osft.shared.files.ownership import OWNER_FILE, Pace
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.stages.launch_trainjob.kubernetes import connection
+from kfp_osft.stages.launch_trainjob.kubernetes import client, connection
+from kfp_osft.stages.launch_trainjob.kubernetes.engine import ClusterTraining, Task
 from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 
 TIMING = Timing(
@@ -21,7 +25,7 @@ TIMING = Timing(
     doubt=0.5,
     recovery=0.1,
     log=2,
-    sign=0.1,
+    pace=Pace(beat=0.1, silence=0.6),
 )
 #: Training parameters' minutes that a test can wait for.
 MOMENT = 0.3 / 60
@@ -33,6 +37,21 @@ def in_pod_of(cluster: Cluster, monkeypatch) -> None:
     monkeypatch.setattr(connection, "SERVICE_ACCOUNT", cluster.service_account)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", port)
+
+
+def train(
+    api: client.Cluster,
+    config: TrainingConfig,
+    task: Task,
+    log_path: Path,
+    before_creation: Callable[[], None] = lambda: None,
+    timing: Timing = TIMING,
+) -> str:
+    """Trains as launch() does on a cluster; returns the TrainJob's name."""
+    training = ClusterTraining(api, config, task, timing)
+    with training.owning(Path(config.osft["ckpt_output_dir"], OWNER_FILE)) as ownership:
+        training.train(ownership, log_path, before_creation)
+    return training.name
 
 
 def as_the_launcher(cluster: Cluster, monkeypatch) -> None:

@@ -11,7 +11,7 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import ClusterError, Forbidden, Refused
-from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import FAILED, read_phase
+from kfp_osft.stages.launch_trainjob.kubernetes.monitoring.state import COMPLETE, FAILED, read_phase
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import TrainingPods
 from kfp_osft.stages.launch_trainjob.kubernetes.timing import Timing
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
@@ -23,6 +23,8 @@ from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import (
 )
 
 _CONFLICT = 409
+# Of a pod: name of its TrainJob.
+_POD_LABEL = "jobset.sigs.k8s.io/jobset-name"
 
 
 class Job:
@@ -90,7 +92,7 @@ class Job:
 
     def pods(self, only: str = "") -> list[dict[str, Any]]:
         """Its pods, including those of an earlier TrainJob of the same name; `only`: a further label selector."""
-        return self._cluster.pods(f"jobset.sigs.k8s.io/jobset-name={self.name}{only}")
+        return self._cluster.pods(f"{_POD_LABEL}={self.name}{only}")
 
     def delete(self, quietly: bool = False) -> bool:
         """Deletes it and waits until its pods are gone; logs what is left. False: it could not be deleted.
@@ -258,6 +260,21 @@ def owner_of_this_pod(cluster: Cluster) -> dict[str, Any] | None:
     owners = pod["metadata"].get("ownerReferences") or [{**pod["metadata"], "apiVersion": "v1", "kind": "Pod"}]
     owner = next((one for one in owners if one.get("controller")), owners[0])
     return {field: owner[field] for field in ("apiVersion", "kind", "name", "uid")}
+
+
+def trainjob_lives(cluster: Cluster, key: str) -> bool | None:
+    """Whether a TrainJob may still write; None for one of another namespace, which this token need not see.
+
+    Args:
+        key: namespace/name.
+    """
+    namespace, _, name = key.partition("/")
+    if namespace != cluster.namespace:
+        return None
+    found = cluster.trainjob(name)
+    if found is not None and read_phase(found) not in (COMPLETE, FAILED):
+        return True
+    return any(not _has_ended(pod) for pod in cluster.pods(f"{_POD_LABEL}={name}"))
 
 
 def _has_ended(pod: Mapping[str, Any]) -> bool:

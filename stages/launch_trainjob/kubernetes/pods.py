@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from kfp_osft.shared.files.ownership import OWNER_FILE
 from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.parameters.environment import holds_secret, is_runtimes_own
@@ -19,7 +20,6 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages import find_package
 from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import progress_port
-from kfp_osft.stages.launch_trainjob.sign_of_life import SIGN_FILE
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 
 _GPU = "nvidia.com/gpu"
@@ -241,7 +241,7 @@ def _env(
         "device": "cuda" if accelerators else "cpu",
         "resumable": True,
         "attendance": {
-            "file": str(PurePosixPath(config.osft["ckpt_output_dir"], SIGN_FILE)),
+            "file": str(PurePosixPath(config.osft["ckpt_output_dir"], OWNER_FILE)),
             "minutes": config.trainjob["unattended_limit_minutes"],
         },
         "progress_port": progress_port(config.trainjob),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kfp_osft.shared.files.ownership import PACE, Pace
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -20,7 +22,7 @@ class Timing:
         recovery: how long all nodes must run after a failure for the job to count as recovered; the Job
             controller removes a pod that has failed too often only after the kubelet has restarted it.
         log: how long to wait for the rest of the log of a training that has ended.
-        sign: between two signs of life of the launcher.
+        pace: of the launcher's owner record, by which the training knows that it is followed.
     """
 
     poll: float = 5
@@ -34,4 +36,4 @@ class Timing:
     doubt: float = 10
     recovery: float = 30
     log: float = 20
-    sign: float = 5
+    pace: Pace = PACE

@@ -1,3 +1,4 @@
+import contextlib
 import importlib
 import json
 from pathlib import Path
@@ -154,8 +155,12 @@ def test_a_trainjob_is_named_by_its_run_or_by_the_workflow(
     monkeypatch.setattr(module, "connect", lambda: SimpleNamespace(url=""))
     monkeypatch.setattr(
         module,
-        "train_on_cluster",
-        lambda cluster, config, task, *_, **__: trainjob_name(task.run_name, task.run_id, task.task_name, {}),
+        "ClusterTraining",
+        lambda cluster, config, task: SimpleNamespace(
+            name=trainjob_name(task.run_name, task.run_id, task.task_name, {}),
+            owning=lambda file: contextlib.nullcontext(),
+            train=lambda *_: None,
+        ),
     )
     monkeypatch.setenv("KFP_POD_NAME", pod)
 

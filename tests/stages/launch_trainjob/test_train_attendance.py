@@ -1,4 +1,4 @@
-"""A training that nobody follows, and the launcher's sign of life."""
+"""A training that nobody follows: the launcher's owner record no longer changes."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kfp_osft.stages.launch_trainjob.sign_of_life import SignOfLife
+from kfp_osft.shared.files.ownership import OWNER_FILE, Pace, owned
 from kfp_osft.stages.launch_trainjob.train_attendance import Attendance
 from kfp_osft.stages.launch_trainjob.train_text import train_text
 
@@ -17,7 +17,11 @@ SHORT = 0.6 / 60
 
 @pytest.fixture
 def sign(tmp_path):
-    return tmp_path / "checkpoints" / "launcher_alive"
+    return tmp_path / "checkpoints" / OWNER_FILE
+
+
+def followed(sign):
+    return owned(sign, "TrainJob one", key="ns/one", pace=Pace(0.05, 0.2))
 
 
 def watched(sign, minutes=SHORT):
@@ -28,7 +32,7 @@ def watched(sign, minutes=SHORT):
 
 
 def test_a_training_goes_on_while_its_launcher_lives_and_is_interrupted_when_it_is_gone(sign, capsys):
-    with SignOfLife(sign, "launcher", 0.05):
+    with followed(sign):
         attendance, ended = watched(sign)
         assert not ended.wait(1.5)
     assert ended.wait(5) and attendance.is_over
@@ -40,7 +44,7 @@ def test_a_launcher_that_comes_in_time_is_seen(sign):
     sign.write_text("first 1")
     _, ended = watched(sign)
     time.sleep(0.3)
-    with SignOfLife(sign, "second", 0.05):
+    with followed(sign):
         assert not ended.wait(1.2)
 
 
@@ -63,37 +67,8 @@ def test_an_attempt_after_the_end_ends_at_once_until_a_launcher_comes(sign, caps
         Attendance(str(sign), 60).start()
     assert ended.value.code == 79 and time.monotonic() - began < 1
     assert "run the pipeline again" in capsys.readouterr().err
-    with SignOfLife(sign, "another", 0.05):
+    with followed(sign):
         Attendance(str(sign), 60).start()
-
-
-def test_two_launchers_know_of_each_other_and_one_alone_of_nobody(sign):
-    with SignOfLife(sign, "one", 0.05) as one:
-        time.sleep(0.3)
-        assert not one.other_is_alive
-        with SignOfLife(sign, "two", 0.05) as two:
-            # At once: the sign of the first one is fresh.
-            assert two.other_is_alive
-            time.sleep(0.3)
-            assert one.other_is_alive and two.other_is_alive
-        time.sleep(0.4)
-        assert not one.other_is_alive
-
-
-def test_a_launcher_that_has_ended_is_not_taken_for_a_living_one(sign):
-    with SignOfLife(sign, "one", 0.05):
-        pass
-    assert not sign.exists()
-    with SignOfLife(sign, "two", 0.05) as two:
-        assert not two.other_is_alive
-
-
-def test_an_old_sign_of_a_launcher_that_was_killed_is_not_that_of_a_living_one(sign):
-    sign.parent.mkdir()
-    sign.write_text("killed 3")
-    time.sleep(0.3)
-    with SignOfLife(sign, "two", 0.05) as two:
-        assert not two.other_is_alive
 
 
 INTERRUPTED = """

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from fakes.kubernetes import Cluster
-from helpers.launching import TIMING, in_pod_of
+from helpers.launching import TIMING, in_pod_of, train
 from helpers.training_configs import training_config, workspace_task_config
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect
-from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
+from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task
 from kfp_osft.stages.launch_trainjob.kubernetes.monitoring import monitor
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
@@ -40,7 +40,7 @@ def launch(monkeypatch, tmp_path):
         monkeypatch.setattr(monitor, "TrainerOutput", functools.partial(TrainerOutput, seconds_between_steps=0))
         connection = connect()
         connection.backoff, connection.starting = 0.01, 0.2
-        return train_on_cluster(
+        return train(
             connection,
             in_workspace(config or training_config(), tmp_path),
             Task(run_name, run_name, "launch-trainjob", str(tmp_path), task or workspace_task_config(tmp_path)),

@@ -52,15 +52,14 @@ def test_another_run_does_not_take_the_trainjob_of_the_first(launch):
 LAUNCHER = """
 import sys
 from pathlib import Path
-from helpers.launching import TIMING
+from helpers.launching import train
 from helpers.training_configs import training_config, workspace_task_config
 from kfp_osft.stages.launch_trainjob.kubernetes import connection
-from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task, train_on_cluster
+from kfp_osft.stages.launch_trainjob.kubernetes.engine import Task
 connection.SERVICE_ACCOUNT, folder = Path(sys.argv[1]), Path(sys.argv[2])
-task = Task("run", "run", "launch-trainjob", str(folder), workspace_task_config(folder))
-train_on_cluster(
-    connection.connect(), training_config(folder), task, folder / "training.log", lambda: None, TIMING
-)
+task = Task(sys.argv[3], sys.argv[3], "launch-trainjob", str(folder), workspace_task_config(folder))
+cleared = folder / f"cleared-{sys.argv[3]}"
+train(connection.connect(), training_config(folder), task, folder / "training.log", cleared.touch)
 """
 
 
@@ -80,7 +79,7 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_its_trainjob_u
     with Cluster(life=life) as cluster:
         in_pod_of(cluster, monkeypatch)
         launcher = subprocess.Popen(
-            [sys.executable, "-c", LAUNCHER, cluster.service_account, tmp_path],
+            [sys.executable, "-c", LAUNCHER, cluster.service_account, tmp_path, "run"],
             env={**os.environ, "PYTHONPATH": str(TESTS)},
             stdout=subprocess.DEVNULL,
         )

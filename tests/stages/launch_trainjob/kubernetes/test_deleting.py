@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from kubernetes.client import CustomObjectsApi
@@ -13,10 +14,10 @@ from fakes.kubernetes import ROLE, Cluster, Job, without
 from fakes.kubernetes.resources import PODS, TRAINJOBS
 from helpers.launching import MOMENT, as_the_launcher, hurried, in_pod_of, told
 from helpers.training_configs import training_config
+from kfp_osft.shared.files.ownership import OWNER_FILE, Pace, owned
 from kfp_osft.shared.processes.termination import Terminated
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect
-from kfp_osft.stages.launch_trainjob.sign_of_life import SignOfLife
 
 
 def runs_on(job: Job) -> None:
@@ -251,19 +252,19 @@ def test_sigterm_in_the_midst_of_a_deletion_does_not_end_it(launch):
 
 
 def test_a_launcher_that_is_stopped_leaves_the_job_to_another_one_that_follows_it(launch, tmp_path, capsys):
-    with Cluster(life=terminated_while_it_runs) as cluster:
-        config = training_config(tmp_path)
-        sign = tmp_path / "checkpoints" / "0123456789ab" / "launcher_alive"
-        with SignOfLife(sign, "the-other-one", 0.02):
+    with ExitStack() as another, Cluster(life=lambda job: life(job)) as cluster:
 
-            def life(job: Job) -> None:
-                job.start()
-                job.launcher_saw("pods")
-                os.kill(os.getpid(), signal.SIGTERM)
+        def life(job: Job) -> None:
+            job.start()
+            job.launcher_saw("pods")
+            record = tmp_path / "checkpoints" / "0123456789ab" / OWNER_FILE
+            key = f"{cluster.namespace}/{cluster.trainjobs[0]['metadata']['name']}"
+            another.enter_context(owned(record, "the same TrainJob", key=key, pace=Pace(0.05, 1)))
+            job.launcher_saw("pods", times=10)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-            cluster._life = life
-            with pytest.raises(Terminated):
-                launch(cluster, config)
+        with pytest.raises(Terminated):
+            launch(cluster, training_config(tmp_path))
         assert cluster.trainjobs and not cluster.asked(verb="delete")
     assert "is left running: another launcher of this task follows it" in told(capsys)[-1]
 

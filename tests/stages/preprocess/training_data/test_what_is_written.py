@@ -284,8 +284,12 @@ def test_paths_are_absolute_wherever_the_training_starts(
 
     osft = json.loads(result.training_config)["osft"]
     assert Path(osft["model_path"]).is_absolute() and Path(osft["model_path"]).samefile(model)
-    assert osft["data_path"] == result.data_path == str(tmp_path / "tokens" / "data.jsonl")
-    assert Path(osft["ckpt_output_dir"]).parent == tmp_path / "pvc" / "checkpoints"
+    assert result.data_path == str(tmp_path / "tokens" / "data.jsonl")
+    checkpoint_dir = Path(osft["ckpt_output_dir"])
+    assert checkpoint_dir.parent == tmp_path / "pvc" / "checkpoints"
+    # The run's own, which the next run with this training_data_output_dir does not replace.
+    assert osft["data_path"] == str(checkpoint_dir / "_internal_data_processing" / "data.jsonl")
+    assert Path(osft["data_path"]).samefile(result.data_path)
 
 
 def test_all_turns_are_learnt_when_the_parameter_says_so(run, chat_rows: Path):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from kfp_osft.pipelines.local.run_log import RunLog, without_colors
 from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
 from kfp_osft.shared.files.atomic import writable_folder
+from kfp_osft.shared.files.ownership import OWNER_FILE, Owned, owned
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.rows.files import dataset_files
@@ -61,7 +62,7 @@ def run_locally(
         validation_uri_split: split of validation_uri.
 
     Raises:
-        InputError: bad parameters, found here or by a stage.
+        InputError: bad parameters, found here or by a stage; another run in output_dir that has not ended.
         TrainingError: a stage failed for another reason.
     """
     check_parameters(training)
@@ -76,27 +77,45 @@ def run_locally(
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
-    outputs, log = _run(
-        output_dir,
-        {
-            "pvc_path": str(output_dir),
-            "dataset_uri": dataset,
-            "dataset_split": dataset_split,
-            "validation_uri": validation_uri,
-            "validation_uri_split": validation_uri_split,
-            **training,
-        },
-        quiet,
-    )
-    metrics = {name: value for name, value in outputs["output_metrics"].metadata.items() if name != VERSION_KEY}
-    # KFP names an artifact's file without an extension; a browser wants one.
-    chart = output_dir / "loss_chart.html"
-    chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())
-    checkpoint_dir = Path(outputs["output_model"].metadata["checkpoint_dir"])
-    chart.with_suffix(".png").write_bytes((checkpoint_dir / CHART_PICTURE).read_bytes())
-    return LocalRun(
-        Path(outputs["output_model"].metadata["pvc_model_dir"]), metrics, chart, checkpoint_dir / "metrics.jsonl", log
-    )
+    with _alone_in(output_dir):
+        outputs, log = _run(
+            output_dir,
+            {
+                "pvc_path": str(output_dir),
+                "dataset_uri": dataset,
+                "dataset_split": dataset_split,
+                "validation_uri": validation_uri,
+                "validation_uri_split": validation_uri_split,
+                **training,
+            },
+            quiet,
+        )
+        metrics = {name: value for name, value in outputs["output_metrics"].metadata.items() if name != VERSION_KEY}
+        # KFP names an artifact's file without an extension; a browser wants one.
+        chart = output_dir / "loss_chart.html"
+        chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())
+        checkpoint_dir = Path(outputs["output_model"].metadata["checkpoint_dir"])
+        chart.with_suffix(".png").write_bytes((checkpoint_dir / CHART_PICTURE).read_bytes())
+        return LocalRun(
+            Path(outputs["output_model"].metadata["pvc_model_dir"]),
+            metrics,
+            chart,
+            checkpoint_dir / "metrics.jsonl",
+            log,
+        )
+
+
+@contextlib.contextmanager
+def _alone_in(output_dir: Path) -> Iterator[None]:
+    """A run in the same folder would mix its log, chart and final_model with this one's."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(owned(output_dir / OWNER_FILE, "kfp-osft run", wait=False))
+        except Owned as owner:
+            raise InputError(
+                f"--output-dir={output_dir} is in use by {owner}; give another folder, or wait until it has ended"
+            ) from None
+        yield
 
 
 def _absolute(rows: str) -> str:

@@ -13,7 +13,7 @@ from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.metrics import number, numbers
-from kfp_osft.shared.training.run_file import read_run
+from kfp_osft.shared.training.run_file import MODELS, read_run
 from kfp_osft.stages.export_model.published_run import add_check
 
 #: The figures of the check, beside the metrics.
@@ -37,20 +37,23 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeChe
     Returns:
         The figures; None for a model that is too large, or that cannot be compared, for which a line says why.
     """
-    size = sum(file.stat().st_size for file in run.model.glob("*.safetensors"))
+    checkpoint_dir = run.steps.parent
+    # final_model may be another run's by now.
+    model = run.model.parent / MODELS / checkpoint_dir.name
+    model = model if model.is_dir() else run.model
+    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
     if size > _LARGEST_MODEL:
         return None
-    checkpoint_dir = run.steps.parent
     seconds = max(_LEAST_SECONDS, _SHARE_OF_TRAINING * run.metrics.get("wall_clock_seconds", 0.0))
     log("\nMeasuring what the model kept ...")
     try:
-        check = check_run(checkpoint_dir, run.model, matrices=_MATRICES, seconds=seconds, dataset=held_out)
+        check = check_run(checkpoint_dir, model, matrices=_MATRICES, seconds=seconds, dataset=held_out)
     # The training is complete: a failed measurement must not make it a failure.
     except (InputError, OSError, RuntimeError, ValueError) as error:
         log(f"It could not be measured: {error}")
         return None
     write_json(checkpoint_dir / KNOWLEDGE_FILE, check.metrics())
-    add_check(run.model, check.verdict, check.metrics())
+    add_check(model, check.verdict, check.metrics())
     return check
 
 

@@ -25,9 +25,15 @@ from kfp_osft.shared.reporting.log import log
 
 #: The record of a folder's owner, in that folder.
 OWNER_FILE = ".owner.json"
+# Another process removes a record between two looks at it.
 _MOMENT = 0.05
 # Records are padded to a multiple of it: written in place, a shorter one would leave the end of the longer one.
 _SIZE = 1024
+
+
+def owner_file_of(path: Path) -> Path:
+    """The record of the owner of a file or folder, beside it."""
+    return path.with_name(f".{path.name}{OWNER_FILE}")
 
 
 class Pace(NamedTuple):
@@ -54,6 +60,7 @@ class Ownership:
 
     def __init__(self, file: Path, who: str, key: str, pace: Pace) -> None:
         self._file, self._pace = file, pace
+        self._place = file.with_name(file.name[1:].removesuffix(OWNER_FILE)) if file.name != OWNER_FILE else file.parent
         self._by, self._count, self._descriptor = uuid.uuid4().hex[:12], 0, -1
         self._other_seen = float("-inf")
         self._ended, self._counting = threading.Event(), threading.Lock()
@@ -110,13 +117,14 @@ class Ownership:
                     self._claim(found).unlink(missing_ok=True)
             if alive and not wait:
                 raise Owned(_described(record))
-            if wait and not told:
+            if not told:
                 told = True
-                log(f"{self._file.parent} belongs to {_described(record)}: waiting for it")
+                what = "waiting for it" if wait else "looking whether it lives"
+                log(f"{self._place} belongs to {_described(record)}: {what}")
             # The cluster is asked less often.
             time.sleep(self._pace.beat if alive and not here else min(1.0, self._pace.beat / 4))
         if told:
-            log(f"{self._file.parent} is free now")
+            log(f"{self._place} is free now")
         self._thread.start()
 
     def release(self) -> None:
@@ -201,7 +209,7 @@ class Ownership:
         answer = lives(record["key"]) if lives else None
         if answer is None:
             raise InputError(
-                f"{self._file.parent} belongs to {record['who']}, and it cannot be found out here whether it still "
+                f"{self._place} belongs to {record['who']}, and it cannot be found out here whether it still "
                 f"trains; once it is gone, remove {self._file}"
             )
         return answer
@@ -225,7 +233,7 @@ class Ownership:
 
     def _end(self, found: bytes) -> None:
         """Another process took this one for gone, as it was stopped for long, and works there now."""
-        log(f"Error: {self._file.parent} belongs to {_described(_parsed(found))} by now: ended")
+        log(f"Error: {self._place} belongs to {_described(_parsed(found))} by now: ended")
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _read(self) -> bytes | None:
@@ -255,7 +263,7 @@ def owned(
     """Owns what the record stands for until the block ends; an owner before it that is gone is none.
 
     Args:
-        file: the record, such as folder / OWNER_FILE.
+        file: the record: folder / OWNER_FILE, or owner_file_of(path).
         who: for people, such as "kfp-osft preprocess".
         wait: for an owner that lives; else Owned is raised.
         key: of what outlives this process, a TrainJob; processes with the same key share the ownership.

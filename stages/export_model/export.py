@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, writable_folder
 from kfp_osft.shared.files.manifests import fingerprint
+from kfp_osft.shared.files.ownership import OWNER_FILE, owned, owner_file_of
 from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -75,6 +77,20 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
     folder = Path(checkpoint_dir)
+    with _owning(folder):
+        return _export(folder, workspace, output_model)
+
+
+def _owning(folder: Path) -> contextlib.AbstractContextManager[object]:
+    """Nobody trains into the checkpoints, or exports them, meanwhile."""
+    # One that is not there is reported, and one that cannot be written is nobody's.
+    if not os.access(folder, os.W_OK):
+        return contextlib.nullcontext()
+    # The training is complete: a TrainJob whose launcher is silent does not write any more.
+    return owned(folder / OWNER_FILE, "export_model", lives=lambda key: False)
+
+
+def _export(folder: Path, workspace: Path, output_model: ModelArtifact) -> str:
     steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     training = _training(folder)
@@ -95,14 +111,14 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     share_weights(model, checkpoint.folder)
     with _told_when_full(Path(output_model.path)):
         fill_artifact(output_model, model)
-    with _told_when_full(workspace):
+    with _told_when_full(workspace), owned(owner_file_of(final_model), "export_model"):
         show_as(final_model, model)
     log(
         f"Model of checkpoint {checkpoint.description}, the {'best of' if losses else 'last of'} "
         f"{len(list(folder.glob('hf_format/samples_*')))}: {final_model}"
     )
 
-    output_model.metadata.update(artifact_metadata(name, output_model, final_model, checkpoint_dir, published))
+    output_model.metadata.update(artifact_metadata(name, output_model, final_model, str(folder), published))
     return COMPLETED
 
 

@@ -6,24 +6,19 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
 from kfp_osft.shared.files.leftovers import remove_leftovers
-from kfp_osft.shared.files.locks import lock_file
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
+from kfp_osft.shared.files.ownership import Owned, owned, owner_file_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.sizes import size_text
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
 MANIFEST = ".manifest.json"
 _MARKS = ".marks"
-# Beside the datasets: locks stay, and folders come and go.
-_LOCKS = ".locks"
 # Free space to leave to the rest of the run.
 _ROOM_TO_LEAVE = 64 << 20
 
@@ -106,28 +101,17 @@ def partial_download(folder: Path) -> Iterator[PartialDownload]:
     # Also those that are not needed any more: the source has changed since, or nobody came back.
     remove_leftovers(folder.parent.glob(".*.partial*"))
     path = folder.parent / f".{folder.name}.partial"
-    lock = _lock(folder)
-    if lock is None:
-        path = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}")
-    path.mkdir(parents=True, exist_ok=True)
-    done = False
-    try:
-        yield PartialDownload(path)
-        done = True
-    finally:
-        if done or lock is None:
-            shutil.rmtree(path, ignore_errors=True)
-        if lock is not None:
-            lock.release()
-
-
-def _lock(folder: Path) -> "BaseFileLock | None":
-    """None while another process has it, or where there are no locks."""
-    locks = folder.parent / _LOCKS
-    try:
-        locks.mkdir(parents=True, exist_ok=True)
-        return lock_file(locks / folder.name, wait=False)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        return None
+    with ExitStack() as held:
+        try:
+            held.enter_context(owned(owner_file_of(folder), "resolve_dataset", wait=False))
+            is_common = True
+        except Owned:
+            path, is_common = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}"), False
+        path.mkdir(parents=True, exist_ok=True)
+        done = False
+        try:
+            yield PartialDownload(path)
+            done = True
+        finally:
+            if done or not is_common:
+                shutil.rmtree(path, ignore_errors=True)

@@ -30,4 +30,4 @@ def put(path: Path, content: bytes) -> Path:
 
 def files_in(folder: Path) -> set[Path]:
     """The files below a folder, without what resolve keeps for itself: counts of rows, and locks."""
-    return {file for file in folder.rglob("*") if file.is_file() and file.parent.name not in (".rows", ".locks")}
+    return {file for file in folder.rglob("*") if file.is_file() and file.parent.name != ".rows"}

@@ -5,6 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from kfp_osft.shared.files.atomic import write_json
+from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.training.config import TrainingConfig
 
@@ -28,6 +30,16 @@ def training_config(pvc_path: str | Path = "/kfp-workspace", **parameters: Any) 
         checked.env,
         {"base_model": "org/model", "dataset": "rows.jsonl", "samples": 32},
     )
+
+
+def with_data(pvc_path: str | Path, **parameters: Any) -> TrainingConfig:
+    """training_config with its data, one row, in the workspace."""
+    config = training_config(pvc_path, **parameters)
+    folder, made_from = Path(config.osft["data_output_dir"]), {"dataset": ["d" * 64]}
+    folder.mkdir(parents=True)
+    (folder / "data.jsonl").write_text('{"input_ids": [1], "labels": [1], "len": 1}\n')
+    write_json(folder / "manifest.json", {"fingerprint": fingerprint(made_from), "made_from": made_from})
+    return dataclasses.replace(config, data={**config.data, "made_from": fingerprint(made_from)})
 
 
 def with_osft(config: TrainingConfig, **arguments: Any) -> TrainingConfig:

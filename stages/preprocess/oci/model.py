@@ -1,16 +1,15 @@
 """A base model in an OCI registry: pulled into the workspace, whole or not at all."""
 
-import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
-from kfp_osft.shared.files.locks import LocksUnsupported, lock_file
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
+from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
@@ -56,8 +55,8 @@ def pull_model(base_model: str, workspace: Path) -> Path:
     digest = registry.digest()
     place = workspace / BASE_MODELS / digest.removeprefix("sha256:")[:12]
     model = place / registry.reference.name
-    place.mkdir(parents=True, exist_ok=True)
-    with _alone(place):
+    # Two runs in one workspace do not pull the same model at the same time: the second one finds it there.
+    with owned(place / OWNER_FILE, "preprocess"):
         if pulled_digest(model) == digest:
             log(f"{base_model} is already in {model}: used again")
             return model
@@ -105,24 +104,6 @@ def _made_from(digest: str) -> dict[str, Any]:
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
-
-
-@contextlib.contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Two runs in one workspace do not pull the same model at the same time: the second one finds it there."""
-    path, lock = place / ".lock", None
-    try:
-        lock = lock_file(path, wait=False)
-        if lock is None:
-            log(f"Another run is pulling into {place}: waiting for it")
-            lock = lock_file(path, wait=True)
-    except LocksUnsupported:
-        log(f"The file system of {place} has no locks: let no two runs pull the same model into it at the same time")
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def _check_space(manifest: Mapping[str, Any], blobs: Path, base_model: str) -> None:

@@ -434,7 +434,7 @@ def test_inside_conditions_that_an_upstream_output_decides():
 def test_inside_a_loop_over_parameters_with_all_models_collected():
     def callers():
         with dsl.ParallelFor([1e-5, 1e-4], parallelism=1) as rate:
-            task = train_model(pvc_path="/pvc", training_learning_rate=rate)
+            task = train_model(pvc_path=f"/pvc/lr-{rate}", training_learning_rate=rate)
             task.set_display_name("Tune")
         count_models(models=dsl.Collected(task.outputs["output_model"]))
 

@@ -27,7 +27,7 @@ def test_the_arguments_of_the_training_arrive_as_base64_json():
         "osft": config.osft,
         "device": "cuda",
         "resumable": True,
-        "attendance": {"file": f"{config.osft['ckpt_output_dir']}/launcher_alive", "minutes": 60},
+        "attendance": {"file": f"{config.osft['ckpt_output_dir']}/.owner.json", "minutes": 60},
         "progress_port": 28080,
     }
 

@@ -136,6 +136,53 @@ def test_a_folder_that_a_killed_process_had_moved_away_is_put_back(tmp_path: Pat
     assert names(tmp_path) == ["one", "one/old"]
 
 
+WRITERS = """
+import sys
+from pathlib import Path
+from kfp_osft.shared.files import atomic
+path, kind = Path(sys.argv[1]), sys.argv[2]
+if kind == "folder in two steps":
+    atomic._exchange = lambda one, other: False
+for number in range(300):
+    if kind == "file":
+        atomic.write_json(path, {"number": number})
+    else:
+        with atomic.replacing_folder(path) as unfinished:
+            (unfinished / "number").write_text(str(number))
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "folder in two steps"])
+def test_writers_of_one_place_do_not_disturb_each_other(tmp_path: Path, kind: str):
+    command = [sys.executable, "-c", WRITERS, str(tmp_path / "result"), kind]
+    writers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+
+    assert [writer.communicate()[1] for writer in writers] == [""] * 3
+    assert names(tmp_path) == (["result"] if kind == "file" else ["result", "result/number"])
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("leads_to", ["a folder", "a file", "nothing"])
+def test_a_link_is_replaced_by_the_folder_and_what_it_leads_to_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leads_to: str, can_exchange: bool
+):
+    if not can_exchange:
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    if leads_to == "a folder":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "theirs").touch()
+    elif leads_to == "a file":
+        (tmp_path / "elsewhere").touch()
+    there = names(tmp_path)
+    (tmp_path / "one").symlink_to("elsewhere")
+
+    with replacing_folder(tmp_path / "one") as unfinished:
+        (unfinished / "new").touch()
+
+    assert names(tmp_path) == [*there, "one", "one/new"]
+    assert not (tmp_path / "one").is_symlink()
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_process_that_is_killed_leaves_the_old_result(tmp_path: Path, kind: str):
     path = tmp_path / "result"

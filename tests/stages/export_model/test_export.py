@@ -210,6 +210,30 @@ def test_a_folder_that_is_in_the_place_of_final_model_is_kept_and_said(tmp_path:
     assert f"{tmp_path / 'final_model'} was a folder; it is {kept} from now on" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("leads_to", ["elsewhere", "models/gone", "final_model", "models/x"])
+def test_a_link_in_the_place_of_final_model_is_replaced_and_what_it_leads_to_stays(
+    tmp_path: Path, checkpoint_dir: Path, leads_to: str
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "theirs").touch()
+    (tmp_path / "final_model").symlink_to(leads_to)
+
+    for _ in range(2):
+        _export(tmp_path, checkpoint_dir)
+
+    assert os.readlink(tmp_path / "final_model") == "models/x"
+    assert (tmp_path / "elsewhere" / "theirs").is_file()
+
+
+def test_a_link_in_the_place_of_the_runs_model_is_replaced(tmp_path: Path, checkpoint_dir: Path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "x").symlink_to("gone")
+
+    _export(tmp_path, checkpoint_dir)
+
+    assert not (tmp_path / "models" / "x").is_symlink() and (tmp_path / "final_model/model.safetensors").is_file()
+
+
 def test_a_file_system_without_symbolic_links_gets_final_model_as_a_folder(
     tmp_path: Path, checkpoint_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):

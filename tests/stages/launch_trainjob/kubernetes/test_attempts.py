@@ -91,6 +91,51 @@ def test_a_launcher_that_was_killed_is_followed_by_one_that_takes_its_trainjob_u
     assert [line.split(" |")[0] for line in lines if line.startswith("step")] == ["step 1/4", "step 2/4"]
 
 
+# Two runs of the same training in one workspace.
+
+
+def launcher_of(cluster, tmp_path, run: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, cluster.service_account, tmp_path, run],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("first_ends", ["well", "killed"])
+def test_the_second_of_two_runs_waits_for_the_trainjob_of_the_first(monkeypatch, tmp_path, first_ends):
+    seen = []
+
+    def life(job: Job) -> None:
+        job.start()
+        if job.number == 0:
+            launchers.append(launcher_of(job.cluster, tmp_path, "two"))
+            line = launchers[1].stdout.readline()
+            while "waiting for it" not in line:
+                line = launchers[1].stdout.readline()
+            seen.append(line)
+            if first_ends == "killed":
+                launchers[0].kill()
+                # The TrainJob lives on, which the second asks the cluster.
+                time.sleep(1)
+            seen.append((tmp_path / "cleared-two").exists())
+        job.complete()
+
+    with Cluster(life=life) as cluster:
+        in_pod_of(cluster, monkeypatch)
+        launchers = [launcher_of(cluster, tmp_path, "one")]
+        codes = [launchers[index].wait(60) for index in (0, 1)]
+        one, two = cluster.jobs
+    line, cleared = seen
+    assert line.startswith(f"{tmp_path / 'checkpoints' / '0123456789ab'} belongs to TrainJob one-")
+    assert not cleared and (tmp_path / "cleared-two").exists()
+    assert codes == [-signal.SIGKILL if first_ends == "killed" else 0, 0]
+    assert one.name != two.name
+    for launcher in launchers:
+        launcher.stdout.close()
+
+
 # SIGTERM in each phase.
 
 

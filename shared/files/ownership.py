@@ -7,6 +7,7 @@ differ. A TrainJob outlives the process that wrote its record, so the cluster is
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 
@@ -90,7 +92,7 @@ class Ownership:
         """See owned()."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         seen: bytes | None = None
-        since, moves, told, contested = 0.0, False, False, 0.0
+        since, looked, moves, told, contested = 0.0, 0.0, False, False, 0.0
         while not self._create():
             found, now = self._read(), time.monotonic()
             if found is None:
@@ -103,6 +105,10 @@ class Ownership:
             if found != seen:
                 moves, seen = seen is not None and _id(found) == _id(seen), found
                 since, contested = now, 0.0
+            if now - looked > self._pace.silence / 2:
+                # A file server that hangs silences both.
+                since = now
+            looked = now
             here, silent = _runs_here(record), now - since > self._pace.silence
             alive, gone = (moves and not silent, silent) if here is None else (here, not here)
             if gone and record.get("key"):
@@ -125,6 +131,7 @@ class Ownership:
             time.sleep(self._pace.beat if alive and not here else min(1.0, self._pace.beat / 4))
         if told:
             log(f"{self._place} is free now")
+        remove_leftovers(self._file.parent.glob(f".{glob.escape(self._file.name)}.*"))
         self._thread.start()
 
     def release(self) -> None:
@@ -224,16 +231,17 @@ class Ownership:
                     if not self._file.parent.is_dir() or self._create():
                         continue
                     found = self._read() or b""
-                if _id(found) != self._record["id"]:
-                    self._end(found)
+                record = _parsed(found)
+                if record and record["id"] != self._record["id"]:
+                    self._end(record)
                     return
-                if _parsed(found).get("by") != self._by:
+                if record and record.get("by") != self._by:
                     self._other_seen = time.monotonic()
                 self._write()
 
-    def _end(self, found: bytes) -> None:
+    def _end(self, record: dict[str, Any]) -> None:
         """Another process took this one for gone, as it was stopped for long, and works there now."""
-        log(f"Error: {self._place} belongs to {_described(_parsed(found))} by now: ended")
+        log(f"Error: {self._place} belongs to {_described(record)} by now: ended")
         os.kill(os.getpid(), signal.SIGTERM)
 
     def _read(self) -> bytes | None:

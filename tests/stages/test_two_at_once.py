@@ -15,6 +15,7 @@ from helpers.tiny_model import write_chat_rows
 from helpers.trained_folder import make_trained_folder
 from helpers.training_configs import with_data
 from kfp_osft.shared.files.manifests import file_digest
+from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS), "OSFT_LAUNCHER": "local"}
 
@@ -91,6 +92,17 @@ def test_each_artifact_holds_the_model_of_its_own_run(tmp_path: Path, tiny_model
         assert json.loads((folder / "osft_run.json").read_text())["checkpoint"]["name"] == "samples_64.0"
     assert (tmp_path / "final_model").resolve().name in runs
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_an_export_waits_for_a_training_into_its_checkpoints(tmp_path: Path, tiny_model: Path):
+    folder = make_trained_folder(tmp_path / "checkpoints" / "one", tiny_model)
+    with owned(folder / OWNER_FILE, "launch_trainjob"):
+        export = start(EXPORT, tmp_path, "one", 1, "")
+        told = line_with(export, "waiting for it")
+        assert told.startswith(f"{folder} belongs to launch_trainjob, process {os.getpid()} on ")
+        assert not (tmp_path / "models").exists()
+    ended(export)
+    assert (tmp_path / "final_model" / "model.safetensors").is_file()
 
 
 PREPROCESS = """

@@ -8,6 +8,9 @@ import pytest
 
 from conftest import TINY_TRAINING
 from fakes.kubernetes import Cluster, Job
+from helpers.training_configs import with_data
+from kfp_osft.shared.files.atomic import write_json
+from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import launch_trainjob
 from kfp_osft.stages.launch_trainjob.kubernetes.trainjob import trainjob_name
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
@@ -95,6 +98,19 @@ def test_a_workspace_without_the_data_of_preprocess_is_an_error(errors_of, tmp_p
     (error,) = errors_of(launch_trainjob, training_config=training_config, pvc_path=str(tmp_path / "pvc"))
 
     assert str(data_path) in error
+
+
+def test_data_that_is_not_what_it_was_given_is_an_error(tmp_path: Path):
+    config = with_data(tmp_path)
+    write_json(Path(config.osft["data_output_dir"], "manifest.json"), {"made_from": {"dataset": ["e" * 64]}})
+
+    with pytest.raises(InputError) as error:
+        importlib.import_module("kfp_osft.stages.launch_trainjob.launch").launch(config.to_json(), str(tmp_path), None)
+
+    assert str(error.value) == (
+        f"the data in {config.osft['data_output_dir']} is not what training_config was made for: another run of "
+        "preprocess has written there since; run preprocess again"
+    )
 
 
 def test_on_a_cluster_the_stage_creates_the_trainjob_with_the_tasks_volumes(

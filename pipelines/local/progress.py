@@ -165,7 +165,7 @@ class Live:
                 Text(state, style=style),
                 Text(took, style="dim"),
             )
-        parts: list[Any] = [stages]
+        parts: list[Any] = ["", stages]
         if self._step is not None:
             parts += ["", self._training(self._step)]
         if self._passing:

@@ -119,6 +119,7 @@ def test_the_terminal_shows_what_the_stages_print_their_states_and_the_course_of
             "The first sample, between [[ and ]] what is learnt:",
             "[[Lima.]]",
             "Loading base model",
+            "",
             "Resolve dataset    done                N s",
             "Preprocess         done                N s",
             "Train with OSFT    running             N s",

@@ -72,7 +72,8 @@ def write_comparison(runs: Sequence[ComparedRun], path: Path) -> None:
 
 def _drawing(runs: Sequence[ComparedRun]) -> Drawing:
     over_samples = _have_different_batches(runs)
-    curves = [_curve(run, over_samples, _DRAWN // len(runs)) for run in runs]
+    names = _legend_names([run.name for run in runs])
+    curves = [_curve(run, name, over_samples, _DRAWN // len(runs)) for run, name in zip(runs, names, strict=True)]
     axis = "Samples" if over_samples else "Step"
     stops = _stops(curves)
     series = list(zip(_LIGHT, _DARK, strict=True)) * (1 + len(curves) // len(_LIGHT))
@@ -103,7 +104,7 @@ def _samples(steps: Sequence[dict]) -> list[float]:
     return list(accumulate(number(step.get("num_samples")) for step in steps))
 
 
-def _curve(run: ComparedRun, over_samples: bool, most: int) -> _Curve:
+def _curve(run: ComparedRun, name: str, over_samples: bool, most: int) -> _Curve:
     datasets = drawn_datasets(run.steps)
     place = dict(zip((step["step"] for step in run.steps), _samples(run.steps), strict=True)) if over_samples else {}
     rows = [
@@ -112,17 +113,21 @@ def _curve(run: ComparedRun, over_samples: bool, most: int) -> _Curve:
     ]
     for row in (*rows, *datasets["validations"]):
         row["step"] = place.get(row["step"], row["step"])
-    return _Curve(_short(run.name), rows, datasets["validations"])
+    return _Curve(name, rows, datasets["validations"])
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+def _legend_names(names: Sequence[str]) -> list[str]:
+    """The ends of long names, where these tell the runs apart."""
+    short = [name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}" for name in names]
+    return short if len(set(short)) == len(short) else list(names)
 
 
 def _stops(curves: Sequence[_Curve]) -> list[dict]:
     """For each place that the pointer stops at, the loss of each run there, which is that of its last step before."""
     places = sorted({row["step"] for curve in curves for row in curve.rows})
-    places = [places[len(places) * at // _STOPS] for at in range(_STOPS)] if len(places) > _STOPS else places
+    if len(places) > _STOPS:
+        # Both ends are among them: the zoom goes from the first to the last.
+        places = [places[(len(places) - 1) * at // (_STOPS - 1)] for at in range(_STOPS)]
     steps = [[row["step"] for row in curve.rows] for curve in curves]
     rows = []
     for place in places:
@@ -135,6 +140,8 @@ def _stops(curves: Sequence[_Curve]) -> list[dict]:
 
 
 def _spec(curves: Sequence[_Curve], axis: str) -> dict[str, Any]:
+    import altair as alt
+
     names = [curve.name for curve in curves]
     color, _ = color_and_shape(dict.fromkeys(names, "stroke"), names)
     fields = [field for field in PANEL_FIELDS if any(field in curve.rows[0] for curve in curves)]
@@ -160,8 +167,6 @@ def _spec(curves: Sequence[_Curve], axis: str) -> dict[str, Any]:
         for at, curve in enumerate(curves)
         if curve.validations
     ]
-    import altair as alt
-
     charts = [
         alt.layer(*panels[0]),
         *(small_panel(field, [], lines(x, field, 1.25)) for x, field in zip(axes[1:], fields, strict=True)),

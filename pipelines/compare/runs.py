@@ -41,7 +41,7 @@ class ComparedRun(NamedTuple):
     name: str
     made_from: dict[str, str]
     versions: dict[str, str]
-    metrics: dict[str, float]
+    metrics: Mapping[str, float]
     steps: list[dict]
 
 

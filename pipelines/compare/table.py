@@ -1,7 +1,7 @@
 """The tables of a comparison: what differs between the runs, and what came out."""
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from kfp_osft.pipelines.compare.runs import ComparedRun
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 class _Figure(NamedTuple):
     heading: str
-    value: Callable[[dict[str, float]], float | None]
+    value: Callable[[Mapping[str, float]], float | None]
     text: Callable[[float], str]
     # Whether a lower or a higher one is better; None where neither is.
     lower_is_better: bool | None = True
@@ -35,12 +35,12 @@ class _Figure(NamedTuple):
     is_loss: bool = False
 
 
-def _metric(name: str) -> Callable[[dict[str, float]], float | None]:
+def _metric(name: str) -> Callable[[Mapping[str, float]], float | None]:
     return lambda metrics: metrics.get(name)
 
 
-def _change(name: str) -> Callable[[dict[str, float]], float | None]:
-    def of(metrics: dict[str, float]) -> float | None:
+def _change(name: str) -> Callable[[Mapping[str, float]], float | None]:
+    def of(metrics: Mapping[str, float]) -> float | None:
         before, after = metrics.get(f"{name}_loss_before"), metrics.get(f"{name}_loss_after")
         return None if before is None or after is None else perplexity_change(before, after)
 

@@ -49,7 +49,9 @@ class Drawing(NamedTuple):
     dark: dict[str, Any] = chart_config(DARK)
 
 
-def html_page(title: str, subtitle: str, notes: Sequence[str], above: str, drawing: Drawing | None, below="") -> str:
+def html_page(
+    title: str, subtitle: str, notes: Sequence[str], above: str, drawing: Drawing | None, below: str = ""
+) -> str:
     """The page.
 
     Args:

@@ -272,8 +272,8 @@ def color_and_shape(series: dict[str, str], shown: Sequence[str]):
     """
     import altair as alt
 
-    # A symbol and the space around it take about as much as six letters; "Loss" stands before all.
-    needed = round(60 + sum(44 + 6.6 * len(name) for name in shown)) - RIGHT_MARGIN
+    # Pixels of the title, of a symbol with the space around it, and of a letter.
+    needed = round(45 + sum(34 + 6 * len(name) for name in shown)) - RIGHT_MARGIN
     legend = alt.Legend(
         title="Loss",
         titleOrient="left",

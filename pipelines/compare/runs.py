@@ -24,6 +24,15 @@ _WITHOUT_EFFECT = {parameter.name for parameter in ALL_PARAMETERS if parameter.g
     "training_export_broken_model",
 }
 _DIGITS = 8
+# KFP's folders of artifacts: a task's, and in it an output's.
+_MODEL_TASK, _MODEL_OUTPUT, _STEPS_TASK, _STEPS_OUTPUT = (
+    "export-model",
+    "output_model",
+    "collect-metrics",
+    "output_steps",
+)
+# They are in all paths, and so tell no run from another.
+_SAME_IN_ALL = (MODELS, CHECKPOINTS, METRICS_FILE, _MODEL_TASK, _MODEL_OUTPUT)
 
 
 class ComparedRun(NamedTuple):
@@ -50,7 +59,7 @@ def find_runs(places: Sequence[Path]) -> list[ComparedRun]:
 
     Args:
         places: output folders, models' folders or osft_run.json, folders of checkpoints, tables of steps, and folders
-            of any of these, such as those of a ParallelFor.
+            of any of these, such as those of a ParallelFor, or KFP's folder of artifacts.
 
     Raises:
         InputError: a place without a run, or fewer than two runs in all.
@@ -73,7 +82,7 @@ def find_runs(places: Sequence[Path]) -> list[ComparedRun]:
     return [_read(run, name) for run, name in zip(found, names, strict=True)]
 
 
-def _runs_in(place: Path, depth: int = 3) -> list[Path]:
+def _runs_in(place: Path, depth: int = 4) -> list[Path]:
     """Tables, folders of checkpoints and models' folders."""
     if place.is_file():
         return [place.parent if place.name == RUN_FILE else place]
@@ -91,7 +100,7 @@ def _names(runs: Sequence[Path], given: Mapping[Path, Path]) -> list[str]:
     """By the folder that holds the run's workspace, then by what tells them apart."""
     names = []
     for run in runs:
-        parts = [part for part in run.parts if part not in (MODELS, CHECKPOINTS, METRICS_FILE)]
+        parts = [part for part in run.parts if part not in _SAME_IN_ALL]
         if run.parent.name in (MODELS, CHECKPOINTS):
             # The workspace's name, and the run's where there are several in it.
             several = sum(other.parent == run.parent for other in runs) > 1
@@ -113,19 +122,21 @@ def _read(place: Path, name: str) -> ComparedRun:
         steps = _steps(place)
         metrics = {**figures(place, steps, run), **_knowledge(place)}
         return ComparedRun(name, _made_from_record(run) if run else {}, library_versions(place), metrics, steps)
-    folder = _checkpoint_dir(place, run)
     metrics = {key: value for key, value in run.get("metrics", {}).items() if isinstance(value, (int, float))}
     versions = run.get("library_versions") or {}
-    return ComparedRun(name, _made_from_published(run), versions, metrics, _steps(folder) if folder else [])
+    return ComparedRun(name, _made_from_published(run), versions, metrics, _steps_of_model(place, run))
 
 
-def _checkpoint_dir(model: Path, run: Mapping[str, Any]) -> Path | None:
-    """The folder with the run's steps, around its model; None where the model is elsewhere now."""
+def _steps_of_model(model: Path, run: Mapping[str, Any]) -> list[dict]:
+    """The run's steps, around its model: in the workspace, or KFP's artifact; [] where the model is elsewhere now."""
+    artifact = model.parent.parent / model.parent.name.replace(_MODEL_TASK, _STEPS_TASK) / _STEPS_OUTPUT
+    if model.name == _MODEL_OUTPUT and artifact.is_file():
+        return read_table(artifact)
     for workspace in model.parents[:2]:
         for record in sorted(workspace.glob(f"{CHECKPOINTS}/*/{RUN_FILE}")):
             if (read_run(record.parent) or {}).get("fingerprint") == run.get("fingerprint"):
-                return record.parent
-    return None
+                return _steps(record.parent)
+    return []
 
 
 def _steps(folder: Path) -> list[dict]:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,17 @@ def test_a_run_is_its_output_folder_its_model_its_checkpoints_or_its_table(sweep
     assert first.name != second.name and len(first.steps) == len(second.steps) == 120
     if not place.endswith("metrics.jsonl"):
         assert second.made_from["learning_rate"] == "1e-05" and second.metrics["wall_clock_seconds"] == 100.01
+
+
+def test_the_artifacts_of_a_parallel_for_are_runs_too(sweep, tmp_path):
+    for at, folder in enumerate(sorted(sweep.iterdir())):
+        task = tmp_path / "local_outputs" / "sweep-2026" / f"for-loop-2-iteration-{at}"
+        shutil.copytree(folder / "final_model", task / "export-model" / "output_model")
+        (task / "collect-metrics").mkdir()
+        shutil.copy(next(folder.glob("checkpoints/*/metrics.jsonl")), task / "collect-metrics" / "output_steps")
+    runs = find_runs([tmp_path / "local_outputs"])
+    assert [run.name for run in runs] == ["for-loop-2-iteration-0", "for-loop-2-iteration-1"]
+    assert [len(run.steps) for run in runs] == [120, 120]
 
 
 def test_the_same_run_named_twice_counts_once(sweep):

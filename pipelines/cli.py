@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from kfp_osft import __version__
-from kfp_osft.pipelines.command import check, compile_, demo, image, manifest, run, runtime
+from kfp_osft.pipelines.command import check, compare, compile_, demo, image, manifest, run, runtime
 from kfp_osft.pipelines.command.options import BAD_INPUT, Parser
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
-_SUBCOMMANDS = (demo, run, check, compile_, manifest, image, runtime)
+_SUBCOMMANDS = (demo, run, check, compare, compile_, manifest, image, runtime)
 _FAILED = 1
 _INTERRUPTED = 130
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{demo,run,check,compile,manifest,image,runtime}"
+        dest="command", required=True, metavar="{demo,run,check,compare,compile,manifest,image,runtime}"
     )
     for subcommand in _SUBCOMMANDS:
         subcommand.add_to(commands)

@@ -1,5 +1,7 @@
 """How a local run is displayed: a live view on a terminal, line by line elsewhere, or only the stages."""
 
+import re
+import textwrap
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,9 +13,14 @@ from kfp_osft.shared.training.steps import TrainingStep
 
 DONE = "done"
 FAILED = "failed"
-_USED_AGAIN = "used again"
-# Lines that every view shows.
-_IMPORTANT = ("Warning: ", INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX)
+USED_AGAIN = "used again"
+_WARNING = "Warning: "
+_ERRORS = (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX)
+# Lines that say how far something is, each of which takes the place of the one before.
+_PASSING = re.compile(r"\bleft( before the first step)?$|, [\d,.]+ \S+/s$")
+_COUNTED = re.compile(r"([\d,]+) of ([\d,]+) (?:rows|matrices)\b")
+# The figures of collect_metrics, which the summary has too.
+_FIGURE = re.compile(r"[a-z_]+ = \S+")
 _BARS = "▁▂▃▄▅▆▇█"
 # So that all figures fit into 80 columns.
 _COURSE_WIDTH = 12
@@ -29,7 +36,7 @@ class Progress(Protocol):
         """A stage printed a line."""
 
     def end(self, stage: str, state: str, seconds: float) -> None:
-        """A stage ended; its state is DONE or FAILED."""
+        """A stage ended; its state is DONE, USED_AGAIN or FAILED."""
 
     def close(self) -> None:
         """The run is over, completed or interrupted."""
@@ -55,11 +62,11 @@ class Lines:
         self._write(f"[{self._begun}/{self._stages}] {title}")
 
     def show(self, line: str) -> None:
-        if not self._quiet or line.startswith(_IMPORTANT):
+        if not self._quiet or line.startswith((_WARNING, *_ERRORS)):
             self._write(f"      {line}")
 
     def end(self, stage: str, state: str, seconds: float) -> None:
-        self._write(f"      {state} after {duration_text(seconds)}")
+        self._write(f"      {state}" + ("" if state == USED_AGAIN else f" after {duration_text(seconds)}"))
 
     def close(self) -> None:
         self._terminal.flush()
@@ -71,9 +78,11 @@ class Lines:
 
 
 class Live:
-    """The stages with their states, the progress of the training and the last line of the log, redrawn in place.
+    """The stages with their states, and how far the running one is, redrawn in place below what the stages print.
 
-    Warnings and errors stay above it. Colors and width follow the terminal (rich: NO_COLOR, COLUMNS).
+    Optimizer steps, the progress of other work and the figures of the metrics pass by in place; all other lines stay
+    above, wrapped between words, so that a path can be copied. Colors and width follow the terminal (rich: NO_COLOR,
+    COLUMNS).
 
     Args:
         terminal: a terminal.
@@ -88,7 +97,7 @@ class Live:
         self._states: dict[str, tuple[str, float]] = {}
         self._running: str | None = None
         self._began = 0.0
-        self._last_line = ""
+        self._passing = ""
         self._step: TrainingStep | None = None
         self._losses: list[float] = []
         self._console = Console(file=terminal, highlight=False, emoji=False, markup=False)
@@ -104,28 +113,34 @@ class Live:
 
     def begin(self, stage: str, title: str) -> None:
         self._titles.setdefault(stage, title)
-        self._running, self._began, self._last_line = stage, time.monotonic(), ""
+        self._running, self._began, self._passing = stage, time.monotonic(), ""
 
     def show(self, line: str) -> None:
+        self._passing = ""
         if step := TrainingStep.parse(line):
             self._step = step
             self._losses.append(step.loss)
-        elif line.startswith(_IMPORTANT):
-            self._console.print(line, soft_wrap=True)
+        elif _PASSING.search(line) or _FIGURE.fullmatch(line):
+            self._passing = line
         else:
-            self._last_line = line
+            style = "yellow" if line.startswith(_WARNING) else "bold red" if line.startswith(_ERRORS) else None
+            for part in self._wrapped(line):
+                self._console.print(part, style=style, soft_wrap=True)
 
     def end(self, stage: str, state: str, seconds: float) -> None:
-        used_again = state == DONE and self._last_line.endswith(_USED_AGAIN)
-        self._states[stage] = (_USED_AGAIN if used_again else state, seconds)
-        self._running, self._last_line = None, ""
+        self._states[stage] = (state, seconds)
+        self._running, self._passing = None, ""
 
     def close(self) -> None:
         if self._running is not None:
             self._states[self._running] = ("stopped", time.monotonic() - self._began)
             self._running = None
-        self._last_line = ""
+        self._passing = ""
         self._live.stop()
+
+    def _wrapped(self, line: str) -> list[str]:
+        """In lines of the terminal's width; a longer word, such as a path, is left to the terminal."""
+        return textwrap.wrap(line, max(20, self._console.width), break_long_words=False, break_on_hyphens=False)
 
     def _draw(self) -> Any:
         """What the terminal shows now."""
@@ -136,11 +151,11 @@ class Live:
         stages = Table.grid(padding=(0, 2))
         # Minimum widths, so that columns do not move when a state changes.
         stages.add_column(no_wrap=True)
-        stages.add_column(no_wrap=True, min_width=len(_USED_AGAIN))
+        stages.add_column(no_wrap=True, min_width=len(USED_AGAIN))
         stages.add_column(no_wrap=True, justify="right", min_width=len("59 min 59 s"))
         for stage, title in self._titles.items():
             state, seconds = self._states.get(stage, ("", None))
-            style = {DONE: "green", _USED_AGAIN: "green", FAILED: "bold red", "stopped": "yellow"}.get(state, "dim")
+            style = {DONE: "green", USED_AGAIN: "green", FAILED: "bold red", "stopped": "yellow"}.get(state, "dim")
             if stage == self._running:
                 state, style, seconds = "running", "bold", time.monotonic() - self._began
             # Whole seconds do not flicker.
@@ -150,33 +165,51 @@ class Live:
                 Text(state, style=style),
                 Text(took, style="dim"),
             )
-        parts: list[Any] = [stages]
+        parts: list[Any] = ["", stages]
         if self._step is not None:
             parts += ["", self._training(self._step)]
-        if self._last_line:
-            parts += ["", Text(self._last_line, style="dim", no_wrap=True, overflow="ellipsis")]
+        if self._passing:
+            parts += ["", *self._progress(self._passing)]
         return Group(*parts)
+
+    def _progress(self, line: str) -> list[Any]:
+        """A line that says how far something is, with a bar if it counts."""
+        from rich.text import Text
+
+        counted = _COUNTED.search(line)
+        bar = []
+        if counted:
+            done, total = (int(number.replace(",", "")) for number in counted.groups())
+            bar = [self._bar(done, total, "")]
+        return [*bar, *(Text(part, style="dim", no_wrap=True) for part in self._wrapped(line))]
 
     def _training(self, step: TrainingStep) -> Any:
         """The progress bar of the steps and the figures of the last step."""
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
         from rich.text import Text
 
-        bar = Table.grid(padding=(0, 2))
-        bar.add_column(no_wrap=True)
-        bar.add_column(no_wrap=True)
-        bar.add_row(
-            ProgressBar(total=step.total, completed=step.step, width=min(40, self._console.width // 2)),
-            f"step {step.step:,} of {step.total:,}, epoch {step.epoch}",
-        )
         figures = [f"loss {step.loss:.3f}", f"rate {step.learning_rate:.2e}", f"{step.tokens_per_second:,.0f} tokens/s"]
         if step.step < step.total:
             figures.append(f"{step.left} left")
         if "utf" in self._console.encoding.lower():
             figures.insert(0, course(self._losses, _COURSE_WIDTH))
-        return Group(bar, Text("   ".join(figures), no_wrap=True, overflow="ellipsis"))
+        lines = [figures[0]]
+        for figure in figures[1:]:
+            longer = f"{lines[-1]}   {figure}"
+            lines = [*lines[:-1], longer] if len(longer) <= self._console.width else [*lines, figure]
+        bar = self._bar(step.step, step.total, f"step {step.step:,} of {step.total:,}, epoch {step.epoch}")
+        return Group(bar, *(Text(line, no_wrap=True) for line in lines))
+
+    def _bar(self, done: int, total: int, text: str) -> Any:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        row = Table.grid(padding=(0, 2))
+        row.add_column(no_wrap=True)
+        row.add_column(no_wrap=True)
+        width = max(4, min(40, self._console.width - 2 - len(text)))
+        row.add_row(ProgressBar(total=total, completed=done, width=width), text)
+        return row
 
 
 def course(losses: Sequence[float], width: int) -> str:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from kfp_osft.pipelines.local.progress import DONE, FAILED, Lines, Live, Progress
+from kfp_osft.pipelines.local.progress import DONE, FAILED, USED_AGAIN, Lines, Live, Progress
 from kfp_osft.pipelines.osft.wiring import DISPLAY_NAMES
 from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.shared.reporting.stage import INPUT_ERROR_PREFIX, STAGE_END, TRAINING_ERROR_PREFIX
@@ -55,6 +55,7 @@ class RunLog(io.TextIOBase):
         self._started = 0.0
         self._in_stage = False
         self._in_arguments = False
+        self._is_used_again = False
 
     def writable(self) -> bool:
         return True
@@ -82,10 +83,13 @@ class RunLog(io.TextIOBase):
         if begins := _BEGINS.search(line):
             self._started = time.monotonic()
             self._progress.begin(begins[1], _TITLES.get(begins[1], begins[1]))
-            self._in_stage = True
+            self._in_stage, self._is_used_again = True, False
         elif ends := _ENDS.search(line):
             self._in_stage = False
-            self._progress.end(ends[1], DONE if ends[2] == "SUCCESS" else FAILED, time.monotonic() - self._started)
+            state = FAILED
+            if ends[2] == "SUCCESS":
+                state = USED_AGAIN if self._is_used_again else DONE
+            self._progress.end(ends[1], state, time.monotonic() - self._started)
         elif self._in_stage and line.startswith(_INDENT):
             self._show_stage(line.removeprefix(_INDENT))
 
@@ -97,6 +101,8 @@ class RunLog(io.TextIOBase):
             self._in_arguments = line.endswith("Got executor_input:")
         # The end of a stage is shown by _show.
         elif line and not _STAGE_END.match(line):
+            # How a stage says that it found its own result.
+            self._is_used_again |= line.endswith(USED_AGAIN)
             self._progress.show(line)
             for prefix in (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX):
                 if line.startswith(prefix):

@@ -2,17 +2,21 @@
 
 import math
 import shlex
-from collections.abc import Sequence
+import shutil
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kfp_osft.pipelines.local.run import LocalRun
 from kfp_osft.shared.files.atomic import write_json
-from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, check_run
+from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, TextLoss, check_run
+from kfp_osft.shared.knowledge.loss_change import change_text, meaning
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.training.metrics import number, numbers
+from kfp_osft.shared.training.metrics import number
 from kfp_osft.shared.training.run_file import MODELS, read_run
 from kfp_osft.stages.export_model.published_run import add_check
 
@@ -59,7 +63,16 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeChe
 
 def show_run(run: LocalRun, steps: Sequence[dict[str, Any]], check: KnowledgeCheck | None) -> None:
     """Prints about ten lines: the loss, figures of the training, what was kept, and where the results are."""
-    log("\n" + "\n".join(summary_lines(run, steps, check)))
+    lines = summary_lines(run, steps, check)
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [part for line in lines for part in _wrapped(line, width)]
+    log("\n" + "\n".join(lines))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """In lines of the terminal's width below each other; a path stays whole, for copying."""
+    return textwrap.wrap(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
 
 
 def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: KnowledgeCheck | None) -> list[str]:
@@ -67,19 +80,15 @@ def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: Knowled
     metrics = run.metrics
     lines = [
         f"Loss     {_course(steps)}",
-        f"Trained  {metrics['samples']:,.0f} samples, {metrics['tokens']:,.0f} tokens in "
-        f"{duration_text(metrics['wall_clock_seconds'])}{_speed(steps)}",
+        f"Trained  {metrics['samples']:,.0f} samples, {metrics['tokens']:,.0f} tokens, {_speed(metrics)}; "
+        f"{duration_text(metrics['wall_clock_seconds'])} with loading and saving",
     ]
     if "rows_kept" in metrics:
         dropped = metrics.get("rows_too_long", 0) + metrics.get("rows_too_short", 0)
         lines.append(f"Rows     {metrics['rows_kept']:,.0f} trained on, {dropped:,.0f} dropped for their length")
     if check is not None:
         lines.append(f"Weights  {check.verdict}")
-        for loss in check.losses:
-            label, what = (
-                ("General", "a general text") if loss.text == GENERAL else ("Task", f"{loss.text}, not trained on,")
-            )
-            lines.append(f"{label:<9}loss on {what} {loss.before:.2f} before, {loss.after:.2f} after")
+        lines += [_before_and_after(loss) for loss in check.losses]
     lines += [f"Model    {run.model}", f"Metrics  {run.steps}", f"Chart    {run.loss_chart}", f"Log      {run.log}"]
     described = read_run(run.steps.parent)
     if described:
@@ -97,6 +106,22 @@ def _course(steps: Sequence[dict[str, Any]]) -> str:
     return text if lowest is None else f"{text}, lowest {lowest['loss']:.3f} at step {lowest['step']:,}"
 
 
-def _speed(steps: Sequence[dict[str, Any]]) -> str:
-    rates = sorted(numbers(list(steps), "tokens_per_second"))
-    return f", {rates[len(rates) // 2]:,.0f} a second" if rates else ""
+def _speed(metrics: Mapping[str, float]) -> str:
+    """The median of the steps, as everywhere: the first one pays for the start, and loading has no tokens."""
+    speed = metrics.get("median_tokens_per_second")
+    return "" if speed is None else f"{speed:,.0f} tokens/s"
+
+
+def _before_and_after(loss: TextLoss) -> str:
+    """The perplexity before and after, and what to think of the change."""
+    change = change_text(loss.before, loss.after)
+    figures = f"({_perplexity(loss.before)} before, {_perplexity(loss.after)} after)"
+    if loss.text == GENERAL:
+        rose = "the model forgot; a lower learning rate or unfreeze rank ratio keeps more"
+        return f"General  {change} on a general text {figures}: {meaning(loss.before, loss.after, rose)}"
+    rose = "the model overfits"
+    return f"Task     {change} on {loss.text}, not trained on {figures}: {meaning(loss.before, loss.after, rose)}"
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(min(loss, 700.0)):.3g}"

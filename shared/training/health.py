@@ -62,7 +62,8 @@ def warnings_of(steps: list[dict]) -> list[str]:
         at = "" if math.isnan(rate) else f" at a learning rate of {rate:.3g} at most"
         found.append(
             f"The training made {len(steps):,} optimizer step{'s' if len(steps) > 1 else ''}{at}, which hardly "
-            f"teaches anything: lower training_effective_batch_size, or raise training_num_epochs.{_smaller_batch(steps)}"
+            "teaches anything: lower training_effective_batch_size, or raise training_num_epochs."
+            + _smaller_batch(steps)
         )
     # The mean of a quarter, as one step's loss is that of one batch and says little.
     quarter = max(1, len(losses) // 4)
@@ -103,18 +104,64 @@ def broken_model(steps: Sequence[dict], vocabulary: int | None = None) -> str | 
     return None
 
 
+class HealthWatch:
+    """Tells what goes wrong while a training runs, each kind once, when it is first seen."""
+
+    _REMEDY = "end the training, and start it with a lower training_learning_rate or more training_lr_warmup_steps"
+
+    def __init__(self) -> None:
+        self._before: list[float] = []
+        self._told: set[str] = set()
+
+    def took(self, step: int, loss: float, gradient_norm: float | None) -> list[str]:
+        """What is wrong with a step, with what to do; [] for a sound one, and for what was told before.
+
+        Args:
+            step: number of the step.
+            loss: in nats a token.
+            gradient_norm: before it is clipped; None where it is not known.
+        """
+        found = {}
+        if math.isnan(number(loss)):
+            what = "NaN" if math.isnan(loss) else "infinite"
+            found["broken"] = (
+                f"The loss is {what} at step {step:,}. If that of the next steps is too, the model is lost: "
+                f"{self._REMEDY}."
+            )
+        elif usual := _spike(loss, self._before):
+            found["spike"] = (
+                f"The loss jumped from about {usual:.4g} to {loss:.4g} at step {step:,}. If it does not come down "
+                f"again within a few steps: {self._REMEDY}."
+            )
+        if gradient_norm == 0:
+            found["zero"] = (
+                f"The gradient is 0 at step {step:,}, which taught nothing. If it stays so, the model gives the same "
+                f"answer to everything: {self._REMEDY}."
+            )
+        if "broken" not in found:
+            self._before = [*self._before[1 - _WINDOW :], loss]
+        told, self._told = self._told, self._told | found.keys()
+        return [sentence for kind, sentence in found.items() if kind not in told]
+
+
 def _spikes(steps: Sequence[dict]) -> list[dict]:
     found, before = [], []
     for step in steps:
         loss = number(step.get("loss"))
         if math.isnan(loss):
             continue
-        if before:
-            usual = statistics.median(before[-_WINDOW:])
-            if loss > _SPIKE * usual and loss > usual + _SPIKE_NATS:
-                found.append(step)
+        if _spike(loss, before):
+            found.append(step)
         before.append(loss)
     return found
+
+
+def _spike(loss: float, before: Sequence[float]) -> float | None:
+    """The usual loss before this one if this is a spike."""
+    if not before:
+        return None
+    usual = statistics.median(before[-_WINDOW:])
+    return usual if loss > _SPIKE * usual and loss > usual + _SPIKE_NATS else None
 
 
 def _smaller_batch(steps: Sequence[dict]) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from kfp_osft.shared.knowledge.coverage import Coverage
+from kfp_osft.shared.knowledge.loss_change import change_text, meaning
 
 #: Of the layers' weights; a model of which OSFT limited less is called mostly plain fine-tuned.
 _MOST = 0.5
 # A loss that differs by less than this part of itself says nothing.
-_SAME, _MUCH = 0.02, 0.1
+_SAME = 0.02
 
 
 def findings(
@@ -59,11 +60,5 @@ def _compared(metrics: Mapping[str, float], name: str, text: str, rose: str, unk
     before, after = metrics.get(f"{name}_loss_before"), metrics.get(f"{name}_loss_after")
     if before is None or after is None:
         return f"Loss on {text}: {unknown[0].lower()}{unknown[1:]}." if unknown else ""
-    change = (after - before) / before if before else 0.0
-    if abs(change) <= _SAME:
-        meaning = "practically the same"
-    elif change < 0:
-        meaning = "better than before"
-    else:
-        meaning = f"worse than before, {rose}" if change > _MUCH else "a little worse than before"
-    return f"Loss on {text}: {before:.3f} before, {after:.3f} after, which is {meaning}."
+    figures = f"{before:.3f} before, {after:.3f} after"
+    return f"Loss on {text}: {figures} ({change_text(before, after)}), which is {meaning(before, after, rose)}."

@@ -13,6 +13,7 @@ from kfp_osft.shared.files.atomic import writable_folder, write_json
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, Ownership, owned
 from kfp_osft.shared.processes.pod import use_workspace
+from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
@@ -93,7 +94,7 @@ def launch(
             env=config.env,
             about=config.about,
         )
-    log(f"Training complete after {seconds:.0f} s: {checkpoint_dir}")
+    log(f"Training complete after {duration_text(seconds)}: {checkpoint_dir}")
     return Launched(str(checkpoint_dir), training.name)
 
 

@@ -14,6 +14,7 @@ The workers that torchrun starts run this file too, which then runs mini-trainer
 - decides about code in the model's folder: mini-trainer loads configurations with trust_remote_code=True, whatever it
   was told; here it runs only with {"osft": {"trust_remote_code": true}};
 - projects the parameters after each optimizer step where mini-trainer (before 0.8.0) does not;
+- tells how far the decomposition is;
 - without a GPU ("auto"), or with "cpu", puts CPU devices in the place of CUDA's.
 "cuda" is for jobs that paid for a GPU: they fail at once where there is none.
 
@@ -44,6 +45,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kfp_osft.stages.launch_trainjob.train_attendance import Attendance
+from kfp_osft.stages.launch_trainjob.train_decomposition import tell_decomposition
 from kfp_osft.stages.launch_trainjob.train_end import INTERRUPTED, SAY, UNATTENDED, UNMENDABLE, end
 from kfp_osft.stages.launch_trainjob.train_progress import Progress, ProgressReport
 from kfp_osft.stages.launch_trainjob.train_projection import project_parameters_after_each_step
@@ -309,6 +311,7 @@ def run_worker(arguments: list[str]) -> None:
         os.environ["TESTING"] = "true"
         put_cpu_in_place_of_cuda()
     project_parameters_after_each_step()
+    tell_decomposition()
     import mini_trainer
 
     train_file = str(Path(mini_trainer.__file__).parent / "train.py")

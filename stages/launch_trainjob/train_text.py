@@ -11,6 +11,7 @@ _PARTS = (
     "train_result.py",
     "train_remote_code.py",
     "train_projection.py",
+    "train_decomposition.py",
     "train_script.py",
 )
 _PACKAGE = "kfp_osft"

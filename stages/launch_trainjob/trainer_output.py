@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from kfp_osft.shared.reporting.durations import duration_text
+from kfp_osft.shared.training.health import HealthWatch
 from kfp_osft.shared.training.steps import TrainingStep
 from kfp_osft.stages.launch_trainjob.train_end import SAY
 
@@ -53,9 +54,11 @@ class TrainerOutput:
         self._recent: collections.deque[str] = collections.deque(maxlen=2000)
         self._in_traceback = False
         self._worker_exit_code: int | None = None
+        self._health = HealthWatch()
 
     def read(self, raw: str) -> str | None:
-        """A line of output in readable form; None if it is noise."""
+        """A line of output in readable form; None if it is noise. A step that shows something wrong gives a line for
+        each warning, too."""
         line = self._plain(raw)
         text = line.strip()
         if not text or self._PROGRESS_BAR.search(text) or not re.search(r"\w|[{}]", text):
@@ -64,7 +67,7 @@ class TrainerOutput:
             self._fields = {}
             return None
         if text == "}":
-            return self._step_line()
+            return "\n".join(self._step_lines()) or None
         if field := self._JSON_FIELD.match(text):
             self._fields[field[1]] = field[2]
             return None
@@ -122,7 +125,8 @@ class TrainerOutput:
             return line.strip()
         return None
 
-    def _step_line(self) -> str | None:
+    def _step_lines(self) -> list[str]:
+        """The step, unless it follows the last one too soon, and what is wrong with it."""
         try:
             step, epoch = int(self._fields["step"]), int(self._fields["epoch"])
             total = int(self._fields["steps_per_epoch"]) * self._num_epochs
@@ -130,27 +134,25 @@ class TrainerOutput:
             tokens_per_second = float(self._fields["tokens_per_second"])
             seconds = float(self._fields["time_per_batch"])
         except (KeyError, ValueError):  # other JSON, such as the parameters
-            return None
+            return []
         # The first step includes the startup: it counts only until there is a second.
         if step == 2:
             self._step_seconds.clear()
         self._step_seconds.append(seconds)
+        warnings = [f"Warning: {problem}" for problem in self._health.took(step, loss, self._gradient_norm())]
         now = time.monotonic()
-        if step < total and now - self._logged_at < self._seconds_between_steps:
-            return None
+        if step < total and now - self._logged_at < self._seconds_between_steps and not warnings:
+            return []
         self._logged_at = now
         left = (total - step) * sum(self._step_seconds) / len(self._step_seconds)
-        return str(
-            TrainingStep(
-                step,
-                total,
-                epoch + 1,
-                loss,
-                learning_rate,
-                tokens_per_second,
-                duration_text(round(left) if left >= 1 else 0),
-            )
-        )
+        shown = duration_text(round(left) if left >= 1 else 0)
+        return [str(TrainingStep(step, total, epoch + 1, loss, learning_rate, tokens_per_second, shown)), *warnings]
+
+    def _gradient_norm(self) -> float | None:
+        try:
+            return float(self._fields["grad_norm"])
+        except (KeyError, ValueError):
+            return None
 
 
 def _exit_name(code: int) -> str:

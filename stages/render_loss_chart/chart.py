@@ -94,6 +94,7 @@ def _drawing(steps: list[dict], best_step: int | None) -> Drawing:
         axis="Step",
         figures=[figure for figure in _FIGURES if figure[1] in rows[0]],
         dots=list(enumerate(panels)),
+        optional=("smoothed", "validation"),
         note=f"{len(rows):,} of the {len(steps):,} steps are drawn, with the minimum and maximum of every interval, "
         "so no peak is missing."
         if len(rows) < len(steps)

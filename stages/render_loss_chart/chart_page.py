@@ -17,6 +17,13 @@ dd small { display: block; font-size: 12px; font-weight: 400; color: var(--muted
 #bar { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 16px; margin: 18px 0 8px; }
 #bar span { color: var(--muted); font-size: 12px; }
 #zoom { flex: 1 1 200px; min-height: 27px; display: flex; align-items: center; }
+.table { overflow-x: auto; margin: 26px 0 0; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-size: 15px; font-weight: 600; padding: 0 0 6px; }
+th, td { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th { font-weight: 400; color: var(--muted); }
+th:first-child { text-align: left; position: sticky; left: 0; background: var(--page); }
+thead th { color: var(--ink); font-weight: 600; }
 #note { margin: 6px 0 0; color: var(--muted); font-size: 12px; }
 #note:empty, #zoom [hidden] { display: none; }
 fieldset { display: flex; align-items: center; margin: 0; padding: 0; border: 0; }
@@ -96,8 +103,6 @@ SCRIPT = r"""
     Math.abs(value) >= 0.1 && Math.abs(value) < 1000 ? value.toFixed(3) : power(value)
   );
   const text = { loss: round, power, whole };
-  // A step has one only now and then.
-  const rare = ["smoothed", "validation"];
 
   async function draw() {
     const turn = ++drawing;
@@ -185,7 +190,7 @@ SCRIPT = r"""
     const head = document.createElement("b");
     head.textContent = axis + " " + whole(row.step) + (row.epoch == null ? "" : ", epoch " + whole(row.epoch));
     tip.replaceChildren(head, ...DATA.figures
-      .filter(([, key]) => !(rare.includes(key) && row[key] == null))
+      .filter(([, key]) => !(DATA.optional.includes(key) && row[key] == null))
       .map(([name, key, kind]) => entry(name, row[key] == null ? "NaN or infinite" : text[kind](row[key]))));
     put(tip, 0, 0);
     const room = chart.clientWidth - tip.offsetWidth;

@@ -64,7 +64,7 @@ def chart_spec(steps: list[dict], width: int, best_step: int | None = None) -> d
     axes = [step_axis(lowest=at == len(fields)) for at in range(len(fields) + 1)]
     loss = _loss_panel(alt, axes[0], datasets, smoothing_window(len(steps)), best_step)
     small = [
-        small_panel(field, _epoch_rules(alt, x, above=0), _named(alt, "steps").mark_line(style="panel").encode(x=x))
+        small_panel(field, [_epoch_rules(alt, x, above=0)], [_named(alt, "steps").mark_line(style="panel").encode(x=x)])
         for x, field in zip(axes[1:], fields, strict=False)
     ]
     first, last = datasets["steps"][0]["step"], datasets["steps"][-1]["step"]
@@ -205,8 +205,11 @@ def _named(alt, name: str):
     return alt.Chart(alt.NamedData(name)).transform_filter("datum.step >= x0 && datum.step <= x1")
 
 
-def _series(alt, data: str, name: str):
-    """A dataset with its name in the legend, as a constant column: Altair has no legend for a constant."""
+def named_data(data: str, name: str):
+    """A chart of a dataset's rows within the zoom, with their name in the legend, as a constant column: Altair has no
+    legend for a constant."""
+    import altair as alt
+
     return _named(alt, data).transform_calculate(series=json.dumps(name))
 
 
@@ -230,13 +233,13 @@ def _loss_panel(alt, x, datasets: dict, window: int, best_step: int | None):
     names = list(drawn)
     shown = [True, True, bool(datasets["validations"]), best_step is not None, bool(datasets["broken"])]
     color, shape = color_and_shape(drawn, [name for name, is_shown in zip(names, shown, strict=True) if is_shown])
-    points = _series(alt, "steps", names[0]).mark_point(
+    points = named_data("steps", names[0]).mark_point(
         filled=True,
         strokeWidth=0,
         size=alt.ExprRef("12 + 38 * sqrt(sparse)"),
         opacity=alt.ExprRef("0.22 + 0.68 * sqrt(sparse)"),
     )
-    smoothed = _series(alt, "steps", names[1]).mark_line(strokeWidth=2.25)
+    smoothed = named_data("steps", names[1]).mark_line(strokeWidth=2.25)
     layers = [
         points.encode(x=x, y=y, color=color, shape=shape),
         smoothed.encode(x=x, y="smoothed:Q", color=color),
@@ -248,12 +251,12 @@ def _loss_panel(alt, x, datasets: dict, window: int, best_step: int | None):
         layers = [_epoch_rules(alt, x, above=5), *layers, label.encode(x=x, y=alt.value(-8), text="label:N")]
     if best_step is not None:
         datasets["best"] = [{"step": best_step}]
-        best = _series(alt, "best", names[3]).mark_rule(style="best")
+        best = named_data("best", names[3]).mark_rule(style="best")
         layers.append(best.encode(x=x, y=alt.value(0), y2=alt.value("height"), color=color))
     halo, *marks = _marked_layers(alt, x)
     if not datasets["validations"]:
         return alt.layer(*layers, halo, *marks)
-    validations = _series(alt, "validations", names[2])
+    validations = named_data("validations", names[2])
     dashes = validations.mark_line(strokeWidth=1.25, strokeDash=[4, 3]).encode(x=x, y="loss:Q", color=color)
     diamonds = validations.mark_point(filled=True, size=70, opacity=1)
     # The halo must not hide one of the few diamonds.
@@ -269,8 +272,8 @@ def color_and_shape(series: dict[str, str], shown: Sequence[str]):
     """
     import altair as alt
 
-    # A symbol and the space around it take about as much as six letters; "Loss" stands before all.
-    needed = round(60 + sum(44 + 6.6 * len(name) for name in shown)) - RIGHT_MARGIN
+    # Pixels of the title, of a symbol with the space around it, and of a letter.
+    needed = round(45 + sum(34 + 6 * len(name) for name in shown)) - RIGHT_MARGIN
     legend = alt.Legend(
         title="Loss",
         titleOrient="left",
@@ -324,12 +327,13 @@ def _marked_layers(alt, x):
     )
 
 
-def small_panel(field: str, *layers: Any):
-    """A panel below the loss: the layers over one axis from 0 on, with the field's heading.
+def small_panel(field: str, behind: Sequence[Any], lines: Sequence[Any]):
+    """A panel below the loss: its lines over one axis from 0 on, with the field's heading.
 
     Args:
         field: one of PANEL_FIELDS.
-        layers: the last one draws the field, and has no y yet.
+        behind: layers behind the lines.
+        lines: layers that have no y yet.
     """
     import altair as alt
 
@@ -337,7 +341,7 @@ def small_panel(field: str, *layers: Any):
     axis = alt.Axis(title=None, tickCount=3, labelExpr=label)
     y = alt.Y(f"{field}:Q", scale=alt.Scale(zero=True, nice=False, padding=5), axis=axis)
     title = alt.TitleParams(heading, fontSize=13, frame="group", offset=5)
-    return alt.layer(*layers[:-1], layers[-1].encode(y=y), title=title)
+    return alt.layer(*behind, *(line.encode(y=y) for line in lines), title=title)
 
 
 def _epoch_rules(alt, x, above: int):

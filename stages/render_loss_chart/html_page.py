@@ -33,6 +33,7 @@ class Drawing(NamedTuple):
         axis: what the steps are called.
         figures: heading, column and kind (loss, power or whole) of each value to show.
         dots: panel and column of each value that gets a dot.
+        optional: columns of which a step need not have a value; the others are shown as not finite then.
         note: a line below the chart.
         light, dark: the configurations.
     """
@@ -42,12 +43,15 @@ class Drawing(NamedTuple):
     axis: str
     figures: Sequence[tuple[str, str, str]]
     dots: Sequence[tuple[int, str]]
+    optional: Sequence[str] = ()
     note: str = ""
     light: dict[str, Any] = chart_config(LIGHT)
     dark: dict[str, Any] = chart_config(DARK)
 
 
-def html_page(title: str, subtitle: str, notes: Sequence[str], above: str, drawing: Drawing | None, below="") -> str:
+def html_page(
+    title: str, subtitle: str, notes: Sequence[str], above: str, drawing: Drawing | None, below: str = ""
+) -> str:
     """The page.
 
     Args:

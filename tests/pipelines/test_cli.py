@@ -98,10 +98,10 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image,runtime}"),
+        ([], "kfp-osft: the following arguments are required: {demo,run,check,compare,compile,manifest,image,runtime}"),
         (
             ["--verbose"],
-            "kfp-osft: the following arguments are required: {demo,run,check,compile,manifest,image,runtime}",
+            "kfp-osft: the following arguments are required: {demo,run,check,compare,compile,manifest,image,runtime}",
         ),
         (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
@@ -138,7 +138,7 @@ def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments
 def test_an_unknown_command_is_refused_in_one_line_that_names_the_commands(refused):
     line = refused("train")
     assert line.startswith(
-        "kfp-osft: argument {demo,run,check,compile,manifest,image,runtime}: invalid choice: 'train'"
+        "kfp-osft: argument {demo,run,check,compare,compile,manifest,image,runtime}: invalid choice: 'train'"
     )
     assert all(command in line for command in ("demo", "run", "check", "compile"))
 

@@ -58,7 +58,7 @@ def pull_model(base_model: str, workspace: Path) -> Path:
     # Two runs in one workspace do not pull the same model at the same time: the second one finds it there.
     with owned(place / OWNER_FILE, "preprocess"):
         if pulled_digest(model) == digest:
-            log(f"{base_model} is already in {model}: used again")
+            log(f"{base_model} is already in {model}")
             return model
         image, manifest = registry.image(digest)
         layers, tree = place / "layers", place / "unpacked"

@@ -29,15 +29,31 @@ def steps(last: int) -> list[str]:
     ]
 
 
-BEFORE = stage("resolve-dataset", "Dataset: 32 rows") + stage(
-    "preprocess", "Warning: a row is odd", "Rows: 32 read", "Stage complete after 3.0 s"
+LONG_PATH = "/home/somebody/" + "folder/" * 12 + "rows.jsonl"
+BEFORE = stage("resolve-dataset", f"Dataset: 32 rows in {LONG_PATH}, of which none was left out") + stage(
+    "preprocess",
+    "Warning: a row is odd",
+    "Tokenized: 16 of 32 rows, 4 rows/s, 4 s left",
+    "Rows: 32 read, 30 to train on",
+    "Dropped: 2 longer than training_max_seq_len",
+    "The first sample, between [[ and ]] what is learnt:",
+    "[[Lima.]]",
+    "Stage complete after 3.0 s",
 )
-# Its end, and the last line after the steps, are left out.
-TRAINING = stage("launch-trainjob", "Loading base model", *steps(14), "Saved a checkpoint").rpartition("12:00:01")[0]
+DECOMPOSING = stage(
+    "launch-trainjob", "Loading base model", "Decomposed 70 of 210 matrices, 1 min 20 s left before the first step"
+).rpartition("12:00:01")[0]
+# Its end is left out.
+TRAINING = stage("launch-trainjob", "Loading base model", *steps(14)).rpartition("12:00:01")[0]
 AFTER = stage("launch-trainjob", *steps(24)).rpartition("    step 24")[2].join(["    step 24", ""])
 REST = (
-    AFTER + stage("collect-metrics", "loss = 1") + stage("render-loss-chart") + stage("export-model", "x: used again")
+    AFTER
+    + stage("collect-metrics", "final_loss = 1")
+    + stage("render-loss-chart")
+    + stage("export-model", "x: used again")
 )
+
+STEP_14 = "1 min 10 s left"
 
 PROGRAM = """
 import sys, time
@@ -64,8 +80,8 @@ print("The summary")
 def shown(tmp_path):
     """Starts a run on a terminal that stops in the middle of the training; `go` lets it end."""
 
-    def start(*options: str, rest: str = REST, **terminal) -> Terminal:
-        (tmp_path / "first").write_text(BEFORE + TRAINING)
+    def start(*options: str, first: str = BEFORE + TRAINING, rest: str = REST, **terminal) -> Terminal:
+        (tmp_path / "first").write_text(first)
         (tmp_path / "rest").write_text(rest)
         command = [
             sys.executable,
@@ -86,14 +102,24 @@ def go(tmp_path):
     return (tmp_path / "go").touch
 
 
-def test_the_terminal_shows_the_stages_the_course_of_the_training_and_the_last_line(shown, go):
-    terminal = shown()
-    terminal.wait(lambda: "Saved a checkpoint" in terminal.text)
+def test_the_terminal_shows_what_the_stages_print_their_states_and_the_course_of_the_training(shown, go):
+    terminal = shown(rows=40)
+    terminal.wait(lambda: STEP_14 in terminal.text)
     assert not terminal.cursor_is_shown
     seen = re.sub(r"\d+ s$", "N s", terminal.text, flags=re.MULTILINE).replace("to stderr\n", "")
     assert seen == "\n".join(
         [
+            "Dataset: 32 rows in",
+            LONG_PATH[:80],
+            f"{LONG_PATH[80:]},",
+            "of which none was left out",
             "Warning: a row is odd",
+            "Rows: 32 read, 30 to train on",
+            "Dropped: 2 longer than training_max_seq_len",
+            "The first sample, between [[ and ]] what is learnt:",
+            "[[Lima.]]",
+            "Loading base model",
+            "",
             "Resolve dataset    done                N s",
             "Preprocess         done                N s",
             "Train with OSFT    running             N s",
@@ -103,8 +129,6 @@ def test_the_terminal_shows_the_stages_the_course_of_the_training_and_the_last_l
             "",
             "━━━━━━━━━━━━━━━━━━━━━━━╺━━━━━━━━━━━━━━━━  step 14 of 24, epoch 2",
             "█▇▇▆▆▅▄▄▃▂▂▁   loss 2.600   rate 7.14e-06   1,214 tokens/s   1 min 10 s left",
-            "",
-            "Saved a checkpoint",
         ]
     )
     go()
@@ -118,36 +142,49 @@ def test_the_terminal_shows_the_stages_the_course_of_the_training_and_the_last_l
         "Render loss chart done",
         "Export model used again",
     ]
-    assert "step 24 of 24, epoch 3" in terminal.text and " left" not in terminal.text
+    assert "step 24 of 24, epoch 3" in terminal.text and " s left" not in terminal.text
     assert terminal.lines[-1] == "The summary"
-    assert "to stderr" in terminal.lines[:2]
+    assert "to stderr" in terminal.lines
+
+
+def test_the_decomposition_before_the_first_step_has_a_bar_and_its_time_left(shown, go):
+    terminal = shown(first=BEFORE + DECOMPOSING)
+    terminal.wait(lambda: "Decomposed" in terminal.text)
+    assert terminal.lines[-1] == "Decomposed 70 of 210 matrices, 1 min 20 s left before the first step"
+    assert re.fullmatch("━+╺?━+", terminal.lines[-2].strip())
+    go()
+    terminal.wait()
+    assert "Decomposed" not in terminal.text and "step 24 of 24" in terminal.text
 
 
 def test_it_is_drawn_in_place_without_clearing_the_screen(shown, go):
     terminal = shown()
-    terminal.wait(lambda: "Saved a checkpoint" in terminal.text)
+    terminal.wait(lambda: STEP_14 in terminal.text)
     go()
     terminal.wait()
     assert b"\x1b[2J" not in terminal.written and b"\x1b[?1049h" not in terminal.written
     assert terminal.text.count("Resolve dataset") == 1
 
 
-@pytest.mark.parametrize("columns", [40, 60, 200])
-def test_it_fits_terminals_of_other_widths(shown, go, columns):
-    terminal = shown(columns=columns)
-    terminal.wait(lambda: "Saved a checkpoint" in terminal.text)
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_it_fits_terminals_of_other_widths_and_cuts_no_words(shown, go, columns):
+    terminal = shown(columns=columns, rows=50)
+    terminal.wait(lambda: STEP_14 in terminal.text)
+    shown_words = " ".join(terminal.lines[-5:])
+    for words in ("step 14 of 24, epoch 2", "loss 2.600", "rate 7.14e-06", "1,214 tokens/s", "1 min 10 s left"):
+        assert words in shown_words
     go()
     terminal.wait()
     # A line that is too long would be folded, and the next drawing leave a part of it.
-    assert terminal.text.count("Resolve dataset") == terminal.text.count("   rate ") == 1
+    assert terminal.text.count("Resolve dataset") == terminal.text.count("rate ") == 1
 
 
 def test_it_follows_a_terminal_that_is_made_wider(shown, go):
     terminal = shown(columns=60)
-    terminal.wait(lambda: "Saved a checkpoint" in terminal.text)
-    assert "left" not in terminal.text
+    terminal.wait(lambda: "1 min 10 s left" in terminal.lines[-1])
+    assert "loss 2.600" not in terminal.lines[-1]
     terminal.resize(100, 24)
-    terminal.wait(lambda: "1 min 10 s left" in terminal.text)
+    terminal.wait(lambda: "loss 2.600   rate 7.14e-06   1,214 tokens/s   1 min 10 s left" in terminal.text)
     go()
     terminal.wait()
     assert terminal.text.count("Export model") == 1
@@ -155,12 +192,12 @@ def test_it_follows_a_terminal_that_is_made_wider(shown, go):
 
 def test_ctrl_c_leaves_a_clean_terminal_and_says_what_was_stopped(shown):
     terminal = shown()
-    terminal.wait(lambda: "Saved a checkpoint" in terminal.text)
+    terminal.wait(lambda: STEP_14 in terminal.text)
     terminal.type(b"\x03")
     terminal.wait()
     assert terminal.exit_code == 130 and terminal.cursor_is_shown
     assert "Train with OSFT    stopped" in terminal.text and "Traceback" not in terminal.text
-    assert terminal.text.count("Resolve dataset") == 1 and "Saved a checkpoint" not in terminal.text
+    assert terminal.text.count("Resolve dataset") == 1
 
 
 def test_a_failed_stage_is_marked_and_its_error_stays(shown, go):
@@ -191,6 +228,7 @@ def test_a_terminal_that_cannot_move_its_cursor_and_quiet_get_lines(shown, go, o
     assert b"\x1b[" not in terminal.written
     assert "[3/6] Train with OSFT" in terminal.lines
     assert ("      " + steps(1)[0] in terminal.lines) is not bool(options)
+    assert terminal.lines[-2:] == ["      used again", "The summary"]
 
 
 def test_quiet_shows_where_stages_begin_and_end_and_warnings(tmp_path):
@@ -211,7 +249,7 @@ def test_quiet_shows_where_stages_begin_and_end_and_warnings(tmp_path):
         "[5/6] Render loss chart",
         "      done after N s",
         "[6/6] Export model",
-        "      done after N s",
+        "      used again",
     ]
 
 
@@ -220,7 +258,9 @@ def test_what_the_stage_itself_says_of_its_end_is_not_said_twice(tmp_path):
     log = RunLog(tmp_path / "run.log", terminal)
     log.write(BEFORE)
     log.close()
-    assert "Stage complete" not in terminal.getvalue() and "      Rows: 32 read\n" in terminal.getvalue()
+    assert (
+        "Stage complete" not in terminal.getvalue() and "      Rows: 32 read, 30 to train on\n" in terminal.getvalue()
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.pipelines.local import summary
 from kfp_osft.pipelines.local.run import LocalRun
-from kfp_osft.pipelines.local.summary import check_local_run, summary_lines
+from kfp_osft.pipelines.local.summary import check_local_run, show_run, summary_lines
+from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, TextLoss
 from kfp_osft.shared.training.metrics import read_steps
 
 
@@ -38,6 +40,7 @@ def run(tiny_model, tmp_path):
         "samples": 64.0,
         "tokens": 2000.0,
         "wall_clock_seconds": 95.2,
+        "median_tokens_per_second": 512.3,
         "rows_kept": 32,
         "rows_too_long": 1,
         "rows_too_short": 2,
@@ -63,7 +66,7 @@ def test_a_run_is_summarized_in_ten_lines(run, tiny_model):
     ]
     assert lines[:3] == [
         "Loss     5.750 at the first step, 4.000 at the last of 8, lowest 4.000 at step 8",
-        "Trained  64 samples, 2,000 tokens in 1 min 35 s, 500 a second",
+        "Trained  64 samples, 2,000 tokens, 512 tokens/s; 1 min 35 s with loading and saving",
         "Rows     32 trained on, 3 dropped for their length",
     ]
     assert lines[3].startswith("Weights  leaked: up to ") and "looked at 6 of 14 limited matrices" in lines[3]
@@ -74,8 +77,26 @@ def test_a_run_is_summarized_in_ten_lines(run, tiny_model):
 def test_rows_that_were_held_out_add_a_line(run, chat_rows):
     check = check_local_run(run, chat_rows)
     (line,) = [line for line in summary_lines(run, read_steps(run.steps.parent), check) if line.startswith("Task")]
-    before, after = (f"{value:.2f}" for value in check.losses[1][2:])
-    assert line == f"Task     loss on rows.jsonl, not trained on, {before} before, {after} after"
+    assert line.startswith("Task     ") and " perplexity on rows.jsonl, not trained on (" in line
+
+
+def test_the_summary_says_what_to_think_of_the_loss_on_a_general_text(run):
+    check = KnowledgeCheck([], 0, [], [TextLoss(GENERAL, 100, 3.30, 3.55)])
+    (line,) = [line for line in summary_lines(run, read_steps(run.steps.parent), check) if line.startswith("General")]
+    assert line == (
+        "General  28% more perplexity on a general text (27.1 before, 34.8 after): worse than before, the model "
+        "forgot; a lower learning rate or unfreeze rank ratio keeps more"
+    )
+
+
+def test_on_a_terminal_lines_are_wrapped_between_words_and_paths_stay_whole(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    run = run._replace(log=Path("/home/somebody/" + "folder/" * 12 + "run.log"))
+    show_run(run, read_steps(run.steps.parent), None)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"Log      {run.log}" in lines or f"         {run.log}" in lines
+    assert all(len(line) <= 60 for line in lines if line.startswith(("Loss", "Trained", "Rows")))
 
 
 def test_the_figures_of_the_check_lie_beside_the_metrics(run):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from kfp_osft.shared.reporting.errors import TrainingError
-from kfp_osft.shared.training.health import broken_model, check_trained, warnings_of
+from kfp_osft.shared.training.health import HealthWatch, broken_model, check_trained, warnings_of
 
 
 def steps_of(*losses: float, **fields) -> list[dict]:
@@ -107,3 +107,27 @@ def test_no_steps_and_nan_from_the_first_step_on_are_an_error(steps):
 @pytest.mark.parametrize("steps", [steps_of(3.0), steps_of(3.0, math.nan, math.nan), steps_of(2.0, 3.0)])
 def test_a_training_that_had_a_finite_loss_is_no_error(steps):
     check_trained(steps)
+
+
+@pytest.mark.parametrize(
+    ("losses", "gradient_norm", "told"),
+    [
+        ([2.0, 1.9, 1.8], 1.0, {}),
+        ([2.0, math.nan, math.nan], math.nan, {2: "The loss is NaN at step 2."}),
+        ([math.inf, 2.0], 1.0, {1: "The loss is infinite at step 1."}),
+        ([2.0, 2.0, 4.1, 9.0], 1.0, {3: "The loss jumped from about 2 to 4.1 at step 3."}),
+        ([0.2, 0.5, 0.6], 1.0, {}),
+        ([9.0, 9.0], 0.0, {1: "The gradient is 0 at step 1, which taught nothing."}),
+    ],
+    ids=["sound", "NaN", "infinite", "spike", "small", "zero gradient"],
+)
+def test_a_running_training_is_told_once_what_goes_wrong_and_what_to_do(losses, gradient_norm, told):
+    watch = HealthWatch()
+    found = {step: watch.took(step, loss, gradient_norm) for step, loss in enumerate(losses, start=1)}
+    assert {step: sentences[0].partition(" If ")[0] for step, sentences in found.items() if sentences} == told
+    assert all("lower training_learning_rate" in sentence for sentences in found.values() for sentence in sentences)
+
+
+def test_of_few_steps_the_batch_size_that_makes_enough_of_the_same_samples_is_told():
+    steps = [{"step": step, "loss": 2.0, "num_samples": 100} for step in (1, 2)]
+    assert "From the same 200 samples, a batch size of 10 would have made 20 steps." in " ".join(warnings_of(steps))

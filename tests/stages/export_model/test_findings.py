@@ -30,26 +30,24 @@ def test_what_was_kept_is_the_checks_verdict_or_told_not_to_be_measured():
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "meaning"),
+    ("before", "after", "change", "meaning"),
     [
-        (2.85, 2.86, "practically the same"),
-        (2.85, 2.94, "a little worse than before"),
-        (2.85, 4.0, "worse than before, the model forgot"),
-        (5.1, 1.76, "better than before"),
+        (2.85, 2.86, "1% more perplexity", "practically the same"),
+        (2.85, 2.94, "9% more perplexity", "a little worse than before"),
+        (3.3, 3.55, "28% more perplexity", "worse than before, the model forgot"),
+        (5.1, 1.76, "96% less perplexity", "better than before"),
     ],
 )
-def test_losses_before_and_after_are_told_with_what_they_mean(before: float, after: float, meaning: str):
+def test_losses_before_and_after_are_told_with_what_they_mean(before, after, change, meaning):
     told = _told({"general_text_loss_before": before, "general_text_loss_after": after})
 
-    assert f"a general text: {before:.3f} before, {after:.3f} after, which is {meaning}." in told
+    assert f"a general text: {before:.3f} before, {after:.3f} after ({change}), which is {meaning}." in told
 
 
 def test_what_the_rows_of_the_task_say_is_told_only_where_there_were_some():
     assert "not trained on" not in _told({})
     told = _told({"held_out_loss_before": 2.0, "held_out_loss_after": 3.0})
-    assert (
-        "rows of the task that were not trained on: 2.000 before, 3.000 after, which is worse than before, the" in told
-    )
+    assert "not trained on: 2.000 before, 3.000 after (172% more perplexity), which is worse than before, the" in told
 
 
 def test_warnings_of_the_training_are_in_it():

@@ -74,7 +74,9 @@ def test_of_the_console_one_line_a_step_and_what_matters_is_left():
         "EPOCH training mode: 4 batches/epoch * 2 epochs = 8 steps",
         "removed 3 samples from batch because they are longer than the max tokens per gpu",
         "step 1/8 | epoch 1 | loss 2.1031 | lr 9.5e-05 | 312 tokens/s | 7 min 0 s left",
-        "step 2/8 | epoch 1 | loss nan | lr 9e-05 | 300 tokens/s | 2 min 3 s left",
+        "step 2/8 | epoch 1 | loss nan | lr 9e-05 | 300 tokens/s | 2 min 3 s left\n"
+        "Warning: The loss is NaN at step 2. If that of the next steps is too, the model is lost: end the training, "
+        "and start it with a lower training_learning_rate or more training_lr_warmup_steps.",
         "Saved model at 128.0 samples in 0.03 seconds",
     ]
 
@@ -98,22 +100,43 @@ def test_a_killed_worker_is_attributed_to_a_lack_of_memory():
     assert "ended with signal SIGKILL" in text and "memory has run out" in text
 
 
-def test_of_quick_steps_the_first_the_last_and_one_a_second_are_left(monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(trainer_output.time, "monotonic", lambda: clock[0])
-    output = TrainerOutput(num_epochs=1)
-    told = []
-    for step in range(1, 41):
+def printed_steps(losses: list[float], gradient_norm: float = 1.0) -> list[str]:
+    """What mini-trainer prints of 40 quick steps with these losses, a line each."""
+    lines = []
+    for step, loss in enumerate(losses, start=1):
         fields = {
             "step": step,
             "epoch": 0,
             "steps_per_epoch": 40,
             "lr": 1e-4,
-            "loss": 2.0,
+            "grad_norm": gradient_norm,
+            "loss": loss,
             "time_per_batch": 0.25,
             "tokens_per_second": 300.0,
         }
-        raw = ["{", *(f'  "{name}": {value},' for name, value in fields.items()), "}"]
-        told += [line for text in raw if (line := output.read(text)) is not None]
-        clock[0] += 0.25
+        lines += ["{", *(f'  "{name}": {value},' for name, value in fields.items()), "}"]
+    return lines
+
+
+def test_of_quick_steps_the_first_the_last_and_one_a_second_are_left(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(trainer_output.time, "monotonic", lambda: clock[0])
+    output = TrainerOutput(num_epochs=1)
+    told = []
+    for raw in printed_steps([2.0] * 40):
+        told += [line for line in [output.read(raw)] if line is not None]
+        clock[0] += 0.25 * (raw == "}")
     assert [line.split("/")[0] for line in told] == [f"step {step}" for step in (*range(1, 41, 4), 40)]
+
+
+def test_a_step_that_goes_wrong_is_told_at_once_also_between_the_steps_that_are_shown():
+    output = TrainerOutput(num_epochs=1)
+    told = [line for raw in printed_steps([2.0, 2.1, 9.5, 2.0]) if (line := output.read(raw)) is not None]
+    assert [line.split("/")[0] for line in told] == ["step 1", "step 3"]
+    assert "\nWarning: The loss jumped from about 2.05 to 9.5 at step 3." in told[1]
+
+
+def test_a_gradient_of_zero_is_told():
+    output = TrainerOutput(num_epochs=1)
+    (told,) = [line for raw in printed_steps([2.0, 2.0], 0.0) if (line := output.read(raw)) is not None]
+    assert "\nWarning: The gradient is 0 at step 1, which taught nothing." in told

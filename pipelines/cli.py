@@ -1,21 +1,36 @@
 """Entry point of the command kfp-osft; its subcommands are in command/."""
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from kfp_osft import __version__
 from kfp_osft.pipelines.command import check, compile_, demo, image, manifest, run, runtime
 from kfp_osft.pipelines.command.options import BAD_INPUT, Parser
-from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.errors import InputError, TrainingError, disk_problem
+from kfp_osft.shared.reporting.redaction import guarded_output
 
 _SUBCOMMANDS = (demo, run, check, compile_, manifest, image, runtime)
 _FAILED = 1
 _INTERRUPTED = 130
+# What a shell gives for SIGPIPE.
+_BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit code: 0, 1 for a failed training, 2 for bad options or input."""
+    with guarded_output():
+        code = _run(arguments)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _nobody_reads()
+        return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     program = f"{parser.prog} {options.command}"
@@ -32,7 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; the next run reuses the stages that completed", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:
+        return _nobody_reads()
+    except Exception as error:
+        if problem := disk_problem(error):
+            print(f"{program}: {problem}", file=sys.stderr)
+        else:
+            # Here, where what is secret in it does not show.
+            traceback.print_exc()
+        return _FAILED
     return 0
+
+
+def _nobody_reads() -> int:
+    """Whoever read the output has ended (`| head`): nothing more to say, not even at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
 
 
 def _parser() -> argparse.ArgumentParser:

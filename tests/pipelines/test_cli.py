@@ -296,13 +296,16 @@ def test_how_a_run_ends_is_one_line_and_an_exit_code(monkeypatch, capsys, error,
     assert capsys.readouterr().err.strip() == line
 
 
-def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
+def test_an_error_of_the_program_itself_keeps_its_traceback_without_secrets(monkeypatch, capsys):
+    monkeypatch.setenv("DB_PASS", "canary-of-a-password")
+
     def run_locally(*arguments):
-        raise ZeroDivisionError
+        raise ZeroDivisionError("canary-of-a-password")
 
     monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
-    with pytest.raises(ZeroDivisionError):
-        main(RUN)
+    assert main(RUN) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and said.endswith("ZeroDivisionError: ***\n")
 
 
 def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(tmp_path, capsys):

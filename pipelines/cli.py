@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from kfp_osft import __version__
 from kfp_osft.pipelines.command import check, compile_, demo, image, manifest, run, runtime
 from kfp_osft.pipelines.command.options import BAD_INPUT, Parser
-from kfp_osft.shared.reporting.errors import InputError, TrainingError, disk_problem
+from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guarded_output
 
 _SUBCOMMANDS = (demo, run, check, compile_, manifest, image, runtime)
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        _check_encoding(parser, argument)
     options = parser.parse_args(arguments)
     program = f"{parser.prog} {options.command}"
     try:
@@ -50,13 +52,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return _nobody_reads()
     except Exception as error:
-        if problem := disk_problem(error):
+        if problem := system_problem(error):
             print(f"{program}: {problem}", file=sys.stderr)
         else:
             # Here, where what is secret in it does not show.
             traceback.print_exc()
         return _FAILED
     return 0
+
+
+def _check_encoding(parser: argparse.ArgumentParser, argument: str) -> None:
+    """Pipelines' parameters are UTF-8; other bytes come as halves of UTF-16's pairs (PEP 383)."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        why = "" if encoding == "utf-8" else f" in this locale, whose encoding is {encoding}; set LC_ALL=C.UTF-8"
+        parser.error(f"the argument {argument!r} is not UTF-8{why}")
 
 
 def _nobody_reads() -> int:

@@ -93,7 +93,7 @@ def _parts(value: str) -> Iterator[str]:
     yield from (line.strip() for line in value.splitlines())
     try:
         content = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(content, (dict, list)):
         for leaf in _leaves(content):

@@ -11,7 +11,7 @@ from kfp_osft.shared.network.certificates import trust_private_authorities
 from kfp_osft.shared.processes.pod import join_group
 from kfp_osft.shared.processes.termination import Terminated
 from kfp_osft.shared.reporting.durations import duration_text
-from kfp_osft.shared.reporting.errors import InputError, TrainingError, disk_problem
+from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guard_output
 
 #: How a stage's last lines begin when it fails with one of our errors.
@@ -51,7 +51,7 @@ def _print_errors_briefly() -> None:
         # KFP's executor has the stage's parameters in its arguments.
         if any(str(MOUNT_PATH) in argument for argument in sys.argv):
             print(f"The run's volume stays, with all that is in {MOUNT_PATH}, until the run is deleted.", flush=True)
-        text = str(error) if isinstance(error, (InputError, TrainingError)) else disk_problem(error)
+        text = str(error) if isinstance(error, (InputError, TrainingError)) else system_problem(error)
         if text is None:
             default(kind, error, traceback)
             return

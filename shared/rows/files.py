@@ -195,7 +195,7 @@ def _files_of_folder(path: Path) -> list[Path]:
 def _described(file: Path, field: str) -> Any:
     try:
         return json.loads(file.read_bytes())[field]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise InputError(f"dataset file {file} cannot be read as what `datasets` writes: no '{field}'") from None
 
 

@@ -39,5 +39,5 @@ class TrainingConfig:
         """
         try:
             return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"training_config is not what preprocess returns: {error}") from None

@@ -160,7 +160,7 @@ class Registry:
             raise self._error("the registry returned a manifest with a different digest")
         try:
             content = json.loads(self._manifests[digest])
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise self._not_an_image()

@@ -18,10 +18,12 @@ from typing import Any
 
 from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.plain_text import plain_text
 
 # linux/fcntl.h, linux/fs.h
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_LONGEST_SHOWN = 300
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -163,8 +165,11 @@ def writable_folder(parameter: str, folder: str) -> Path:
         probe = _beside(path / "write-probe")
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise InputError(f"{parameter}={folder} cannot be written: {error.strerror}") from error
+    # A ValueError: of a null character, or what is not UTF-8.
+    except (OSError, ValueError) as error:
+        named = plain_text(folder if len(folder) <= _LONGEST_SHOWN else f"{folder[:_LONGEST_SHOWN]} ...")
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{parameter}={named} cannot be written: {reason}") from error
     return path
 
 

@@ -216,8 +216,8 @@ def _names_beside(description: Path, listed: Any, field: str | None = None) -> l
         name = entry.get(field) if field and isinstance(entry, dict) else entry
         if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or not _is_usable(name):
             raise InputError(
-                f"dataset file {description} names {repr(name)[:_LONGEST_SHOWN]}; allowed: the names of what lies beside it, as "
-                "`datasets` writes them"
+                f"dataset file {description} names {repr(name)[:_LONGEST_SHOWN]}; allowed: the names of what lies "
+                "beside it, as `datasets` writes them"
             )
         names.append(name)
     return names

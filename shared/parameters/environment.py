@@ -42,8 +42,8 @@ _TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(AKIA|ASIA)[A-Z0-9]{16}|"
     r"AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|sk-(?=[a-z-]*[A-Z0-9])[\w-]{20,}|sha256~[\w-]{20,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
 )
-# A shorter value would blot out parts of words.
-_SHORTEST_SECRET = 6
+#: A shorter value would blot out parts of words.
+SHORTEST_SECRET = 6
 
 
 def is_runtimes_own(name: str) -> bool:
@@ -77,7 +77,7 @@ def secret_values(environment: Mapping[str, str]) -> list[str]:
         for match in USER_INFO.finditer(value)
         for form in (match["password"], unquote(match["password"]))
     }
-    return sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
+    return sorted((text for text in found if len(text) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 def blot_out(text: str, secrets: Iterable[str]) -> str:

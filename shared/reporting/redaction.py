@@ -1,5 +1,6 @@
 """What may be shown: URIs without what may be secret in them, and a stage's output without secrets' values."""
 
+import json
 import logging
 import os
 import re
@@ -7,11 +8,20 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+from urllib.parse import unquote
 
-from kfp_osft.shared.parameters.environment import USER_INFO, blot_out, secret_values
+from kfp_osft.shared.parameters.environment import (
+    SHORTEST_SECRET,
+    USER_INFO,
+    blot_out,
+    holds_secret,
+    secret_values,
+)
 
 #: Stands for what was taken out.
 SECRET = "***"
+# What this process has learnt to be secret beside its environment.
+_KEPT: set[str] = set()
 # Also with the slips of a person who types it.
 _URI = re.compile(
     r"(?P<scheme>\s*[A-Za-z][\w+.-]*:/+)(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?", re.DOTALL
@@ -65,8 +75,34 @@ def shown(text: str, secrets: Iterable[str] | None = None) -> str:
         secrets: the values to blot out; by default those of this process's environment.
     """
     known = secret_values(os.environ) if secrets is None else secrets
-    text = blot_out(_TERMINAL.sub("", text), known)
+    text = blot_out(_TERMINAL.sub("", text), sorted({*known, *_KEPT}, key=len, reverse=True))
     return _SIGNATURE.sub(rf"\1{SECRET}", _without_user(text))
+
+
+def keep_secret(*values: str) -> None:
+    """From now on `shown` blots these out, too."""
+    _KEPT.update(value.strip() for value in values if len(value.strip()) >= SHORTEST_SECRET)
+
+
+def keep_secrets_of(uri: str) -> None:
+    """From now on `shown` blots out the password and the signatures in this URI wherever they stand."""
+    parts = [match["password"] for match in USER_INFO.finditer(uri)]
+    parts += [match[0].removeprefix(match[1]) for match in _SIGNATURE.finditer(uri)]
+    keep_secret(*parts, *map(unquote, parts))
+
+
+def _of_arguments(value: Any) -> Iterator[str]:
+    """The secrets among the variables, by name and value, in what KFP gives a stage as arguments, and prints."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):
+            yield from _of_arguments(json.loads(value))
+    elif isinstance(value, dict):
+        name, text = value.get("name"), value.get("value")
+        if isinstance(name, str) and isinstance(text, str) and holds_secret(name, text):
+            yield text
+        yield from (found for each in value.values() for found in _of_arguments(each))
+    elif isinstance(value, list):
+        yield from (found for each in value for found in _of_arguments(each))
 
 
 def _without_user(text: str) -> str:
@@ -76,6 +112,7 @@ def _without_user(text: str) -> str:
 
 def guard_output() -> None:
     """From now on this process prints, logs and raises nothing but what `shown` lets through."""
+    keep_secret(*_of_arguments(sys.argv))
     _replace_streams(*map(_guarded, (sys.stdout, sys.stderr)))
 
 

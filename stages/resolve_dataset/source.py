@@ -15,7 +15,7 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.plain_text import plain_text
-from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.reporting.redaction import keep_secrets_of, redacted
 from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over
 from kfp_osft.shared.rows.formats import has_data_extension
 from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_room, explaining_a_full_disk
@@ -177,6 +177,8 @@ def _from_uri(uri: str, split: str, workspace: Path, all_without_splits: bool = 
     Raises:
         InputError: also for what no file system or server takes for a name.
     """
+    # Servers may repeat it.
+    keep_secrets_of(uri)
     named = redacted(uri)
     named = named if len(named) <= _LONGEST_SHOWN else f"{named[:_LONGEST_SHOWN]} ..."
     if _UNUSABLE.search(uri) or _UNUSABLE.search(split):

@@ -42,6 +42,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:
+        _name_place(error, path, unfinished)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -64,11 +67,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         # Again where another process has put one there meanwhile, or moved it away.
         while not (_moved(unfinished, path) or _exchange(unfinished, path) or _replaced_in_two_steps(path, unfinished)):
             pass
+    except OSError as error:
+        _name_place(error, path, unfinished)
+        raise
     finally:
         # By now what was there before, if all went well.
         if unfinished.is_symlink():
             unfinished.unlink()
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _name_place(error: OSError, path: Path, unfinished: Path) -> None:
+    """Writing names no file where the disk is full, and else one that is gone when somebody reads of it."""
+    if error.errno is not None and error.filename in (None, str(unfinished)):
+        error.filename = str(path)
 
 
 def replace_with_link(path: Path, target: Path, aside: Path) -> None:

@@ -60,7 +60,14 @@ def test_no_secret_is_in_anything_that_a_run_prints_or_leaves(tmp_path: Path, ti
                 *(f"--{name.replace('_', '-')}={value}" for name, value in TINY_TRAINING.items()),
                 "--training-num-epochs=1",
             ],
-            env={**os.environ, **given, "PYTHONPATH": str(tmp_path / "python"), "SILENT": "1", "NO_PROXY": "127.0.0.1"},
+            env={
+                **os.environ,
+                **given,
+                "PYTHONPATH": str(tmp_path / "python"),
+                "SILENT": "1",
+                "HF_HUB_OFFLINE": "1",
+                "NO_PROXY": "127.0.0.1",
+            },
             capture_output=True,
         )
     assert done.returncode == 0, done.stderr.decode()[-3000:]

@@ -67,7 +67,9 @@ def test_a_stalled_connection_is_given_up(
     with Gate(registry) as gate:
         gate.hang = True
         reference = gate.through(push(layout.tar(below("models"))))
-        assert error_of(pull_model, reference, workspace) == (f"training_base_model={reference}: only 0 bytes came in 1 s")
+        assert (
+            error_of(pull_model, reference, workspace) == f"training_base_model={reference}: only 0 bytes came in 1 s"
+        )
 
 
 @needs_registry

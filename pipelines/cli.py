@@ -1,22 +1,39 @@
 """Entry point of the command kfp-osft; its subcommands are in command/."""
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from kfp_osft import __version__
 from kfp_osft.pipelines.command import check, compare, compile_, demo, image, manifest, run, runtime
 from kfp_osft.pipelines.command.options import BAD_INPUT, Parser
-from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
+from kfp_osft.shared.reporting.redaction import guarded_output
 
 _SUBCOMMANDS = (demo, run, check, compare, compile_, manifest, image, runtime)
 _FAILED = 1
 _INTERRUPTED = 130
+# What a shell gives for SIGPIPE.
+_BROKEN_PIPE = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit code: 0, 1 for a failed training, 2 for bad options or input."""
+    with guarded_output():
+        code = _run(arguments)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            return _nobody_reads()
+        return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        _check_encoding(parser, argument)
     options = parser.parse_args(arguments)
     program = f"{parser.prog} {options.command}"
     try:
@@ -32,7 +49,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted; the next run reuses the stages that completed", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:
+        return _nobody_reads()
+    except Exception as error:
+        if problem := system_problem(error):
+            print(f"{program}: {problem}", file=sys.stderr)
+        else:
+            # Here, where what is secret in it does not show.
+            traceback.print_exc()
+        return _FAILED
     return 0
+
+
+def _check_encoding(parser: argparse.ArgumentParser, argument: str) -> None:
+    """Pipelines' parameters are UTF-8; other bytes come as halves of UTF-16's pairs (PEP 383)."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        why = "" if encoding == "utf-8" else f" in this locale, whose encoding is {encoding}; set LC_ALL=C.UTF-8"
+        parser.error(f"the argument {argument!r} is not UTF-8{why}")
+
+
+def _nobody_reads() -> int:
+    """Whoever read the output has ended (`| head`): nothing more to say, not even at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _BROKEN_PIPE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """How a local run is displayed: a live view on a terminal, line by line elsewhere, or only the stages."""
 
+import contextlib
 import re
 import textwrap
 import time
@@ -69,12 +70,16 @@ class Lines:
         self._write(f"      {state}" + ("" if state == USED_AGAIN else f" after {duration_text(seconds)}"))
 
     def close(self) -> None:
-        self._terminal.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._terminal.flush()
 
     def _write(self, line: str) -> None:
-        # Not print: kfp.local replaces it by one that indents while a stage runs.
-        self._terminal.write(f"{line}\n")
-        self._terminal.flush()
+        # Not print: kfp.local replaces it by one that indents while a stage runs. Whoever reads may be gone (`| head`):
+        # the run goes on, its log is a file.
+        with contextlib.suppress(BrokenPipeError):
+            encoding = self._terminal.encoding or "utf-8"
+            self._terminal.write(f"{line}\n".encode(encoding, "backslashreplace").decode(encoding))
+            self._terminal.flush()
 
 
 class Live:

@@ -107,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
         run = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{what} cannot be read: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{what} is not a JSON file") from None
     try:
         parameters, run_format = run["parameters"], run["format"]

@@ -4,6 +4,7 @@ kfp.local prints everything to stdout: its own lines, and those of a stage inden
 a file.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -13,12 +14,14 @@ from typing import TextIO
 
 from kfp_osft.pipelines.local.progress import DONE, FAILED, USED_AGAIN, Lines, Live, Progress
 from kfp_osft.pipelines.osft.wiring import DISPLAY_NAMES
-from kfp_osft.shared.reporting.redaction import shown
+from kfp_osft.shared.reporting.redaction import shown, unguarded
 from kfp_osft.shared.reporting.stage import INPUT_ERROR_PREFIX, STAGE_END, TRAINING_ERROR_PREFIX
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-_BEGINS = re.compile(r"Executing task '([\w-]+)'")
-_ENDS = re.compile(r"Task '([\w-]+)' finished with status (\w+)")
+# Whole lines of KFP's logger: a stage's own are indented, whatever they say.
+_KFP = r"\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - "
+_BEGINS = re.compile(rf"{_KFP}Executing task '([\w-]+)'")
+_ENDS = re.compile(rf"{_KFP}Task '([\w-]+)' finished with status (\w+)")
 _STAGE_END = re.compile(rf"{STAGE_END}(complete|failed) after ")
 _INDENT = " " * 4
 # By the names of KFP's tasks.
@@ -39,7 +42,8 @@ class RunLog(io.TextIOBase):
         quiet: shows only when stages begin and end, warnings and errors.
 
     Attributes:
-        stage_errors: error messages of the stages, without their prefix.
+        stage_errors: error messages of the stage that failed, without their prefix: what it said last. Rows and the
+            trainer's output may say the same words before.
         is_input_error: whether the last one was bad input, not a failed training.
     """
 
@@ -47,8 +51,8 @@ class RunLog(io.TextIOBase):
         self.path = file
         self.stage_errors: list[str] = []
         self.is_input_error = False
-        self._file = file.open("w", encoding="utf-8")
-        self._terminal = terminal
+        self._file = file.open("w", encoding="utf-8", errors="backslashreplace")
+        self._terminal = terminal = unguarded(terminal)
         live = not quiet and terminal.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
         self._progress: Progress = Live(terminal, _TITLES) if live else Lines(terminal, len(_TITLES), quiet)
         self._line = ""
@@ -56,6 +60,7 @@ class RunLog(io.TextIOBase):
         self._in_stage = False
         self._in_arguments = False
         self._is_used_again = False
+        self._in_errors = False
 
     def writable(self) -> bool:
         return True
@@ -67,11 +72,12 @@ class RunLog(io.TextIOBase):
         self._line += text
         *lines, self._line = self._line.split("\n")
         for line in lines:
-            self._show(without_colors(line).rstrip())
+            self._show(shown(line).rstrip())
         return len(text)
 
     def flush(self) -> None:
-        self._terminal.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self._terminal.flush()
 
     def close(self) -> None:
         if not self.closed:
@@ -80,18 +86,19 @@ class RunLog(io.TextIOBase):
         super().close()
 
     def _show(self, line: str) -> None:
-        if begins := _BEGINS.search(line):
+        if self._in_stage and line.startswith(_INDENT):
+            self._show_stage(line.removeprefix(_INDENT))
+        elif begins := _BEGINS.match(line):
             self._started = time.monotonic()
             self._progress.begin(begins[1], _TITLES.get(begins[1], begins[1]))
             self._in_stage, self._is_used_again = True, False
-        elif ends := _ENDS.search(line):
+            self.stage_errors, self.is_input_error = [], False
+        elif ends := _ENDS.match(line):
             self._in_stage = False
             state = FAILED
             if ends[2] == "SUCCESS":
                 state = USED_AGAIN if self._is_used_again else DONE
             self._progress.end(ends[1], state, time.monotonic() - self._started)
-        elif self._in_stage and line.startswith(_INDENT):
-            self._show_stage(line.removeprefix(_INDENT))
 
     def _show_stage(self, line: str) -> None:
         # KFP's executor prints its arguments as JSON, over many lines up to a brace at the margin.
@@ -104,7 +111,17 @@ class RunLog(io.TextIOBase):
             # How a stage says that it found its own result.
             self._is_used_again |= line.endswith(USED_AGAIN)
             self._progress.show(line)
-            for prefix in (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX):
-                if line.startswith(prefix):
-                    self.stage_errors.append(line.removeprefix(prefix))
-                    self.is_input_error = prefix == INPUT_ERROR_PREFIX
+            self._gather_errors(line)
+
+    def _gather_errors(self, line: str) -> None:
+        prefix = next((one for one in (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX) if line.startswith(one)), None)
+        if prefix is None:
+            self._in_errors = False
+            if line.startswith("Traceback (most recent call last)"):
+                self.stage_errors, self.is_input_error = [], False
+            return
+        if not self._in_errors:
+            self.stage_errors = []
+        self._in_errors = True
+        self.stage_errors.append(line.removeprefix(prefix))
+        self.is_input_error = prefix == INPUT_ERROR_PREFIX

@@ -38,7 +38,7 @@ def training_runtime(source: str, name: str, namespace: str = "") -> str:
     if source == STANDARD_INPUT:
         found = _parsed("standard input", sys.stdin.read())
     elif Path(source).is_file():
-        found = _parsed(source, Path(source).read_text(encoding="utf-8"))
+        found = _parsed(source, Path(source).read_text(encoding="utf-8", errors="replace"))
     else:
         found = _from_cluster(source, namespace)
     return yaml.safe_dump(with_failure_policy(found, name), sort_keys=False)
@@ -92,6 +92,8 @@ def with_failure_policy(runtime: dict[str, Any], name: str = "") -> dict[str, An
 def _parsed(source: str, text: str) -> dict[str, Any]:
     try:
         document = yaml.safe_load(text)
+    except RecursionError:
+        raise InputError(f"{source} holds YAML that is nested too deeply") from None
     except yaml.YAMLError as error:
         raise InputError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):

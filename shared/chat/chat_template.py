@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.chat.limits import guard_numbers
 from kfp_osft.shared.reporting.errors import InputError
 
 #: From here on characters of planes 15 and 16 stand for texts (turns.py), and above them for the marks.
@@ -70,10 +71,11 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         self._variables = variables
-        self._plain = _compile_jinja_template(source)
-        self._globals = dict(self._plain.globals)
-        environment = self._plain.environment
+        environment = _compile_jinja_template("").environment.overlay()
+        guard_numbers(environment)
         tree = environment.parse(source)
+        self._plain = environment.from_string(source)
+        self._globals = dict(self._plain.globals)
         #: Matches what the template may look for in a message; never an empty text.
         self.looked_for = _looked_for(tree)
         #: Whether the template reads `tools` anywhere.
@@ -85,7 +87,7 @@ class ChatTemplate:
         """Renders a conversation.
 
         Raises:
-            jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError: the template refuses it.
+            Exception: of any kind: the template refuses it, or is wrong.
         """
         return self._render_plain(self._context(messages, tools, generation_prompt))
 

@@ -18,10 +18,12 @@ from typing import Any
 
 from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.plain_text import plain_text
 
 # linux/fcntl.h, linux/fs.h
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_LONGEST_SHOWN = 300
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -40,6 +42,9 @@ def replacing_file(path: Path) -> Iterator[Path]:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
+    except OSError as error:
+        _name_place(error, path, unfinished)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -62,11 +67,20 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         # Again where another process has put one there meanwhile, or moved it away.
         while not (_moved(unfinished, path) or _exchange(unfinished, path) or _replaced_in_two_steps(path, unfinished)):
             pass
+    except OSError as error:
+        _name_place(error, path, unfinished)
+        raise
     finally:
         # By now what was there before, if all went well.
         if unfinished.is_symlink():
             unfinished.unlink()
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _name_place(error: OSError, path: Path, unfinished: Path) -> None:
+    """Writing names no file where the disk is full, and else one that is gone when somebody reads of it."""
+    if error.errno is not None and error.filename in (None, str(unfinished)):
+        error.filename = str(path)
 
 
 def replace_with_link(path: Path, target: Path, aside: Path) -> None:
@@ -163,8 +177,11 @@ def writable_folder(parameter: str, folder: str) -> Path:
         probe = _beside(path / "write-probe")
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise InputError(f"{parameter}={folder} cannot be written: {error.strerror}") from error
+    # A ValueError: of a null character, or what is not UTF-8.
+    except (OSError, ValueError) as error:
+        named = plain_text(folder if len(folder) <= _LONGEST_SHOWN else f"{folder[:_LONGEST_SHOWN]} ...")
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{parameter}={named} cannot be written: {reason}") from error
     return path
 
 

@@ -41,7 +41,7 @@ def read_manifest(path: Path, made_from: Any) -> dict[str, Any] | None:
     """The manifest at `path` if it says that it was made from the same, else None."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict) or manifest.get("fingerprint") != fingerprint(made_from):
         return None

@@ -28,7 +28,16 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
             header = json.loads(opened.read(length))
         header.pop("__metadata__", None)
         end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    except (struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError):
+    except (
+        struct.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ):
         raise InputError(f"{file} is not a safetensors file") from None
     if end != file.stat().st_size:
         raise InputError(f"{file} has {file.stat().st_size} bytes, but its header says {end}: it is truncated")
@@ -45,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a model's config.json; {} where there is none that can be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

@@ -1,12 +1,19 @@
 """Checks given values against the declared training parameters, and sorts them by where they go."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, UNSET_INT, Parameter
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.plain_text import plain_text
 
+# Of what torch, and the API servers behind a pipeline, take for an integer.
+_BITS = 63
+# No process takes a null character in its arguments or environment, no protobuf half of one of UTF-16's pairs.
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+_LONGEST_SHOWN = 500
 _BY_NAME = {parameter.name: parameter for parameter in ALL_PARAMETERS}
 
 
@@ -85,11 +92,19 @@ def checked_value(parameter: Parameter, value: Any) -> Any:
         raise InputError(
             f"{parameter.name}={value!r} is not of type {parameter.type.__name__}; allowed: {parameter.allowed}"
         )
+    if isinstance(typed, int) and typed.bit_length() > _BITS:
+        raise InputError(f"{parameter.name} has more than {_BITS} bits; allowed: {parameter.allowed}")
+    if isinstance(typed, str) and _UNUSABLE.search(typed):
+        raise InputError(
+            f"{parameter.name}={plain_text(typed[:_LONGEST_SHOWN])} holds a null character, or what is not UTF-8"
+        )
     # How pipelines, forms and components say: not given.
     if parameter.optional and (typed == "" or typed == UNSET_INT == parameter.component_default):
         return None
     if not parameter.is_allowed(typed):
-        raise InputError(f"{parameter.name}={value!r} is not allowed; allowed: {parameter.allowed}")
+        shown = repr(value)
+        shown = shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]} ..."
+        raise InputError(f"{parameter.name}={shown} is not allowed; allowed: {parameter.allowed}")
     return typed
 
 

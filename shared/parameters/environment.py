@@ -14,18 +14,36 @@ _RUNTIME = re.compile(
 )
 # A name is a secret's by one of its words, or by how a word ends (APIKEY, AUTHTOKEN). TOKENS are counted, not kept.
 _SECRET_WORD = re.compile(
-    r"PASS|PW|PWD|PAT|KEY|KEYS|AUTH|AUTHORIZATION|BEARER|COOKIE|DSN|JWT|CREDS?|SAS|SALT|"
-    r".*(TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|PASSCODE|CREDENTIALS?|APIKEY|ACCESSKEY|PRIVATEKEY|SECRETKEY)"
+    r"PASS|PW|PWD|PAT|KEY|KEYS|AUTH|AUTHORIZATION|BEARER|COOKIE|DSN|JWT|OTP|HMAC|CREDS?|SAS|SALT|WEBHOOK|"
+    r".*(TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|PASSCODE|CREDENTIALS?|DOCKERCONFIG(JSON)?)|"
+    r"(DB|USER|SMTP|LDAP|MAIL|ROOT|ADMIN)(PASS|PWD)|.*(SSH|API|ACCESS|PRIVATE|SECRET|SIGNING|ENCRYPTION|MASTER)KEYS?"
 )
 _SECRET_NAME = re.compile(
-    r".*(DATABASE|DB|POSTGRES|POSTGRESQL|MYSQL|REDIS|MONGO|MONGODB|AMQP|BROKER)_UR[IL]|.*CONN(ECTION)?_?STR(ING)?"
+    r".*(DATABASE|DB|POSTGRES|POSTGRESQL|MYSQL|REDIS|MONGO|MONGODB|AMQP|BROKER)_UR[IL]|.*CONN(ECTION)?_?STR(ING)?|"
+    r".*(SERVICE_ACCOUNT|_SA|GCP|DOCKER_CONFIG)_JSON"
 )
 # What only says where a secret is, or how one is used.
-_NO_SECRET = re.compile(r".*_(FILE|PATH|DIR|FOLDER|NAME|TYPE|SOCK|URL_BASE)|.*_?(DISABLE|ENABLE|USE|NO)_.*|PWD|OLDPWD")
+_NO_SECRET = re.compile(
+    r".*_(FILE|PATH|DIR|FOLDER|NAME|TYPE|SOCK|URL_BASE)|(.*_)?(DISABLE|ENABLE|USE|NO)_.*|PWD|OLDPWD"
+)
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_USER_INFO = re.compile(r"[A-Za-z][\w+.-]*://([^/\s@:]*):([^\s@]+)@")
-# A shorter value would blot out parts of words.
-_SHORTEST_SECRET = 6
+#: User and password in a URL, also with the slips of a person who types it. The password ends at the last @, since it
+#: may contain / ? # and @ itself: rather a path's @ is taken for its end than a part of it shown. What is certainly a
+#: host with its port, one before /@scope and one before an image's digest are left alone.
+USER_INFO = re.compile(
+    r"(?<![\w+.-])(?P<scheme>[A-Za-z][\w+.-]*:[/\\]+)"
+    r"(?!(localhost|\[[^\]\s]*\]|\d+(\.\d+){3})(:\d+)?([/?#]|$))"
+    r"(?![^\s/:@]*:\d+/([^\s@\"']{0,999}@sha256:|@)[^\s@\"']*(?![^\s\"']))"
+    r"(?P<user>[^/\s@:\"'?#]*):(?P<password>[^\s\"']{1,999})@"
+)
+# Tokens that show what they are: of Hugging Face, GitHub, GitLab, AWS, Google, Slack, OpenAI and Anthropic, OpenShift,
+# and JSON Web Tokens, as service accounts' are.
+_TOKEN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(AKIA|ASIA)[A-Z0-9]{16}|"
+    r"AIza[\w-]{30,}|xox[abprs]-[\w-]{10,}|sk-(?=[a-z-]*[A-Z0-9])[\w-]{20,}|sha256~[\w-]{20,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+)"
+)
+#: A shorter value would blot out parts of words.
+SHORTEST_SECRET = 6
 
 
 def is_runtimes_own(name: str) -> bool:
@@ -45,8 +63,8 @@ def is_secret(name: str) -> bool:
 
 
 def holds_secret(name: str, value: str) -> bool:
-    """Whether a variable is a secret by its name, or by a password in a URL."""
-    return is_secret(name) or bool(_USER_INFO.search(value))
+    """Whether a variable is a secret by its name, by a password in a URL, or by the look of a token."""
+    return is_secret(name) or bool(USER_INFO.search(value) or _TOKEN.search(value))
 
 
 def secret_values(environment: Mapping[str, str]) -> list[str]:
@@ -56,17 +74,17 @@ def secret_values(environment: Mapping[str, str]) -> list[str]:
     found |= {
         form
         for value in environment.values()
-        for match in _USER_INFO.finditer(value)
-        for form in (match[2], unquote(match[2]))
+        for match in USER_INFO.finditer(value)
+        for form in (match["password"], unquote(match["password"]))
     }
-    return sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
+    return sorted((text for text in found if len(text) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 def blot_out(text: str, secrets: Iterable[str]) -> str:
-    """The text with stars in the place of each secret."""
+    """The text with stars in the place of each secret, and of what looks like a token."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return text
+    return _TOKEN.sub("***", text)
 
 
 def _parts(value: str) -> Iterator[str]:
@@ -75,7 +93,7 @@ def _parts(value: str) -> Iterator[str]:
     yield from (line.strip() for line in value.splitlines())
     try:
         content = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(content, (dict, list)):
         for leaf in _leaves(content):

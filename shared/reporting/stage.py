@@ -11,7 +11,7 @@ from kfp_osft.shared.network.certificates import trust_private_authorities
 from kfp_osft.shared.processes.pod import join_group
 from kfp_osft.shared.processes.termination import Terminated
 from kfp_osft.shared.reporting.durations import duration_text
-from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guard_output
 
 #: How a stage's last lines begin when it fails with one of our errors.
@@ -34,9 +34,6 @@ def begin_stage() -> None:
     guard_output()
     join_group()
     trust_private_authorities()
-    # Libraries that ask before they do something (transformers, before it runs code beside a model) get no answer, not
-    # even from a pipe into the command that started this.
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
 
 def _close_stdin() -> None:
@@ -54,11 +51,12 @@ def _print_errors_briefly() -> None:
         # KFP's executor has the stage's parameters in its arguments.
         if any(str(MOUNT_PATH) in argument for argument in sys.argv):
             print(f"The run's volume stays, with all that is in {MOUNT_PATH}, until the run is deleted.", flush=True)
-        if not isinstance(error, (InputError, TrainingError)):
+        text = str(error) if isinstance(error, (InputError, TrainingError)) else system_problem(error)
+        if text is None:
             default(kind, error, traceback)
             return
-        prefix = INPUT_ERROR_PREFIX if isinstance(error, InputError) else TRAINING_ERROR_PREFIX
-        for line in str(error).splitlines():
+        prefix = TRAINING_ERROR_PREFIX if isinstance(error, TrainingError) else INPUT_ERROR_PREFIX
+        for line in text.splitlines():
             print(f"{prefix}{line}", flush=True)
 
     sys.excepthook = report

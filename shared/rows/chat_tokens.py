@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from kfp_osft.shared.chat.chat_template import ChatTemplate, has_reserved
 from kfp_osft.shared.chat.encoding import PartEncoder
+from kfp_osft.shared.chat.limits import CHARACTERS, LimitReached, limited
 from kfp_osft.shared.chat.turns import Found, TurnFinder
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.messages import REASONING_FIELDS, Conversation, Problems, Warnings
@@ -89,14 +90,7 @@ class ChatTokenizer:
                 a turn; naming the row.
         """
         for batch in _batches(conversations):
-            rendered = []
-            for conversation in batch:
-                try:
-                    rendered.append(self._rendered(conversation))
-                except InputError as error:
-                    if problems is None:
-                        raise
-                    problems.add(str(error))
+            rendered = self._rendered_batch(batch, problems)
             for (place, _), made in zip(rendered, self._encoder.encode([found for _, found in rendered]), strict=True):
                 if not isinstance(made, InputError):
                     yield place, Sample(made.ids, made.ranges)
@@ -105,6 +99,23 @@ class ChatTokenizer:
                 if problems is None:
                     raise error
                 problems.add(str(error))
+
+    def _rendered_batch(self, batch: list[Conversation], problems: Problems | None) -> list[tuple[str, Found]]:
+        rendered, place = [], ""
+        try:
+            with limited():
+                for conversation in batch:
+                    place = conversation.place
+                    try:
+                        rendered.append(self._rendered(conversation))
+                    except InputError as error:
+                        if problems is None:
+                            raise
+                        problems.add(str(error))
+        # No problem of this row alone: the next would take as long.
+        except LimitReached as limit:
+            raise InputError(f"{place}: the model's chat template {limit} for it and the rows before it") from None
+        return rendered
 
     def _rendered(self, conversation: Conversation) -> tuple[str, Found]:
         place, tools = conversation.place, conversation.tools
@@ -139,23 +150,29 @@ class ChatTokenizer:
         """The template for rows with tools, or without: a tokenizer may have several by name."""
         source = self._tokenizer.get_chat_template(None, tools)
         if source not in self._finders:
-            template = ChatTemplate(source, self._variables)
+            try:
+                template = ChatTemplate(source, self._variables)
+            # Of Jinja, and of Python where the template is nested too deeply.
+            except Exception as error:
+                raise InputError(f"the model's chat template is not one: {error}") from None
             self._finders[source] = template, TurnFinder(template, self._tokenizer.eos_token)
         return self._finders[source]
 
 
 def _text(template: ChatTemplate, messages: list[dict[str, Any]], tools: Any) -> str:
-    import jinja2
-
     try:
         text = template.render(messages, tools)
         # JSON can spell half of a surrogate pair ("\\ud83d"), which no tokenizer takes.
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"is not text: {error}") from None
-    # Templates refuse roles and orders that they do not know, each in a way of its own.
-    except (jinja2.TemplateError, TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+    except MemoryError:
+        raise
+    # Templates refuse roles and orders that they do not know, each in a way of its own, and may be wrong.
+    except Exception as error:
         raise InputError(f"the model's chat template rejects this conversation: {error}") from None
+    if len(text) > CHARACTERS:
+        raise LimitReached(f"writes {len(text):,} characters, more than {CHARACTERS:,},")
     return text
 
 

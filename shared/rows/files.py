@@ -14,6 +14,8 @@ from kfp_osft.shared.rows.splits import DESCRIPTIONS, splits_by_name
 _STATE, _INFO, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 # A look at the clock costs as much as reading some rows.
 _ROWS_BETWEEN_LOOKS = 1000
+# Of a file in a folder, and in a message.
+_LONGEST_NAME, _LONGEST_SHOWN = 255, 80
 
 
 class Row(NamedTuple):
@@ -195,7 +197,7 @@ def _files_of_folder(path: Path) -> list[Path]:
 def _described(file: Path, field: str) -> Any:
     try:
         return json.loads(file.read_bytes())[field]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise InputError(f"dataset file {file} cannot be read as what `datasets` writes: no '{field}'") from None
 
 
@@ -212,10 +214,15 @@ def _names_beside(description: Path, listed: Any, field: str | None = None) -> l
     names: list[str] = []
     for entry in listed:
         name = entry.get(field) if field and isinstance(entry, dict) else entry
-        if not isinstance(name, str) or Path(name).name != name or name in ("", ".."):
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or not _is_usable(name):
             raise InputError(
-                f"dataset file {description} names {name!r}; allowed: the names of what lies beside it, as `datasets` "
-                "writes them"
+                f"dataset file {description} names {repr(name)[:_LONGEST_SHOWN]}; allowed: the names of what lies "
+                "beside it, as `datasets` writes them"
             )
         names.append(name)
     return names
+
+
+def _is_usable(name: str) -> bool:
+    """Whether a file system can have a file of that name, in UTF-8."""
+    return "\0" not in name and len(name.encode(errors="replace")) <= _LONGEST_NAME

@@ -4,6 +4,7 @@ No reader holds more of a file than a piece of it, so memory does not grow with 
 """
 
 import csv
+import errno
 import gzip
 import io
 import itertools
@@ -13,10 +14,12 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.sizes import size_text
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -37,6 +40,10 @@ _ARROW_FILE, _ARROW_MESSAGE = b"ARROW1", b"\xff\xff\xff\xff"
 _ARROW_END_OF_STREAM = _ARROW_MESSAGE + bytes(4)
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 8 << 20
 _CHARACTERS_AT_ONCE = 1 << 20
+# A row of more is nobody's: a few bytes unpack to gigabytes of one, and an array may lack its end.
+_LONGEST_ROW = 1 << 28
+# gzip makes text a thousand times smaller at most, and real rows ten times.
+_UNPACKED_ANYWAY, _MOST_TIMES_UNPACKED = 1 << 30, 500
 #: An unclosed quote takes all that follows for one cell; a longer cell than this is taken for one.
 _LONGEST_CSV_CELL = 1 << 28
 _BLANKS = re.compile(r"[ \t\r\n]*")
@@ -115,16 +122,40 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
     found = next((name for mark, name in _COMPRESSION_MARKS.items() if begin.startswith(mark)), None)
     compression = found or COMPRESSIONS.get(file.suffix.lower())
     if compression == "gzip":
-        with io.BufferedReader(gzip.open(file), 1 << 20) as stream:
+        with io.BufferedReader(_Unpacked(file, gzip.open(file)), 1 << 20) as stream:
             yield stream
     elif compression == "zstd":
         import pyarrow
 
-        with io.BufferedReader(pyarrow.input_stream(str(file), compression="zstd"), 1 << 20) as stream:
+        packed = pyarrow.input_stream(str(file), compression="zstd")
+        with io.BufferedReader(_Unpacked(file, packed), 1 << 20) as stream:
             yield stream
     else:
         with file.open("rb") as stream:
             yield stream
+
+
+class _Unpacked(io.RawIOBase):
+    """A compressed file's content, which fails where it is out of proportion to the file."""
+
+    def __init__(self, file: Path, stream: Any) -> None:
+        self._file, self._stream, self._unpacked = file, stream, 0
+        self._most = max(_UNPACKED_ANYWAY, _MOST_TIMES_UNPACKED * file.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._stream.read(len(buffer))
+        buffer[: len(piece)] = piece
+        self._unpacked += len(piece)
+        if self._unpacked > self._most:
+            raise InputError(f"{self._file.name}: unpacks to more than {_MOST_TIMES_UNPACKED} times its size")
+        return len(piece)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 @contextmanager
@@ -140,9 +171,15 @@ def _explaining_damage(file: Path) -> Iterator[None]:
         raise InputError(f"{file.name}: is truncated or damaged: {error}") from None
 
 
+def _too_long(file: Path, place: str) -> InputError:
+    return InputError(f"{file.name}, {place}: is longer than {size_text(_LONGEST_ROW)}")
+
+
 def _jsonl_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
     hint = "; a .json file holds an array of rows, or a row a line" if _extension(file.name) == ".json" else ""
-    for number, line in enumerate(stream, start=1):
+    for number, line in enumerate(iter(partial(stream.readline, _LONGEST_ROW), b""), start=1):
+        if len(line) == _LONGEST_ROW:
+            raise _too_long(file, f"line {number}")
         line = line.removeprefix(_BOM) if number == 1 else line
         if not line.strip():
             continue
@@ -167,8 +204,17 @@ def _json_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
         raise InputError(f"{file.name}, after row {rows}: is not JSON: {error.msg}") from None
     except UnicodeDecodeError:
         raise InputError(f"{file.name}, after row {rows}: is not UTF-8") from None
+    # Of numbers, as those of more than 4,300 digits.
+    except ValueError as error:
+        raise InputError(f"{file.name}, after row {rows}: is not JSON: {error}") from None
+    except _LongerRow:
+        raise _too_long(file, f"after row {rows}") from None
     except RecursionError:
         raise InputError(f"{file.name}, after row {rows}: holds JSON that is nested too deeply") from None
+
+
+class _LongerRow(Exception):
+    pass
 
 
 def _array_items(read: Callable[[int], str]) -> Iterator[Any]:
@@ -183,6 +229,8 @@ def _array_items(read: Callable[[int], str]) -> Iterator[Any]:
     def more() -> bool:
         nonlocal text, at
         # As much again as is left: a row longer than the piece is decoded anew only so often.
+        if len(text) - at > _LONGEST_ROW:
+            raise _LongerRow
         piece = read(max(_CHARACTERS_AT_ONCE, len(text) - at))
         text, at = text[at:] + piece, 0
         return bool(piece)
@@ -235,11 +283,15 @@ def _csv_rows(file: Path, stream: BinaryIO) -> Iterator[dict[str, str]]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
     first = ""
     try:
-        first = text.readline()
+        first = text.readline(_LONGEST_ROW)
     except UnicodeDecodeError:
         raise InputError(f"{file.name}, after line 0: is not UTF-8") from None
+    if len(first) == _LONGEST_ROW:
+        raise _too_long(file, "line 1")
     delimiter = "," if "," in first else next((mark for mark in ";\t" if mark in first), ",")
-    reader = csv.reader(itertools.chain([first] if first else [], text), delimiter=delimiter, strict=True)
+    reader = csv.reader(
+        itertools.chain([first] if first else [], _csv_lines(file, text)), delimiter=delimiter, strict=True
+    )
     try:
         header = next(reader, [])
         twice = sorted({field for field in header if header.count(field) > 1})
@@ -262,6 +314,13 @@ def _csv_rows(file: Path, stream: BinaryIO) -> Iterator[dict[str, str]]:
         raise InputError(f"{file.name}, after line {reader.line_num}: is not UTF-8") from None
 
 
+def _csv_lines(file: Path, text: io.TextIOWrapper) -> Iterator[str]:
+    for line in iter(partial(text.readline, _LONGEST_ROW), ""):
+        if len(line) == _LONGEST_ROW:
+            raise _too_long(file, "one of its lines")
+        yield line
+
+
 def _parquet_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
@@ -273,7 +332,7 @@ def _parquet_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
             for batch in parquet.iter_batches(batch_size=_batch_size(parquet.metadata)):
                 yield from batch_rows(batch)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file.name}: is not Parquet: {error}") from None
+        raise InputError(f"{file.name}: is not Parquet: {_in_one_line(error)}") from None
 
 
 def _arrow_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
@@ -296,7 +355,11 @@ def _arrow_rows(file: Path, stream: BinaryIO) -> Iterator[Any]:
                 for batch in reader:
                     yield from batch_rows(batch)
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{file.name}: is not Arrow: {error}") from None
+        raise InputError(f"{file.name}: is not Arrow: {_in_one_line(error)}") from None
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _batch_size(metadata: Any) -> int:
@@ -363,7 +426,15 @@ def _seekable(stream: BinaryIO) -> Iterator[BinaryIO]:
         yield stream
         return
     with tempfile.TemporaryFile() as unpacked:
-        while piece := stream.read(1 << 20):
-            unpacked.write(piece)
-        unpacked.seek(0)
+        try:
+            while piece := stream.read(1 << 20):
+                unpacked.write(piece)
+            unpacked.seek(0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise InputError(
+                f"{tempfile.gettempdir()}: no room to unpack a compressed file ({error.strerror}); set TMPDIR to a "
+                "larger folder"
+            ) from None
         yield unpacked

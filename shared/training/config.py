@@ -38,6 +38,11 @@ class TrainingConfig:
             InputError: the text is not such an object.
         """
         try:
-            return cls(**json.loads(text))
-        except (ValueError, TypeError) as error:
+            config = cls(**json.loads(text))
+            if not all(isinstance(config.osft[key], str) for key in ("data_path", "ckpt_output_dir")):
+                raise TypeError("its paths are not strings")
+            for part in (config.trainjob, config.data, config.env, config.about):
+                part.keys()
+            return config
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"training_config is not what preprocess returns: {error}") from None

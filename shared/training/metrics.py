@@ -70,12 +70,12 @@ def _read_lines(path: Path) -> list[dict]:
     for at, line in lines:
         try:
             row = json.loads(line)
-        except ValueError:  # of JSON or of UTF-8
+        except (ValueError, RecursionError):  # of JSON or of UTF-8
             # A resumed trainer appends to what its killed predecessor left: {"step": 7, "lo{"step": 7, ...}
             begin = line.rfind(b'{"step"')
             try:
                 row = json.loads(line[begin:]) if begin > 0 and line.startswith(b"{") else None
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if row is None:
                 if at == lines[-1][0] and line.startswith(b"{") and not line.endswith(b"}"):
@@ -91,11 +91,21 @@ def _checked(row: object, where: str, line: bytes) -> dict:
     if not isinstance(row, dict):
         raise InputError(f"{where}: {_shown(line)} is no JSON object; every line must be one step")
     step, loss = row.get("step"), row.get("loss")
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise InputError(f"{where}: step is {step!r}; every line must hold the step's number, 0 or more")
+    # A float holds whole numbers up to 2^53.
+    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 1 << 53:
+        raise InputError(f"{where}: step is {repr(step)[:80]}; every line must hold the step's number, 0 or more")
     if isinstance(loss, bool) or not isinstance(loss, int | float):
         raise InputError(f"{where}: loss is {loss!r} in step {step}; it must be a number")
-    return {**row, "loss": float(loss)}
+    # What no float holds is no figure of a trainer.
+    return {**{key: value for key, value in row.items() if not _is_huge(value)}, "loss": _as_float(loss)}
+
+
+def _as_float(value: int | float) -> float:
+    return math.inf if _is_huge(value) else float(value)
+
+
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() > 1023
 
 
 def _shown(line: bytes) -> str:
@@ -143,7 +153,7 @@ def read_table(path: Path) -> list[dict]:
         where = f"{path}, line {at}"
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             problem = f"{where}: not JSON: {_shown(line)}; every line must be one JSON object"
             raise InputError(problem) from None
         if isinstance(row, dict) and "loss" in row and row["loss"] is None:

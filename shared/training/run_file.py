@@ -40,7 +40,7 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         run = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(run["osft"], dict) and isinstance(run["about"], dict):
             return run
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         pass
     raise InputError(f"{path} is not what launch_trainjob writes")
 
@@ -80,6 +80,6 @@ def library_versions(checkpoint_dir: Path) -> dict[str, str]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

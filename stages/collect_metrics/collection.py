@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
+from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
@@ -78,7 +79,8 @@ def _place_log(file: Path, artifact: OutputArtifact) -> None:
         place_file(file, artifact)
         return
     log(f"The training wrote no {file.name} to {file.parent}")
-    Path(artifact.path).write_text(f"The training wrote no {file.name}.\n", encoding="utf-8")
+    with replacing_file(Path(artifact.path)) as unfinished:
+        unfinished.write_text(f"The training wrote no {file.name}.\n", encoding="utf-8")
 
 
 def _kept(folder: Path, steps: list[dict], matrices: int) -> dict[str, float]:

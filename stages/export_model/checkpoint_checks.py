@@ -83,7 +83,7 @@ def _tensors(folder: Path) -> list[_Tensor]:
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{file.name} is missing or cut off")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.plain_text import plain_text
 
 CARD = "README.md"
 _TAGS = ["osft", "orthogonal-subspace-fine-tuning", "continual-learning", "training-hub", "kfp-osft"]
@@ -135,8 +136,7 @@ def model_card(facts: CardFacts) -> str:
 
 def escaped(text: Any) -> str:
     """A text that Markdown shows as it is, in one line."""
-    line = " ".join(str(text).split())
-    return _SPECIAL.sub(r"\\\1", html.escape(line, quote=False))
+    return _SPECIAL.sub(r"\\\1", html.escape(plain_text(str(text)), quote=False))
 
 
 def _list(title: str, lines: Sequence[str], mark: str) -> str:

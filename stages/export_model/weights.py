@@ -59,7 +59,7 @@ def _files_of(folder: Path) -> dict[str, str]:
     if index.is_file():
         try:
             return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise InputError(f"{index} is not an index of weight files") from None
     single = folder / _SINGLE_FILE
     return dict.fromkeys(safetensors_header(single), single.name) if single.is_file() else {}

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
 
-from kfp_osft.shared.parameters.environment import blot_out, secret_values
+from kfp_osft.shared.parameters.environment import secret_values
 from kfp_osft.shared.processes.process_tree import ProcessTree, start_watchdog
 from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 from kfp_osft.stages.launch_trainjob.train_text import train_text
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
@@ -69,7 +70,7 @@ def train_locally(
             watchdog = start_watchdog(training.pid)
             outlived_by(watchdog.pid)
             for raw in output_pipe:
-                line = blot_out(raw.decode("utf-8", errors="replace"), secrets)
+                line = shown(raw.decode("utf-8", errors="replace"), secrets)
                 log_file.write(line)
                 log_file.flush()
                 if (readable := output.read(line)) is not None:

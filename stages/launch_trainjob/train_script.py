@@ -35,6 +35,7 @@ import math
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -44,6 +45,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from kfp_osft.shared.parameters.environment import blot_out, secret_values
 from kfp_osft.stages.launch_trainjob.train_attendance import Attendance
 from kfp_osft.stages.launch_trainjob.train_decomposition import tell_decomposition
 from kfp_osft.stages.launch_trainjob.train_end import INTERRUPTED, SAY, UNATTENDED, UNMENDABLE, end
@@ -285,6 +287,27 @@ def send_workers_here(on_cpu: bool, trust_remote_code: bool) -> None:
             # By its module: the program torchrun lies beside this interpreter, or nowhere on the PATH.
             torchrun = [sys.executable, "-m", "torch.distributed.run", *command[1:place]]
             super().__init__(log_file, [*torchrun, script, WORKER_FLAG, *command[place + 1 :]])
+
+        def listen(self):
+            """As mini-trainer's, but that no secret gets into the pod's log, and the file in the workspace."""
+            secrets = secret_values(os.environ)
+            os.makedirs(os.path.dirname(self.log_file) or ".", exist_ok=True)
+            with open(self.log_file, "w", encoding="utf-8") as log:
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    encoding="utf-8",
+                    errors="replace",
+                    bufsize=1,
+                )
+                assert self.process.stdout is not None
+                for line in self.process.stdout:
+                    line = blot_out(line, secrets)
+                    print(line, end="")
+                    log.write(line)
+                    log.flush()
+                self.process.wait()
 
     api_train.StreamablePopen = WorkerStreamablePopen
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 # In the order in which they are defined: a part may use those before it.
 _PARTS = (
+    # What is secret.
+    "../../shared/parameters/environment.py",
     "train_end.py",
     "train_attendance.py",
     "train_progress.py",

@@ -154,8 +154,8 @@ def _check_weights(model: BaseModel) -> None:
             safetensors_header(file)
     for index in model.folder.glob("*.index.json"):
         try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError):
+            shards = set(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{index} is not an index of weight files") from None
         missing = sorted(shards - {file.name for file in files})
         # A Hub model may have an index of another format beside the files that were fetched.

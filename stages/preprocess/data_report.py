@@ -1,5 +1,6 @@
 """Report about the rows: kept and dropped, their lengths, the share of tokens with loss, one sample."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ SHORTEST_SAMPLE = 20
 LOSS_BEGIN, LOSS_END = "[[", "]]"
 
 _MOST_CHARACTERS_LOGGED = 4000
+_INDENT = " " * 4
 _FEW_STEPS = 10
 
 
@@ -173,7 +175,9 @@ def tell_report(report: dict[str, Any]) -> None:
         )
     if sample := report.get("sample"):
         shown = sample if len(sample) <= _MOST_CHARACTERS_LOGGED else sample[:_MOST_CHARACTERS_LOGGED] + " ..."
-        log(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:\n{shown}")
+        # Indented, or a row's "Error: ..." would read as this stage's own.
+        log(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:")
+        log(textwrap.indent(shown, _INDENT, lambda line: True))
 
 
 def marked_text(sample: ProcessedRow, decode: Callable[[Sequence[int]], str]) -> str:

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from kfp_osft.shared.reporting.errors import TrainingError
+
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
@@ -39,7 +41,7 @@ def in_order(pieces: Iterable[Piece], work: Callable[[Piece], Result], processes
 
     Raises:
         Whatever `pieces` and `work` raise, in place of the piece's result.
-        RuntimeError: a process died, for example because it ran out of memory.
+        TrainingError: a process died, for example because it ran out of memory.
     """
     if processes == 1:
         for piece in pieces:
@@ -102,7 +104,7 @@ def _received(pid: int, connection: Connection) -> Any:
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         reason = "it may have run out of memory" if code == -signal.SIGKILL else f"exit code {code}"
-        raise RuntimeError(f"a tokenizing process died: {reason}") from None
+        raise TrainingError(f"a tokenizing process died: {reason}") from None
     if isinstance(result, BaseException):
         raise result
     return result

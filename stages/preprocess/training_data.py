@@ -449,6 +449,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     """An earlier report or manifest, or an empty one where there is none that can be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

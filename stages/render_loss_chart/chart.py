@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.reporting.durations import duration_text
+from kfp_osft.shared.reporting.plain_text import plain_text
 from kfp_osft.shared.training.metrics import summarize
 from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, chart_notes, is_drawable, loss_text
 from kfp_osft.stages.render_loss_chart.chart_spec import LIGHT, chart_config, chart_spec, vega_lite_version
@@ -23,6 +24,7 @@ _FIGURES = (
 )
 _PNG_WIDTH = 860  # pixels of the plot
 _PNG_SCALE = 1.5
+_LONGEST_HEADING = 400
 
 
 def write_chart_page(
@@ -49,8 +51,8 @@ def write_chart_page(
         best_step: step of the best checkpoint, where there is a choice.
     """
     page = html_page(
-        title,
-        subtitle,
+        _heading(title),
+        _heading(subtitle),
         chart_notes(steps),
         _figures(steps, seconds),
         _drawing(steps, best_step) if is_drawable(steps) else None,
@@ -74,13 +76,18 @@ def write_chart_png(
     spec = chart_spec(steps, _PNG_WIDTH, best_step)
     counted = f"{len(steps):,} step{'' if len(steps) == 1 else 's'}"
     subtitle = " · ".join(filter(None, [subtitle, counted, duration_text(seconds) if seconds is not None else ""]))
-    below = [line for text in (subtitle, *chart_notes(steps)) for line in textwrap.wrap(text, 130)]
-    spec["title"] = {"text": textwrap.wrap(title, 84) or "", "subtitle": below}
+    below = [line for text in (_heading(subtitle), *chart_notes(steps)) for line in textwrap.wrap(text, 130)]
+    spec["title"] = {"text": textwrap.wrap(_heading(title), 84) or "", "subtitle": below}
     spec["config"] = chart_config(LIGHT)
     spec["padding"] = 24
     png = vl_convert.vegalite_to_png(json.dumps(spec), vl_version=vega_lite_version(), scale=_PNG_SCALE)
     with replacing_file(path) as unfinished:
         unfinished.write_bytes(png)
+
+
+def _heading(text: str) -> str:
+    """Names come from files and parameters of others, and vl-convert ends the process at a control character."""
+    return textwrap.shorten(plain_text(text), _LONGEST_HEADING, placeholder=" ...")
 
 
 def _drawing(steps: list[dict], best_step: int | None) -> Drawing:

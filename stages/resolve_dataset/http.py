@@ -2,8 +2,10 @@
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -14,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.network.retry import Backoff
+from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress
@@ -32,6 +35,10 @@ LIMIT_VARIABLE = "OSFT_MAX_DOWNLOAD_GIB"
 _DEFAULT_LIMIT_GIB = 50
 _TRIES, _FIRST_PAUSE = 5, 1.0
 _SECONDS_TO_CONNECT, _SECONDS_TO_READ = 10, 60
+# Also with redirects, whose headers and bodies may come a byte at a time.
+_SECONDS_TO_ANSWER = 120
+# Of the body: less is no download, but a server that never ends.
+_SLOWEST, _SECONDS_OF_SLOWNESS = 1024, 120
 _MOST_REDIRECTS = 10
 _MOST_CHANGES = 3
 _PIECE = 1 << 20
@@ -150,7 +157,7 @@ def _get(source: _Source, headers: Mapping[str, str] | None = None) -> Any:
     while True:
         wanted = ""
         try:
-            response = session.get(url, headers=headers, stream=True, timeout=(_SECONDS_TO_CONNECT, _SECONDS_TO_READ))
+            response = _answer(session, url, headers)
         except requests.TooManyRedirects:
             raise InputError(f"{said}: is redirected more than {_MOST_REDIRECTS} times") from None
         except requests.exceptions.InvalidSchema:
@@ -158,7 +165,7 @@ def _get(source: _Source, headers: Mapping[str, str] | None = None) -> Any:
         # requests.RequestException's kin for URLs are ValueErrors, and so is what urllib.parse raises.
         except ValueError:
             raise InputError(f"{said}: is not a URL") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, TimeoutError) as error:
             problem = f"cannot be reached: {network_cause(error)}"
             if is_lasting(error):
                 raise InputError(f"{said}: {problem}") from None
@@ -173,6 +180,26 @@ def _get(source: _Source, headers: Mapping[str, str] | None = None) -> Any:
         if pause is None:
             raise InputError(f"{said}: {problem} (tried {_TRIES} times)")
         time.sleep(pause)
+
+
+def _answer(session: Any, url: str, headers: Mapping[str, str] | None) -> Any:
+    """The answer of session.get; its timeout is for each read alone.
+
+    Raises:
+        TimeoutError: no whole answer within _SECONDS_TO_ANSWER.
+    """
+    asked: Future[Any] = Future()
+
+    def ask() -> None:
+        timeout = (_SECONDS_TO_CONNECT, _SECONDS_TO_READ)
+        try:
+            asked.set_result(session.get(url, headers=headers, stream=True, timeout=timeout))
+        except BaseException as error:
+            asked.set_exception(error)
+
+    # A daemon: nobody waits for one that never ends.
+    threading.Thread(target=ask, name="http", daemon=True).start()
+    return asked.result(_SECONDS_TO_ANSWER)
 
 
 def _status(response: Any) -> str:
@@ -294,7 +321,9 @@ def _download(source: _Source, response: Any, version: _Version, partial: Partia
             with target.open("r+b" if done else "wb") as file:
                 file.truncate(done)
                 file.seek(done)
+                slowness = _Slowness(said)
                 for piece in _pieces(response):
+                    slowness.add(len(piece))
                     file.write(piece)
                     if done // _BYTES_BETWEEN_MARKS != (done + len(piece)) // _BYTES_BETWEEN_MARKS:
                         file.flush()
@@ -342,13 +371,33 @@ def _pieces(response: Any) -> Iterator[bytes]:
     Raises:
         _Cut: it ended before its end.
     """
-    pieces = response.raw.stream(_PIECE, decode_content=False)
+    # What has come, not all of a piece: for that a slow server would be waited for without an end.
+    read = getattr(response.raw, "read1", response.raw.read)
     while True:
         with _explaining_a_cut():
-            piece = next(pieces, None)
-        if piece is None:
+            piece = read(_PIECE, decode_content=False)
+        if not piece:
             return
         yield piece
+
+
+class _Slowness:
+    """Ends a download that gets less than _SLOWEST bytes a second for _SECONDS_OF_SLOWNESS."""
+
+    def __init__(self, said: str) -> None:
+        self._said, self._since, self._bytes = said, time.monotonic(), 0
+
+    def add(self, size: int) -> None:
+        self._bytes += size
+        seconds = time.monotonic() - self._since
+        if seconds < _SECONDS_OF_SLOWNESS:
+            return
+        if self._bytes < _SLOWEST * seconds:
+            raise InputError(
+                f"{self._said}: the server sends less than {size_text(_SLOWEST)} a second ({size_text(self._bytes)} in "
+                f"{duration_text(seconds)})"
+            )
+        self._since, self._bytes = time.monotonic(), 0
 
 
 @contextmanager

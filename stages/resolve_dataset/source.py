@@ -1,6 +1,8 @@
 """resolve_dataset: where a dataset comes from, and bringing it into the workspace."""
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,8 @@ from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.reporting.plain_text import plain_text
+from kfp_osft.shared.reporting.redaction import keep_secrets_of, redacted
 from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over
 from kfp_osft.shared.rows.formats import has_data_extension
 from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_room, explaining_a_full_disk
@@ -30,6 +33,9 @@ _METADATA_KEYS = ("pvc_path", "pvc_dir", "artifact_path")
 #: A change of how rows are read makes earlier counts stale.
 _READER = 2
 _MOST_NAMES_SHOWN = 5
+_LONGEST_SHOWN = 500
+# Control characters, and halves of UTF-16's pairs, by which Python stands for bytes that are not UTF-8.
+_UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class ResolvedDataset(NamedTuple):
@@ -166,6 +172,29 @@ def _into_workspace(path: Path, uri: str, workspace: Path) -> Path:
 
 
 def _from_uri(uri: str, split: str, workspace: Path, all_without_splits: bool = False) -> Path:
+    """Where the rows lie, fetched if they are not in this file system.
+
+    Raises:
+        InputError: also for what no file system or server takes for a name.
+    """
+    # Servers may repeat it.
+    keep_secrets_of(uri)
+    named = redacted(uri)
+    named = named if len(named) <= _LONGEST_SHOWN else f"{named[:_LONGEST_SHOWN]} ..."
+    if _UNUSABLE.search(uri) or _UNUSABLE.search(split):
+        raise InputError(
+            f"dataset_uri={plain_text(named)}, dataset_split={plain_text(split)}: holds a control character, or what "
+            "is not UTF-8"
+        )
+    try:
+        return _found(uri, split, workspace, all_without_splits)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(f"dataset_uri={named}: {error.strerror or error}") from None
+
+
+def _found(uri: str, split: str, workspace: Path, all_without_splits: bool) -> Path:
     scheme, separator, rest = uri.partition("://")
     if not separator:
         scheme, rest = "", uri

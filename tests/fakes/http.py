@@ -3,6 +3,7 @@
 import re
 import socket
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,6 +25,7 @@ class File:
         headers: additional ones, which override the server's own.
         status: of each response; only 200 comes with the file.
         failures: how many responses, from the first on, are 503.
+        seconds_a_byte: how long each byte of the answer takes.
         cuts: for the 1st, 2nd, ... response, after how many bytes of its body the connection is reset; None for never.
     """
 
@@ -35,6 +37,7 @@ class File:
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 200
     failures: int = 0
+    seconds_a_byte: float = 0.0
     cuts: list[int | None] = field(default_factory=list)
 
 
@@ -47,12 +50,14 @@ class HttpFileServer(LocalServer):
         requests: path with query, Range and status of each request so far.
         on_piece: called before each piece of a body, with the path and the number of bytes sent.
         certificate: PEM file with key and certificate of a TLS server; empty for plain HTTP.
+        reason: phrase of a 404.
     """
 
     files: dict[str, File] = field(default_factory=dict)
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     on_piece: Callable[[str, int], None] = lambda path, sent: None
     certificate: str = ""
+    reason: str = "Not Found"
 
     def handler(self) -> type[QuietHandler]:
         return _Handler
@@ -76,6 +81,8 @@ class _Handler(QuietHandler):
     def _answer(self, file: File | None, asked: str) -> tuple[int, bytes | None, dict[str, str]]:
         nothing = {"Content-Length": "0"}
         if file is None:
+            # Also the reason phrase is somebody else's text.
+            self.responses = {404: (self.site.reason, "")}
             return 404, None, nothing
         if file.failures:
             file.failures -= 1
@@ -117,6 +124,11 @@ class _Handler(QuietHandler):
     def _write(self, file: File, piece: bytes) -> None:
         if file.framing == "chunked":
             self.wfile.write(b"%x\r\n" % len(piece) + piece + b"\r\n" if piece else b"")
+        elif file.seconds_a_byte:
+            for place in range(len(piece)):
+                self.wfile.write(piece[place : place + 1])
+                self.wfile.flush()
+                time.sleep(file.seconds_a_byte)
         else:
             self.wfile.write(piece)
         self.wfile.flush()

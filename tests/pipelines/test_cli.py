@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -296,13 +297,16 @@ def test_how_a_run_ends_is_one_line_and_an_exit_code(monkeypatch, capsys, error,
     assert capsys.readouterr().err.strip() == line
 
 
-def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch):
+def test_an_error_of_the_program_itself_keeps_its_traceback_without_secrets(monkeypatch, capsys):
+    monkeypatch.setenv("DB_PASS", "canary-of-a-password")
+
     def run_locally(*arguments):
-        raise ZeroDivisionError
+        raise ZeroDivisionError("canary-of-a-password")
 
     monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
-    with pytest.raises(ZeroDivisionError):
-        main(RUN)
+    assert main(RUN) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and said.endswith("ZeroDivisionError: ***\n")
 
 
 def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(tmp_path, capsys):
@@ -383,3 +387,36 @@ def test_version_is_the_packages(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"kfp-osft {kfp_osft.__version__}\n"
+
+
+def test_an_argument_that_is_not_utf8_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--dataset", "r\udcff.jsonl"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "kfp-osft: the argument 'r\\udcff.jsonl' is not UTF-8\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/out/x"), "kfp-osft run: No space left on device: /out/x"),
+        (OSError(errno.EROFS, "Read-only file system"), "kfp-osft run: Read-only file system"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "kfp-osft run: No space left on device"),
+        (MemoryError(), "kfp-osft run: out of memory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, capsys, error, line):
+    def run_locally(*arguments):
+        raise error
+
+    monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
+    assert main(RUN) == 1
+    assert capsys.readouterr().err.strip() == line
+
+
+@pytest.mark.parametrize("redirection", ["| head -1", ">&-", "2>&-", "<&-"])
+def test_a_closed_output_is_no_traceback(redirection):
+    command = f"set -o pipefail; {sys.executable} -m kfp_osft.pipelines.cli runtime --help {redirection}"
+    process = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in process.stderr and "Exception ignored" not in process.stderr
+    assert process.returncode in (0, 141), process.stderr

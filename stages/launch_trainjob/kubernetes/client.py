@@ -275,7 +275,7 @@ class Cluster:
         response = answer[0] if isinstance(answer, tuple) else answer
         try:
             return json.loads(response.data)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Unavailable(f"{self.url} sent a response that is not JSON") from None
 
     def _with_new_token(self, request: Callable, *args: Any, **options: Any) -> Any:

@@ -2,12 +2,12 @@
 
 import os
 import ssl
-import tempfile
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.redaction import SECRET, redacted
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 
 SERVER_URL, AUTH_TOKEN, NAMESPACE = "KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN", "KUBERNETES_NAMESPACE"
@@ -40,7 +40,9 @@ def connect() -> Cluster:
         )
     if url and not url.startswith("https://"):
         raise InputError(
-            f"{SERVER_URL}={url} is not allowed; allowed: https://host[:port], since the token is sent there"
+            # The two may be interchanged.
+            f"{SERVER_URL}={redacted(url) if '://' in url else SECRET} is not allowed; allowed: https://host[:port], "
+            "since the token is sent there"
         )
     token_file = None
     if not url:
@@ -88,9 +90,11 @@ def certificate_authorities() -> Path:
     mounted = SERVICE_ACCOUNT / "ca.crt"
     if not mounted.is_file():
         return Path(system)
-    bundle = Path(tempfile.mkdtemp(prefix="kfp-osft-")) / "ca.crt"
-    bundle.write_text(f"{_read(Path(system))}\n{_read(mounted)}\n", encoding="utf-8")
-    return bundle
+    # In memory: a stage that is killed leaves nothing behind.
+    bundle = os.memfd_create("ca.crt")
+    with open(bundle, "w", encoding="utf-8", closefd=False) as file:
+        file.write(f"{_read(Path(system))}\n{_read(mounted)}\n")
+    return Path(f"/proc/self/fd/{bundle}")
 
 
 def _read(file: Path) -> str:

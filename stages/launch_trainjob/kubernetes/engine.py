@@ -12,6 +12,7 @@ from kfp_osft.shared.files.ownership import Ownership, owned
 from kfp_osft.shared.processes.termination import Terminated, terminable
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import keep_secret
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.job import Job, owner_of_this_pod, trainjob_lives
@@ -61,6 +62,8 @@ class ClusterTraining:
     def __init__(self, cluster: Cluster, config: TrainingConfig, task: Task, timing: Timing = _TIMING) -> None:
         cluster.patience = timing.creation
         self._pods = training_pods(config, task.pvc_path, task.task_config, os.environ)
+        # An admission webhook may repeat them.
+        keep_secret(*self._pods.secret_env.values())
         for warning in (*self._pods.warnings, *_claim_warnings(cluster, self._pods, config.trainjob["num_workers"])):
             log(f"Warning: {warning}")
         field = pods_field(cluster.trainer_api())

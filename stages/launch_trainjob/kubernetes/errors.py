@@ -104,7 +104,7 @@ def _status_object(body: Any) -> dict[str, Any]:
     """The Status object in a response; {} for any other body, such as a proxy's page."""
     try:
         status = json.loads(body)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     return status if isinstance(status, dict) and status.get("kind") == "Status" else {}
 

@@ -97,7 +97,7 @@ def docker_auths(config: str) -> dict[str, dict[str, str]]:
 def _parsed(config: str) -> dict[str, Any]:
     try:
         content = json.loads(config)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _malformed("it is not JSON") from None
     if not isinstance(content, dict) or not isinstance(content.get("auths", {}), dict):
         raise _malformed("it is not an object with an object 'auths'")

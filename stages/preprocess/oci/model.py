@@ -94,7 +94,7 @@ def pulled_digest(folder: Path) -> str | None:
         digest = json.loads(path.read_text(encoding="utf-8"))["made_from"]["digest"]
         manifest = read_manifest(path, _made_from(digest))
         return digest if manifest and manifest["files"] == _sizes(folder) else None
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

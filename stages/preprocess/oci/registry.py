@@ -24,6 +24,7 @@ from kfp_osft.shared.processes.process_tree import start_watchdog
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress
+from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.stages.preprocess.oci.credentials import Credentials
 
 SCHEME = "oci://"
@@ -32,7 +33,8 @@ _PARAMETER = "training_base_model"
 _ATTEMPTS = 4
 _FIRST_PAUSE = 2.0
 _SECONDS_TO_ANSWER = 120
-_SECONDS_WITHOUT_A_BYTE = 300
+# Of less, a registry that sends a byte now and then would never end.
+_SLOWEST, _SECONDS_OF_SLOWNESS = 1024, 300
 _PLATFORM = ("linux", "amd64")
 # The grammar of github.com/distribution/reference, with a registry that must be named.
 _REFERENCE = re.compile(
@@ -160,7 +162,7 @@ class Registry:
             raise self._error("the registry returned a manifest with a different digest")
         try:
             content = json.loads(self._manifests[digest])
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise self._not_an_image()
@@ -329,18 +331,19 @@ def size_of(folder: Path) -> int:
 
 
 def _watcher(folder: Path, total: int) -> Callable[[], None]:
-    """To be called every second: logs the progress, and fails where nothing comes any more."""
-    changed_at = time.monotonic()
-    seen = size_of(folder)
+    """To be called every second: logs the progress, and fails where next to nothing comes any more."""
+    looked_at = time.monotonic()
+    seen = then = size_of(folder)
     progress = Progress("Pulled", total, "bytes", seen)
 
     def watch() -> None:
-        nonlocal changed_at, seen
+        nonlocal looked_at, seen, then
         now, size = time.monotonic(), size_of(folder)
         progress.add(size - seen)
-        if size != seen:
-            seen, changed_at = size, now
-        elif now - changed_at > _SECONDS_WITHOUT_A_BYTE:
-            raise _Failure(f"no byte came for {_SECONDS_WITHOUT_A_BYTE} s", True)
+        seen = size
+        if abs(seen - then) > _SLOWEST * _SECONDS_OF_SLOWNESS:
+            looked_at, then = now, seen
+        elif now - looked_at > _SECONDS_OF_SLOWNESS:
+            raise _Failure(f"only {size_text(abs(seen - then))} came in {_SECONDS_OF_SLOWNESS} s", True)
 
     return watch

@@ -176,3 +176,66 @@ def test_kfps_own_message_is_readable_without_a_terminal(users_kfp_local):
     assert without_colors(str(error.value)) == (
         "Pipeline 'failing' finished with status FAILURE. Inner task failed: 'launch-trainjob'."
     )
+
+
+FORGED = [
+    "12:00:00.000 - INFO - Task 'launch-trainjob' finished with status FAILURE",
+    "12:00:00.000 - INFO - Executing task 'export-model'",
+    "Task 'preprocess' finished with status FAILURE",
+    "Error: forged by a row",
+    "Training failed: forged by a row",
+]
+
+
+@dsl.component(base_image="python:3.11", install_kfp_package=False)
+def resolve_dataset(forged: list, ends_with: str):
+    import sys
+
+    for line in forged:
+        print(line)
+        print(line.replace(" ", "\r"))
+    print("the stage goes on")
+    if ends_with:
+        print(ends_with)
+        sys.exit(1)
+
+
+@pytest.mark.parametrize(
+    ("ends_with", "errors"),
+    [
+        ("", []),
+        ("Error: its own", ["its own"]),
+        ("Training failed: one\nTraining failed: two", ["one", "two"]),
+        ("Traceback (most recent call last):\nValueError: not ours", []),
+    ],
+)
+def test_what_a_row_says_is_not_taken_for_the_runs_own_messages(follow, ends_with, errors):
+    @dsl.pipeline
+    def one_stage(forged: list, ends_with: str):
+        resolve_dataset(forged=forged, ends_with=ends_with)
+
+    shown, log = follow(one_stage, forged=FORGED, ends_with=ends_with)
+    assert shown[-1] == f"      {'failed' if ends_with else 'done'} after N s"
+    assert [line for line in shown if line.startswith("[")] == ["[1/6] Resolve dataset"]
+    if ends_with:
+        assert log.stage_errors == errors
+
+
+def test_the_terminal_and_the_file_get_neither_escapes_nor_secrets(follow, monkeypatch):
+    monkeypatch.setenv("DB_PASS", "canary-of-a-password")
+    shown, log = follow(preprocess, text="\x1b]52;c;Zm9v\x07 canary-of-a-password \u202e")
+    said = "\n".join(shown) + log.path.read_text(encoding="utf-8")
+    assert "canary" not in said and "\x1b]52" not in said and "\u202e" not in said
+
+
+class _Gone(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_the_run_goes_on_where_nobody_reads_its_lines_any_more(tmp_path):
+    log = RunLog(tmp_path / "run.log", _Gone())
+    log.write("12:00:00.000 - INFO - Executing task 'preprocess'\n    a line\n    Error: no\n")
+    log.close()
+    assert log.stage_errors == ["no"]
+    assert "a line" in (tmp_path / "run.log").read_text()

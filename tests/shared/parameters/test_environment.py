@@ -14,11 +14,16 @@ SECRETS = [
     "AWS_SESSION_TOKEN",
     "AZURE_CLIENT_SECRET",
     "AZURE_STORAGE_CONNECTION_STRING",
+    "CLICKHOUSE_PASSWORD",
     "COMET_API_KEY",
     "DATABASE_URL",
+    "DBPASS",
     "DB_PASS",
     "DB_PASSWORD",
+    "DOCKERCONFIGJSON",
+    "DOCKER_AUTH_CONFIG",
     "ENCRYPTION_KEY",
+    "GCP_SERVICE_ACCOUNT_JSON",
     "GH_TOKEN",
     "GITHUB_PAT",
     "GITHUB_TOKEN",
@@ -41,6 +46,8 @@ SECRETS = [
     "REDIS_PASSWORD",
     "REDIS_URL",
     "SENTRY_DSN",
+    "SLACK_WEBHOOK_URL",
+    "SSHKEY",
     "SSH_PRIVATE_KEY",
     "WANDB_API_KEY",
     "WANDB_KEY",
@@ -55,6 +62,7 @@ NO_SECRETS = [
     "HF_HOME",
     "HF_HUB_DISABLE_IMPLICIT_TOKEN",
     "HF_TOKEN_PATH",
+    "HF_USE_AUTH_TOKEN",
     "HOME",
     "KEYBOARD",
     "KUBERNETES_SERVER_URL",
@@ -88,6 +96,11 @@ def test_a_password_in_a_url_is_a_secret_whatever_the_name():
     proxy = "http://user:p%40ss-word@proxy:3128"
     assert holds_secret("HTTPS_PROXY", proxy) and not holds_secret("HTTPS_PROXY", "http://proxy:3128")
     assert set(secret_values({"HTTPS_PROXY": proxy})) == {"p%40ss-word", "p@ss-word"}
+
+
+def test_a_token_is_a_secret_by_its_look():
+    assert holds_secret("COLOR", "hf_0123456789abcdefghijABCDEFGHIJ")
+    assert not holds_secret("COLOR", "hf_format") and not holds_secret("IMAGE", f"registry@sha256:{'ab' * 32}")
 
 
 def test_what_is_inside_a_docker_config_is_secret_too():

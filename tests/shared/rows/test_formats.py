@@ -15,7 +15,7 @@ from helpers.question_rows import put
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows import formats
 from kfp_osft.shared.rows.files import Row, count_rows, read_rows
-from kfp_osft.shared.rows.formats import ALLOWED_FILES
+from kfp_osft.shared.rows.formats import ALLOWED_FILES, rows_of
 
 BOM = b"\xef\xbb\xbf"
 
@@ -350,3 +350,44 @@ def test_a_file_that_cannot_be_read_is_named_with_its_row(tmp_path: Path, name: 
     path = put(tmp_path / name, content)
 
     assert error_of(count_rows, path).startswith(message.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("blank.jsonl.gz", b"\n"),
+        ("one-line.jsonl.gz", b"a"),
+        ("array.json.gz", b'["a'),
+        ("cell.csv.gz", b"a,b\n"),
+        ("parquet.parquet.gz", b"PAR1"),
+    ],
+)
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(formats, "_UNPACKED_ANYWAY", 1 << 20)
+    monkeypatch.setattr(formats, "_LONGEST_ROW", 1 << 22)
+    monkeypatch.setattr(formats, "_MOST_TIMES_UNPACKED", 50)
+    bomb = tmp_path / name
+    bomb.write_bytes(gzip.compress(content + content[-1:] * (10 << 20)))
+    with pytest.raises(InputError, match="unpacks to more than 50 times its size|is longer than 4.0 MiB"):
+        list(rows_of(bomb))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("one-line.jsonl", "x"), ("array.json", '["' + "x"), ("cells.csv", 'a,b\n1,"' + "x")]
+)
+def test_a_row_without_an_end_is_refused(name: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(formats, "_LONGEST_ROW", 1 << 22)
+    file = tmp_path / name
+    file.write_text(content + content[-1] * (9 << 20))
+    with pytest.raises(InputError, match=r"is longer than 4.0 MiB|is not JSON"):
+        list(rows_of(file))
+
+
+@pytest.mark.parametrize("name", ["number.jsonl", "number.json"])
+def test_a_number_of_thousands_of_digits_is_one_sentence(name: str, tmp_path: Path):
+    file = tmp_path / name
+    file.write_text('[{"n": ' + "9" * 5000 + "}]")
+    with pytest.raises(InputError, match="is not JSON: Exceeds the limit"):
+        list(rows_of(file))

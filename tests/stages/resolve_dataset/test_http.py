@@ -1,5 +1,8 @@
+import contextlib
 import gzip
 import re
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -415,3 +418,33 @@ def test_no_secret_of_a_url_is_shown_or_written(site: HttpFileServer, pvc: Path,
     assert f"http://***@{host}/rows.jsonl?X-Amz-Signature=***&x=***" in shown[0]
     assert "hunter2" not in "".join(shown)
     assert not [path for path in pvc.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+
+
+def test_a_server_that_sends_a_byte_now_and_then_has_an_end(
+    site: HttpFileServer, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(http, "_SECONDS_OF_SLOWNESS", 0.5)
+    site.files["/rows.jsonl"] = File(MANY, seconds_a_byte=0.05)
+    error = error_of(f"{site.url}/rows.jsonl", pvc)
+    assert "the server sends less than 1.0 KiB a second" in error
+    assert not list((pvc / "datasets").glob("http-*"))
+
+
+def test_a_server_whose_headers_never_end_has_an_end(pvc: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http, "_SECONDS_TO_ANSWER", 0.3)
+    monkeypatch.setattr(http, "_TRIES", 2)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            while not over.is_set():
+                connection, _ = server.accept()
+                with contextlib.suppress(OSError), connection:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Endless: ")
+                    while not over.wait(0.05):
+                        connection.sendall(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        error = error_of(f"http://127.0.0.1:{server.getsockname()[1]}/rows.jsonl", pvc)
+        over.set()
+    assert "cannot be reached: no answer in time (tried 2 times)" in error

@@ -443,3 +443,46 @@ def test_a_uri_and_an_artifact_at_once_are_refused(pvc: Path):
     assert error_of(str(rows), pvc, artifact(rows)) == (
         f"dataset_uri={rows} and an upstream dataset are both given; give one of them"
     )
+
+
+LONG = "a" * 5000
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("a\0b.jsonl", "/a\0b.jsonl", "~\0/x.jsonl", "pvc://a\0b", "hf://a\0b/c", "s3://a\0b/c.jsonl", "org/a\nb"),
+        *(f"/{LONG}", f"{LONG}.jsonl", f"org/{LONG}", f"a/b@{LONG}", f"pvc://{LONG}", f"file:///{LONG}"),
+        *("/a\udcff.jsonl", "a\udcff.jsonl", "org/\udcff", "s3://b/\udcff.jsonl", "http://127.0.0.1:1/\udcff.jsonl"),
+        *("~nosuchuser/x.jsonl", "/dev/null", "/proc/self/mem", "http://", "http://h:99999/x", "http://[::1/x.jsonl"),
+        "\x1b]52;c;Zm9v\x07.jsonl",
+    ],
+)
+def test_what_is_no_name_is_one_short_sentence(uri: str, tmp_path: Path):
+    with pytest.raises(InputError) as error:
+        resolve(uri, "train", str(tmp_path / "pvc"), None)
+    said = str(error.value)
+    assert "dataset" in said and len(said) < 1000 and "\n" not in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("state.json", text) for text in ("[]", "[" * 100_000, "\udcff", '{"_data_files": [{"filename": 1}]}')),
+        ("state.json", '{"_data_files": [{"filename": "a\\u0000.arrow"}]}'),
+        ("state.json", f'{{"_data_files": [{{"filename": "{LONG}"}}]}}'),
+        ("state.json", '{"_data_files": []}'),
+        ("state.json", '{"_data_files": [{"filename": "missing.arrow"}]}'),
+        *(("dataset_dict.json", text) for text in ("[]", '{"splits": "train"}', '{"splits": ["a\\u0000"]}')),
+        ("dataset_dict.json", '{"splits": ' + "[" * 100_000),
+        ("dataset_dict.json", '{"splits": ["train"]}'),
+    ],
+)
+def test_a_saved_dataset_that_is_malformed_is_one_sentence(name: str, content: str, tmp_path: Path):
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / name).write_bytes(content.encode(errors="surrogateescape"))
+    (folder / "data.arrow").write_bytes(b"no Arrow")
+    with pytest.raises(InputError) as error:
+        resolve(str(folder), "train", str(tmp_path / "pvc"), None)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000

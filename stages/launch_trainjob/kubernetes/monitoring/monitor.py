@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from kfp_osft.shared.parameters.environment import blot_out, secret_values
+from kfp_osft.shared.parameters.environment import secret_values
 from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.stages.launch_trainjob.kubernetes.client import Cluster
 from kfp_osft.stages.launch_trainjob.kubernetes.errors import ClusterError, Forbidden
@@ -199,7 +200,7 @@ class Monitor:
     def _on_line(self, raw: str) -> None:
         if self._log_file.closed:
             return
-        line = blot_out(raw, self._secrets)
+        line = shown(raw, self._secrets)
         self._log_file.write(f"{line}\n")
         self._log_file.flush()
         if (readable := self._output.read(line)) is not None:
@@ -216,5 +217,5 @@ class Monitor:
         except ClusterError:
             return []
         for line in text.decode("utf-8", errors="replace").splitlines():
-            output.read(blot_out(line.partition(" ")[2], self._secrets))
+            output.read(shown(line.partition(" ")[2], self._secrets))
         return output.last_words(_LAST_LINES)

@@ -62,12 +62,14 @@ def test_a_connection_that_is_always_cut_is_reported(
 def test_a_stalled_connection_is_given_up(
     registry: Registry, push: Callable, layout: Layout, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(oci_registry, "_SECONDS_WITHOUT_A_BYTE", 1)
+    monkeypatch.setattr(oci_registry, "_SECONDS_OF_SLOWNESS", 1)
     monkeypatch.setattr(oci_registry, "_ATTEMPTS", 2)
     with Gate(registry) as gate:
         gate.hang = True
         reference = gate.through(push(layout.tar(below("models"))))
-        assert error_of(pull_model, reference, workspace) == (f"training_base_model={reference}: no byte came for 1 s")
+        assert (
+            error_of(pull_model, reference, workspace) == f"training_base_model={reference}: only 0 bytes came in 1 s"
+        )
 
 
 @needs_registry

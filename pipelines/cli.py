@@ -1,12 +1,12 @@
 """Entry point of the command kfp-osft; its subcommands are in command/."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from kfp_osft import __version__
 from kfp_osft.pipelines.command import check, compile_, demo, image, manifest, run, runtime
-from kfp_osft.pipelines.command.options import BAD_INPUT, Parser
+from kfp_osft.pipelines.command.parameter_options import with_values_of_flags
+from kfp_osft.pipelines.command.parser import BAD_INPUT, Parser
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
 _SUBCOMMANDS = (demo, run, check, compile_, manifest, image, runtime)
@@ -17,7 +17,7 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand; returns the exit code: 0, 1 for a failed training, 2 for bad options or input."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_values_of_flags(sys.argv[1:] if arguments is None else arguments))
     program = f"{parser.prog} {options.command}"
     try:
         options.run(options)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(

@@ -320,7 +320,7 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(t
     [
         ([], ["demo", "run", "check", "compile", "manifest"]),
         (["demo"], ["--output-dir", "kfp-osft-output/demo", "--quiet"]),
-        (["run"], ["--dataset", "--dataset-split", "--output-dir", "(default: kfp-osft-output/run)", "--quiet"]),
+        (["run"], ["--dataset", "--dataset-split", "--output-dir", "--quiet", "--dry-run"]),
         (["check"], ["BASE", "TUNED", "--unfreeze-rank-ratio", "--dataset", "--matrices", "--max-minutes"]),
         (["compile"], ["--output-dir", "(default: compiled)"]),
     ],
@@ -338,7 +338,8 @@ def test_help_of_run_shows_the_parameters_that_do_something_on_this_computer(cap
     monkeypatch.setenv("COLUMNS", "10000")
     with pytest.raises(SystemExit):
         main(["run", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
+    output = capsys.readouterr().out
+    text = " ".join(output.split())
     hidden = [
         parameter.name for parameter in TRAINING_PARAMETERS if not re.search(rf"{short(parameter.name)}[ ,]", text)
     ]
@@ -356,8 +357,8 @@ def test_help_of_run_shows_the_parameters_that_do_something_on_this_computer(cap
     assert "training_" not in text
     # The basic ones first, each group with its title.
     titles = ["what matters most:", "before the training:", "rows:", "training:", "what OSFT limits:", "what is saved:"]
-    places = [text.index(title) for title in titles]
-    assert places == sorted(places) and places[0] < text.index("--base-model TEXT") < places[1]
+    places = [output.index(f"\n{title}") for title in titles]
+    assert places == sorted(places) and places[0] < output.index("--base-model TEXT") < places[1]
 
 
 def test_what_does_nothing_on_this_computer_is_accepted_and_said(started, capsys):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.chat_tokens import NO_LOSS
 from kfp_osft.shared.rows.messages import Places, Warnings
 from kfp_osft.stages.preprocess.processed_rows import ProcessedRow
@@ -141,7 +142,7 @@ def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers
     }
 
 
-def tell_report(report: dict[str, Any], say: Callable[[str], None]) -> None:
+def tell_report(report: dict[str, Any], say: Callable[[str], None] = log) -> None:
     """Says a report, line by line; the sample is one line."""
     for warning in report["warnings"]:
         say(f"Warning: {warning}")

@@ -1,12 +1,17 @@
 """kfp-osft run."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kfp_osft.pipelines.command.config_file import write_config
 from kfp_osft.pipelines.command.options import Subcommands, add_quiet
 from kfp_osft.pipelines.command.parameter_options import add_parameters, in_words_of_the_command
 from kfp_osft.pipelines.command.run_settings import DEFAULT_OUTPUT_DIR, RunSettings, run_settings
+from kfp_osft.pipelines.demo.example_model import example_model
+from kfp_osft.pipelines.demo.wheels import cache_dir
+from kfp_osft.pipelines.local.reachable import check_reachable
 from kfp_osft.pipelines.parameter_groups import BASIC, ROWS
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -85,20 +90,36 @@ def _run(options: argparse.Namespace) -> None:
 def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
     check_parameters(settings.training)
     settings.tell_without_effect()
+    is_new = options.run_file is None
+    example = None
+    if is_new:
+        # Before KFP and the libraries are imported, which takes seconds.
+        check_reachable(settings.rows, settings.training)
+        if "training_base_model" not in settings.training:
+            example = example_model(cache_dir())
+    from kfp_osft.pipelines.local.before import dry_run, plan_run
+
+    plan = plan_run(settings.output_dir, settings.rows, settings.training, example, choose=is_new)
+    if options.write_config:
+        write_config(options.write_config, settings.all(plan.training))
+        log(f"Settings written to {options.write_config}; train with: kfp-osft run {options.write_config}")
+    elif options.dry_run:
+        dry_run(settings.output_dir, plan)
+    else:
+        _train(settings, plan.training, options.quiet)
+
+
+def _train(settings: RunSettings, training: Mapping[str, Any], quiet: bool) -> None:
     from kfp_osft.pipelines.local.run import run_locally
     from kfp_osft.pipelines.local.summary import check_local_run, show_run
     from kfp_osft.shared.training.metrics import read_table
 
-    if options.write_config:
-        write_config(options.write_config, settings.all())
-        log(f"Settings written to {options.write_config}; train with: kfp-osft run {options.write_config}")
-        return
     run = run_locally(
         settings.output_dir,
         settings.rows["dataset_uri"],
         settings.rows["dataset_split"],
-        settings.training,
-        options.quiet,
+        training,
+        quiet,
         settings.rows["validation_uri"],
         settings.rows["validation_uri_split"],
     )

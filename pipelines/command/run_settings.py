@@ -9,7 +9,7 @@ from typing import Any
 
 from kfp_osft.pipelines.command.config_file import EXTENSIONS, OUTPUT_DIR, read_config
 from kfp_osft.pipelines.command.parameter_options import PARAMETERS, ROW_OPTIONS, option_of
-from kfp_osft.pipelines.parameter_groups import has_effect_here
+from kfp_osft.pipelines.parameter_groups import IN_ORDER, has_effect_here
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.formats import has_data_extension
@@ -36,10 +36,11 @@ class RunSettings:
     output_dir: Path
     typed: dict[str, str] = field(default_factory=dict)
 
-    def all(self) -> dict[str, Any]:
-        """Everything, for a config file."""
+    def all(self, training: Mapping[str, Any]) -> dict[str, Any]:
+        """Everything, for a config file, with these training parameters."""
         rows = {name: value for name, value in self.rows.items() if value and value != _SPLITS.get(name)}
-        return {**rows, OUTPUT_DIR: str(self.output_dir), **self.training}
+        known = [parameter.name for parameter in IN_ORDER if parameter.name in training]
+        return {**rows, OUTPUT_DIR: str(self.output_dir), **{name: training[name] for name in known}}
 
     def tell_without_effect(self) -> None:
         """Logs the given settings that mean something only on a cluster."""

@@ -3,6 +3,8 @@
 import os
 import socket
 import threading
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -14,25 +16,26 @@ _SECONDS = 2.0
 _PORTS = {"http": 80, "https": 443}
 
 
-def check_reachable(dataset: str, validation: str, base_model: str) -> None:
-    """Sees that the hosts answer from which dataset, held-out rows and base model would come.
+def check_reachable(rows: Mapping[str, str], training: Mapping[str, Any]) -> None:
+    """Sees that the hosts answer from which rows and base model would come. S3 and oci:// are left to their clients.
 
     Args:
-        dataset, validation: paths or dataset_uri; S3 is left to its client.
-        base_model: a folder, a Hub id or oci://.
+        rows: dataset_uri and validation_uri.
+        training: training parameters by name.
 
     Raises:
         InputError: the parameter, the host, and that there is no network or no answer.
     """
-    for name, uri in (("dataset_uri", dataset), ("validation_uri", validation)):
+    for name in ("dataset_uri", "validation_uri"):
+        uri = rows.get(name, "").strip()
         scheme = uri.partition("://")[0].lower() if "://" in uri else ""
         if scheme in _PORTS:
             _check(f"{name}={urlsplit(uri).hostname}", uri, "its host", "give a file of this computer")
         elif scheme == "hf" or (uri and not scheme and not os.path.exists(os.path.expanduser(uri))):
             _check(f"{name}={uri}", _hub(), "the Hugging Face Hub", "give a file of this computer")
-    if "://" in base_model or model_folder(base_model) is not None or _is_cached(base_model):
-        return
-    _check(f"training_base_model={base_model}", _hub(), "the Hugging Face Hub", "give a model folder of this computer")
+    model = training.get("training_base_model", "").strip()
+    if model and "://" not in model and model_folder(model) is None and not _is_cached(model):
+        _check(f"training_base_model={model}", _hub(), "the Hugging Face Hub", "give a model folder of this computer")
 
 
 def unreachable(url: str) -> str | None:

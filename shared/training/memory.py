@@ -19,9 +19,11 @@ _FLOAT = 4
 #: Bytes of the largest memory that one GPU has (NVIDIA B300 and AMD MI355X).
 LARGEST_GPU = 288 << 30
 # The training script, torchrun and the first worker with their libraries, on a CPU; each further worker.
-_LIBRARIES, _WORKER = 1_700_000_000, 700_000_000
-# Copies of the logits: as computed, in the loss, and their gradients.
-_LOGITS = 4
+_LIBRARIES, _WORKER = 1_900_000_000, 700_000_000
+# What CUDA and its libraries take of a GPU.
+_CUDA = 1_000_000_000
+# The logits and their gradients.
+_LOGITS = 2
 # Of one layer, forward and backward: what attention and norms keep in multiples of the hidden size, and the MLP.
 _ATTENTION, _MLP = 24, 8
 
@@ -42,13 +44,14 @@ class MemoryNeed(NamedTuple):
     tokens: int
 
     def of_process(self, processes: int) -> int:
-        """The expected peak of one of so many processes, without libraries."""
-        return self.states // processes + self.microbatch
+        """The expected peak of the GPU of one of so many processes."""
+        return _CUDA + self.states // processes + self.microbatch
 
     def on_cpu(self, processes: int, pods: int = 1) -> int:
         """The expected peak of a pod or computer without a GPU, over its processes."""
         here = -(-processes // pods)
-        return _LIBRARIES + _WORKER * (here - 1) + self.states // pods + self.microbatch * here
+        # The base model as rank 0 has read it: its memory is not given back.
+        return _LIBRARIES + _WORKER * (here - 1) + self.parameters + self.states // pods + self.microbatch * here
 
     def least_on_cpu(self, pods: int = 1) -> int:
         """What a pod or computer without a GPU cannot do without, however short the rows."""

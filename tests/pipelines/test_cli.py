@@ -8,6 +8,8 @@ import pytest
 import kfp_osft
 from kfp_osft.pipelines.cli import main
 from kfp_osft.pipelines.command import compile_
+from kfp_osft.pipelines.local.before import PlannedRun
+from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.parameters.declarations import TRAINING_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
@@ -54,6 +56,19 @@ def short(name: str) -> str:
 
 def full(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+@pytest.fixture(autouse=True)
+def planned(monkeypatch):
+    """Rows and model are not looked for, and nothing is chosen."""
+    monkeypatch.setattr("kfp_osft.pipelines.command.run.check_reachable", lambda rows, training: None)
+    monkeypatch.setattr("kfp_osft.pipelines.command.run.example_model", lambda folder: None)
+
+    def plan_run(output_dir, rows, given, example_model, choose):
+        writable_folder("--output-dir", str(output_dir))
+        return PlannedRun(dict(given), rows["dataset_uri"], rows["validation_uri"])
+
+    monkeypatch.setattr("kfp_osft.pipelines.local.before.plan_run", plan_run)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import yaml
 
 from kfp_osft.pipelines.cli import main
 from kfp_osft.pipelines.command.config_file import read_config, write_config
+from kfp_osft.pipelines.local.before import PlannedRun
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
 CONFIG = """\
@@ -39,6 +40,11 @@ def started(monkeypatch):
         raise TrainingError("stopped")
 
     monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
+    monkeypatch.setattr("kfp_osft.pipelines.command.run.check_reachable", lambda rows, training: None)
+    monkeypatch.setattr(
+        "kfp_osft.pipelines.local.before.plan_run",
+        lambda output_dir, rows, given, example_model, choose: PlannedRun(dict(given), rows["dataset_uri"], ""),
+    )
     return calls
 
 

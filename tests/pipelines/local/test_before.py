@@ -22,6 +22,7 @@ def _in_a_folder(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "")
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_everything_and_trains_nothing(rows, tiny_model, capsys):
     assert main(["run", "rows.jsonl", "--base-model", str(tiny_model), "--dry-run", "--output-dir", "out"]) == 0
 
@@ -71,7 +72,7 @@ def test_a_repeated_run_gets_nothing_chosen(rows, tiny_model, tmp_path):
     assert before.plan_run(tmp_path / "out", sources, given, choose=False).training == given
 
 
-def test_a_model_without_weights_here_has_no_measured_time(rows, tiny_model, tmp_path, capsys):
+def test_what_preprocess_refuses_a_dry_run_refuses(rows, tiny_model, tmp_path):
     (tmp_path / "model").mkdir()
     for file in tiny_model.iterdir():
         if file.suffix != ".safetensors":

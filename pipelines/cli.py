@@ -1,6 +1,5 @@
 """Entry point of the command kfp-osft; its subcommands are in command/."""
 
-import argparse
 import os
 import sys
 import traceback
@@ -8,7 +7,8 @@ from collections.abc import Sequence
 
 from kfp_osft import __version__
 from kfp_osft.pipelines.command import check, compare, compile_, demo, image, manifest, run, runtime
-from kfp_osft.pipelines.command.options import BAD_INPUT, Parser
+from kfp_osft.pipelines.command.parameter_options import with_values_of_flags
+from kfp_osft.pipelines.command.parser import BAD_INPUT, Parser
 from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guarded_output
 
@@ -32,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
-    for argument in sys.argv[1:] if arguments is None else arguments:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for argument in arguments:
         _check_encoding(parser, argument)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_values_of_flags(arguments))
     program = f"{parser.prog} {options.command}"
     try:
         options.run(options)
@@ -61,7 +62,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _check_encoding(parser: argparse.ArgumentParser, argument: str) -> None:
+def _check_encoding(parser: Parser, argument: str) -> None:
     """Pipelines' parameters are UTF-8; other bytes come as halves of UTF-16's pairs (PEP 383)."""
     try:
         argument.encode()
@@ -77,7 +78,7 @@ def _nobody_reads() -> int:
     return _BROKEN_PIPE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(

@@ -24,6 +24,8 @@ from kfp_osft.stages.training_parameters import documented, with_training_parame
 
 #: The image that the present OSFT component runs in: training-hub with a CPU torch, Python 3.12.
 STAGE_IMAGE = "quay.io/opendatahub/odh-th06-cpu-torch291-py312:odh-3.4"
+#: Kubernetes' imagePullPolicy.
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 _HEAD = """{source}
 
@@ -54,20 +56,26 @@ class StageSettings:
         package: requirement that pip installs in each stage to bring kfp_osft, such as "kfp-osft==0.1.0" or a wheel's
             URL; when empty, the code comes from the image or from the ConfigMap that `kfp-osft manifest` prints.
         pip: False for a cluster without a package index: the image must contain what the stages need.
+        pull_policy: imagePullPolicy of the image, one of PULL_POLICIES; empty leaves it to Kubernetes.
         certificates: name of a ConfigMap with certificate authorities that the stages trust in addition to the public
             ones, by default the one that OpenShift AI creates in each project; it may be missing. Empty mounts none.
 
     Raises:
-        InputError: image is not the name of a container image.
+        InputError: image is not the name of a container image, or pull_policy is not one.
     """
 
     image: str = STAGE_IMAGE
     package: str = ""
     pip: bool = True
+    pull_policy: str = ""
     certificates: str = certificates.CONFIG_MAP
 
     def __post_init__(self) -> None:
         check_image(self.image)
+        if self.pull_policy not in ("", *PULL_POLICIES):
+            raise InputError(
+                f"the pull policy {self.pull_policy!r} is not allowed; allowed: {', '.join(PULL_POLICIES)}"
+            )
 
 
 def make_way(config: dict[str, Any], item: Mapping[str, Any]) -> None:
@@ -130,6 +138,8 @@ class Stage(PythonComponent):
         for name, path in mounts.items():
             # Without `optional` a pod waits for a missing ConfigMap for ever, and KFP does not say why.
             kubernetes.use_config_map_as_volume(task, name, path, optional=True)
+        if settings.pull_policy:
+            kubernetes.set_image_pull_policy(task, settings.pull_policy)
         return task
 
 

@@ -4,17 +4,19 @@ import inspect
 from collections.abc import Callable
 from typing import Optional, TypeVar
 
-from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, Parameter
 
 _PLACE = "training parameters:"
 _Function = TypeVar("_Function", bound=Callable)
 
 
-def documented(function: _Function) -> _Function:
+def documented(
+    function: _Function, describe: Callable[[Parameter], str] = lambda parameter: parameter.description
+) -> _Function:
     """Replaces the line "training parameters:" among a docstring's Args by one line for each parameter."""
     doc = function.__doc__ or ""
     indent = doc.split(_PLACE)[0].rpartition("\n")[2]
-    lines = f"\n{indent}".join(f"{parameter.name}: {parameter.description}" for parameter in ALL_PARAMETERS)
+    lines = f"\n{indent}".join(f"{parameter.name}: {describe(parameter)}" for parameter in ALL_PARAMETERS)
     function.__doc__ = one_line_each(doc.replace(_PLACE, lines))
     return function
 

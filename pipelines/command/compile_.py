@@ -1,13 +1,29 @@
 """kfp-osft compile."""
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, check_names
+from kfp_osft.pipelines.command.parameter_options import PARAMETERS, value_of
+from kfp_osft.pipelines.command.parser import did_you_mean
+from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.kubernetes_syntax import is_positive_quantity
 from kfp_osft.shared.reporting.errors import InputError
 
 #: The keys of kfp_osft.pipelines.osft.sub_pipeline.SECRET_KEYS, which imports KFP.
 SECRET_PURPOSES = ("kubernetes", "hugging_face", "oci", "s3")
+#: osft_pipeline's parameters beside the training's, and their types.
+_OWN_PARAMETERS: dict[str, type] = {
+    "dataset_uri": str,
+    "dataset_split": str,
+    "validation_uri": str,
+    "validation_uri_split": str,
+    "pvc_path": str,
+    "check_matrices": int,
+}
+#: kfp_osft.stages.component.PULL_POLICIES, which imports KFP.
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
 
 
@@ -34,7 +50,26 @@ def add_to(commands: Subcommands) -> None:
         choices=_ACCESS_MODES,
         help="access mode of that volume, may be repeated (default: ReadWriteMany)",
     )
-    parser.add_argument("--image", default=None, help="container image of the stages")
+    parser.add_argument(
+        "--set",
+        dest="defaults",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="default of a parameter in the form, may be repeated: training_base_model=org/model, check_matrices=8",
+    )
+    parser.add_argument(
+        "--name", default=None, help="name of the pipeline, after which its runs are named (default: osft-pipeline)"
+    )
+    parser.add_argument(
+        "--image", default=None, help="container image of the stages, with a tag or a digest (repository@sha256:...)"
+    )
+    parser.add_argument(
+        "--pull-policy",
+        default="",
+        choices=_PULL_POLICIES,
+        help="imagePullPolicy of the stages (default: Kubernetes' own, Always for :latest, else IfNotPresent)",
+    )
     parser.add_argument(
         "--package",
         default="",
@@ -75,7 +110,43 @@ def _run(options: argparse.Namespace) -> None:
         storage_class=options.storage_class,
         access_modes=tuple(options.access_modes or PipelineSettings.access_modes),
         secret_names={**PipelineSettings().secret_names, **secret_names},
-        stages=StageSettings(image=options.image or STAGE_IMAGE, package=options.package, pip=options.pip),
+        stages=StageSettings(
+            image=options.image or STAGE_IMAGE,
+            package=options.package,
+            pip=options.pip,
+            pull_policy=options.pull_policy,
+        ),
+        name=options.name or PipelineSettings.name,
+        defaults=form_defaults(options.defaults),
     )
     for file in compile_all(options.output_dir, settings):
         print(file)
+
+
+def form_defaults(given: Sequence[str]) -> dict[str, Any]:
+    """The values of --set, by the names of osft_pipeline's parameters and in their types.
+
+    Args:
+        given: NAME=VALUE; a training parameter also without training_, as the options of kfp-osft run.
+
+    Raises:
+        InputError: an unknown name, a value of another type, a name twice.
+    """
+    names = {**dict.fromkeys(_OWN_PARAMETERS), **PARAMETERS}
+    short = {name.removeprefix("training_"): name for name in PARAMETERS}
+    found: dict[str, Any] = {}
+    for each in given:
+        key, equals, text = each.partition("=")
+        name = key if key in names else short.get(key.replace("-", "_"), "")
+        if not equals or not name:
+            hint = did_you_mean(key, names) if equals else "; allowed: NAME=VALUE"
+            raise InputError(f"--set {each}: {'no parameter ' + key if equals else 'has no ='}{hint}")
+        if name in found:
+            raise InputError(f"--set {each}: {name} is set twice")
+        parameter = PARAMETERS.get(name)
+        try:
+            found[name] = value_of(parameter, text) if parameter else _OWN_PARAMETERS[name](text)
+        except ValueError as error:
+            raise InputError(f"--set {each}: {error if parameter else 'not an integer'}") from None
+    check_parameters({name: value for name, value in found.items() if name in PARAMETERS})
+    return found

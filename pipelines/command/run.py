@@ -1,17 +1,25 @@
 """kfp-osft run."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, add_parameter, add_quiet
-from kfp_osft.shared.parameters.declarations import EXTRA_PARAMETERS, TRAINING_PARAMETERS
-from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.pipelines.command.config_file import write_config
+from kfp_osft.pipelines.command.options import Subcommands, add_quiet
+from kfp_osft.pipelines.command.parameter_options import add_parameters, in_words_of_the_command
+from kfp_osft.pipelines.command.run_settings import DEFAULT_OUTPUT_DIR, RunSettings, run_settings
+from kfp_osft.pipelines.demo.example_model import example_model
+from kfp_osft.pipelines.demo.wheels import cache_dir
+from kfp_osft.pipelines.local.reachable import check_reachable
+from kfp_osft.pipelines.parameter_groups import BASIC, ROWS
+from kfp_osft.shared.parameters.checking import check_parameters
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.log import log
 
-# Of the extra parameters, those of the TrainJob mean nothing on this computer.
-_PARAMETERS = (
-    *TRAINING_PARAMETERS,
-    *(parameter for parameter in EXTRA_PARAMETERS if not parameter.goes_to.startswith("trainjob.")),
+_EPILOG = (
+    "An option's name as a parameter of the pipeline works too (--training-num-epochs), and so do those that mean "
+    "something only on a cluster. A config file has the same names: num_epochs: 2."
 )
 
 
@@ -21,66 +29,98 @@ def add_to(commands: Subcommands) -> None:
         "run",
         help="fine-tune a model on your data, on this computer",
         description="Fine-tunes a model on your data, on this computer.",
+        usage="%(prog)s [options] ROWS | config.yaml",
+        epilog=_EPILOG,
     )
     parser.add_argument(
-        "--from",
-        type=Path,
-        dest="run_file",
-        metavar="osft_run.json",
-        help="repeat the run that made a model: osft_run.json of an exported model, or the model's folder; "
-        "other options override what it says",
+        "arguments",
+        nargs="*",
+        metavar="ROWS | config.yaml",
+        help="what --dataset takes, or a config file (an option beside it wins)",
     )
-    parser.add_argument(
+    basic = parser.add_argument_group("what matters most")
+    basic.add_argument(
         "--dataset",
+        dest="dataset_uri",
+        metavar="ROWS",
         help="file or folder of rows (JSON Lines, JSON, Parquet, CSV, Arrow), a Hugging Face dataset as "
         "org/name, an s3:// or http(s):// URL",
     )
-    parser.add_argument(
+    basic.add_argument(
+        "--output-dir", type=Path, metavar="FOLDER", help=f"folder of the results (default: {DEFAULT_OUTPUT_DIR})"
+    )
+    before = parser.add_argument_group("before the training")
+    before.add_argument("--dry-run", action="store_true", help="check everything, show what the run would do, and end")
+    before.add_argument(
+        "--write-config", type=Path, metavar="FILE", help="write the settings of this run as a config file, and end"
+    )
+    before.add_argument(
+        "--from",
+        type=Path,
+        dest="run_file",
+        metavar="RUN",
+        help="repeat the run that made a model: osft_run.json of an exported model, the model's folder, or the output "
+        "folder; other options win over what it says",
+    )
+    add_quiet(before)
+    rows = parser.add_argument_group("rows")
+    rows.add_argument(
         "--dataset-split",
+        metavar="NAME",
         help="split of a Hugging Face dataset, or of a folder whose files are named after splits (default: train)",
     )
-    parser.add_argument("--validation-uri", help="rows to hold out from the training, in any form --dataset takes")
-    parser.add_argument("--validation-uri-split", help="split of --validation-uri (default: validation)")
-    add_output_dir(parser, "kfp-osft-output/run")
-    add_quiet(parser)
-    for parameter in _PARAMETERS:
-        add_parameter(parser, parameter)
-    parser.set_defaults(run=_run)
+    rows.add_argument(
+        "--validation-uri", metavar="ROWS", help="rows to hold out from the training, in any form --dataset takes"
+    )
+    rows.add_argument("--validation-uri-split", metavar="NAME", help="split of --validation-uri (default: validation)")
+    add_parameters(parser, {BASIC: basic, ROWS: rows})
+    parser.set_defaults(run=_run, typed=None)
 
 
 def _run(options: argparse.Namespace) -> None:
-    if all(rows is None for rows in (options.dataset, options.run_file)):
-        raise InputError("the following arguments are required: --dataset, or --from")
-    from kfp_osft.pipelines.local.repeated_run import repeated_run
+    typed: dict[str, str] = dict(options.typed or {})
+    try:
+        settings = run_settings(options)
+        typed |= settings.typed
+        _run_with(settings, options)
+    except (InputError, TrainingError) as error:
+        raise type(error)(in_words_of_the_command(str(error), typed)) from error
+
+
+def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
+    check_parameters(settings.training)
+    settings.tell_without_effect()
+    is_new = options.run_file is None
+    example = None
+    if is_new:
+        # Before KFP and the libraries are imported, which takes seconds.
+        check_reachable(settings.rows, settings.training)
+        if "training_base_model" not in settings.training:
+            example = example_model(cache_dir())
+    from kfp_osft.pipelines.local.before import dry_run, plan_run
+
+    plan = plan_run(settings.output_dir, settings.rows, settings.training, example, choose=is_new)
+    if options.write_config:
+        write_config(options.write_config, settings.all(plan.training))
+        log(f"Settings written to {options.write_config}; train with: kfp-osft run {options.write_config}")
+    elif options.dry_run:
+        dry_run(settings.output_dir, plan)
+    else:
+        _train(settings, plan.training, options.quiet)
+
+
+def _train(settings: RunSettings, training: Mapping[str, Any], quiet: bool) -> None:
     from kfp_osft.pipelines.local.run import run_locally
     from kfp_osft.pipelines.local.summary import check_local_run, show_run
     from kfp_osft.shared.training.metrics import read_table
 
-    training = _training_parameters(options)
-    dataset, split = options.dataset, options.dataset_split
-    held_out, held_out_split = options.validation_uri, options.validation_uri_split
-    if options.run_file:
-        dataset, split, training, held_out, held_out_split = repeated_run(
-            options.run_file, dataset, split, training, held_out, held_out_split
-        )
     run = run_locally(
-        options.output_dir,
-        dataset,
-        split or "train",
+        settings.output_dir,
+        settings.rows["dataset_uri"],
+        settings.rows["dataset_split"],
         training,
-        options.quiet,
-        held_out or "",
-        held_out_split or "validation",
+        quiet,
+        settings.rows["validation_uri"],
+        settings.rows["validation_uri_split"],
     )
     show_run(run, read_table(run.steps), check_local_run(run))
-
-
-def _training_parameters(options: argparse.Namespace) -> dict[str, Any]:
-    """Those given on the command line."""
-    given = {parameter.name: getattr(options, parameter.name) for parameter in _PARAMETERS}
-    training = {name: value for name, value in given.items() if value is not None}
-    base_model = training.get("training_base_model")
-    if base_model and Path(base_model).expanduser().exists():
-        # Symbolic links are kept: final_model means the last run's model.
-        training["training_base_model"] = str(Path(base_model).expanduser().absolute())
-    return training

@@ -1,17 +1,18 @@
 """kfp-osft demo: the whole fine-tuning on a built-in example, which needs no account."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kfp_osft.pipelines.demo.answers import answers
 from kfp_osft.pipelines.demo.example_dataset import example_dataset
 from kfp_osft.pipelines.demo.example_model import example_model
 from kfp_osft.pipelines.demo.wheels import cache_dir
-from kfp_osft.pipelines.local.run import LocalRun, run_locally
-from kfp_osft.pipelines.local.summary import check_local_run, show_run
 from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.metrics import read_table
+
+if TYPE_CHECKING:
+    from kfp_osft.pipelines.local.run import LocalRun
 
 #: Questions of the training data that the base model answers differently.
 EXAMPLE_QUESTIONS = (
@@ -36,7 +37,7 @@ EXAMPLE_TRAINING: dict[str, Any] = {
 }
 
 
-def run_demo(output_dir: Path, quiet: bool = False) -> LocalRun:
+def run_demo(output_dir: Path, quiet: bool = False) -> "LocalRun":
     """Fine-tunes SmolLM2-135M-Instruct on real questions and answers, and shows what it learned and what it kept.
 
     Raises:
@@ -50,6 +51,10 @@ def run_demo(output_dir: Path, quiet: bool = False) -> LocalRun:
     )
     model = example_model(cache_dir())
     dataset, held_out = example_dataset(cache_dir(), output_dir / "dataset.jsonl")
+    # Late: importing KFP takes seconds, which the answer that there is no network need not wait for.
+    from kfp_osft.pipelines.local.run import run_locally
+    from kfp_osft.pipelines.local.summary import check_local_run, show_run
+
     run = run_locally(output_dir, str(dataset), "train", {"training_base_model": str(model), **EXAMPLE_TRAINING}, quiet)
 
     log("\nAsking both models ...")

@@ -1,6 +1,7 @@
 """Downloads of the demo: wheels from the package index that pip is configured for, kept in a cache folder."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,9 @@ from typing import NamedTuple
 from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+
+# What pip says of urllib3's exception, before it says that there is no such package.
+_NO_CONNECTION = re.compile(r"connection broken by .*?(?:\[Errno -?\d+\] |: )([A-Z][\w ]+)\W*: /", re.DOTALL)
 
 
 class Wheel(NamedTuple):
@@ -78,6 +82,9 @@ def fetch_wheel(wheel: Wheel, cache_dir: Path) -> Path:
                 unfinished,
                 "--no-cache-dir",
                 "--no-input",
+                # Without network the answer would take a minute.
+                "--retries",
+                "1",
                 "--disable-pip-version-check",
                 "--progress-bar",
                 "off",
@@ -96,7 +103,9 @@ def fetch_wheel(wheel: Wheel, cache_dir: Path) -> Path:
 
 
 def _last_line(pip: subprocess.CompletedProcess) -> str:
-    """pip's reason: its last error line, or else its last line of output."""
+    """pip's reason: that the index cannot be reached, its last error line, or else its last line of output."""
+    if broken := _NO_CONNECTION.search(pip.stdout + pip.stderr):
+        return f"the package index cannot be reached, is there no network? ({broken[1].strip()})"
     lines = [line.strip() for line in (pip.stdout + pip.stderr).splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     line = (errors or lines or [f"exit code {pip.returncode}"])[-1]

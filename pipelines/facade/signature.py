@@ -2,9 +2,10 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
+from kfp_osft.pipelines.parameter_groups import group_of
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
 from kfp_osft.stages.training_parameters import documented
 
@@ -22,7 +23,21 @@ def pipeline_parameters(function: Callable) -> Callable:
     def with_parameters(*args: Any, **kwargs: Any) -> Any:
         return function(**signature.bind(*args, **kwargs).arguments)
 
-    return _with(documented(with_parameters), signature)
+    return _with(documented(with_parameters, _in_form), signature)
+
+
+def with_defaults(defaults: Mapping[str, Any]) -> Callable[[Callable], Callable]:
+    """Gives parameters of a function other defaults, by name."""
+
+    def decorate(function: Callable) -> Callable:
+        signature = inspect.signature(function)
+        parameters = [
+            parameter.replace(default=defaults.get(name, parameter.default))
+            for name, parameter in signature.parameters.items()
+        ]
+        return _with(function, signature.replace(parameters=parameters))
+
+    return decorate
 
 
 def contract_parameters(function: Callable) -> Callable:
@@ -58,6 +73,11 @@ def contract_parameters(function: Callable) -> Callable:
         return function(**arguments)
 
     return _with(documented(with_parameters), signature)
+
+
+def _in_form(parameter: Parameter) -> str:
+    # KFP's form is in the order of the alphabet.
+    return f"[{group_of(parameter)}] {parameter.description}"
 
 
 def _own_parameters(function: Callable) -> list[inspect.Parameter]:

@@ -67,16 +67,10 @@ def run_locally(
     """
     check_parameters(training)
     output_dir = writable_folder("--output-dir", str(output_dir)).resolve()
-    dataset, validation_uri = (_absolute(rows) for rows in (dataset, validation_uri))
+    dataset, validation_uri = (absolute_path(rows) for rows in (dataset, validation_uri))
     training = {name: value for name, value in training.items() if value is not None}
 
-    # The stages are child processes and inherit these. Unbuffered: lines appear as they are printed.
-    os.environ |= {
-        "OSFT_LAUNCHER": "local",
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
+    prepare_environment()
     with _alone_in(output_dir):
         outputs, log = _run(
             output_dir,
@@ -118,7 +112,17 @@ def _alone_in(output_dir: Path) -> Iterator[None]:
         yield
 
 
-def _absolute(rows: str) -> str:
+def prepare_environment() -> None:
+    """Sets what the stages, child processes of this one, inherit. Unbuffered: lines appear as they are printed."""
+    os.environ |= {
+        "OSFT_LAUNCHER": "local",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def absolute_path(rows: str) -> str:
     """The absolute path of a file or folder with data on this computer; another dataset_uri unchanged."""
     if not rows or not Path(rows).expanduser().exists():
         return rows

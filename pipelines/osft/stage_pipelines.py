@@ -32,11 +32,14 @@ def build_stage_pipeline(name: str, settings: PipelineSettings) -> Any:
 
     Args:
         name: one of kfp_osft.stages.__all__.
-        settings: the image and the names of Secrets are used, the workspace is not.
+        settings: the image, the names of Secrets and the defaults are used, the workspace is not.
     """
     component = getattr(stages, name)
     own = inspect.signature(component.python_func).parameters
-    parameters = [_CLAIM, *(_as_pipeline_parameter(own[name]) for name in own if _is_in_form(component, name))]
+    parameters = [
+        _CLAIM,
+        *(_as_pipeline_parameter(own[name], settings.defaults) for name in own if _is_in_form(component, name)),
+    ]
     # Python wants parameters without a default first.
     parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
 
@@ -67,9 +70,12 @@ def _is_value(spec: structures.InputSpec) -> bool:
     return spec.type in ("String", "Integer", "Float", "Boolean")
 
 
-def _as_pipeline_parameter(parameter: inspect.Parameter) -> inspect.Parameter:
+def _as_pipeline_parameter(parameter: inspect.Parameter, defaults: Mapping[str, Any]) -> inspect.Parameter:
     if parameter.name == "pvc_path":
         return parameter.replace(default=_MOUNT_PATH)
+    if parameter.name in defaults:
+        type_ = _PIPELINE_DEFAULTS.get(parameter.name, (parameter.annotation, None))[0]
+        return parameter.replace(annotation=type_, default=defaults[parameter.name])
     if parameter.name == "dataset_uri":
         # No upstream task can replace it here.
         return parameter.replace(default=inspect.Parameter.empty)

@@ -10,11 +10,14 @@ from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
 from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
-from kfp_osft.pipelines.facade.signature import pipeline_parameters
+from kfp_osft.pipelines.facade.signature import pipeline_parameters, with_defaults
 from kfp_osft.pipelines.osft.own_folder import check_own_folder
 from kfp_osft.pipelines.osft.wiring import OsftOutputs, RowSources, add_stages, check_constants
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.kubernetes_syntax import is_name
+from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import StageSettings, stage_settings
+from kfp_osft.stages.package import config_map_name
 
 #: Purpose of a Secret -> its keys, which are also the names of the environment variables. All Secrets are optional.
 SECRET_KEYS = {
@@ -46,6 +49,11 @@ class PipelineSettings:
         access_modes: its access modes; ReadWriteMany, because training pods on several nodes share the volume.
         secret_names: purpose of a Secret (a key of SECRET_KEYS) -> its name in the project.
         stages: image of the stages, and where they get their code.
+        name: of the pipeline; the runs' Workflows are named after it.
+        defaults: of parameters in the form, by name, in place of the contract's.
+
+    Raises:
+        InputError: a name that is not one of a Kubernetes object, a default that is not allowed.
     """
 
     workspace_size: str = "100Gi"
@@ -61,6 +69,13 @@ class PipelineSettings:
         }
     )
     stages: StageSettings = field(default_factory=StageSettings)
+    name: str = "osft-pipeline"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise InputError(f"the pipeline's name '{self.name}' is not a valid name of a Kubernetes object")
+        check_constants({name: value for name, value in self.defaults.items() if name in _TRAINING_NAMES})
 
     def workspace(self) -> dsl.WorkspaceConfig:
         """The workspace as KFP's PipelineConfig takes it."""
@@ -70,9 +85,15 @@ class PipelineSettings:
         return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
 
 
-def _with_version(function: Callable) -> Callable:
-    function.__doc__ = (function.__doc__ or "").replace("VERSION", __version__)
-    return function
+def _with_source(settings: StageSettings) -> Callable[[Callable], Callable]:
+    """Puts the version, and where the stages' code comes from, into a docstring."""
+    code = f"pip install {settings.package}" if settings.package else f"ConfigMap {config_map_name()}, or the image"
+
+    def decorate(function: Callable) -> Callable:
+        function.__doc__ = (function.__doc__ or "").replace("VERSION", __version__).replace("SOURCE", code)
+        return function
+
+    return decorate
 
 
 class OsftPipeline(graph_component.GraphComponent):
@@ -91,11 +112,12 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
     """Builds the pipeline; osft_pipeline below is the one with default settings."""
 
     @dsl.pipeline(
-        name="osft-pipeline",
-        display_name="OSFT fine-tuning",
+        name=settings.name,
+        display_name="OSFT fine-tuning" if settings.name == PipelineSettings.name else settings.name,
         pipeline_config=dsl.PipelineConfig(workspace=settings.workspace()),
     )
-    @_with_version
+    @with_defaults(settings.defaults)
+    @_with_source(settings.stages)
     @pipeline_parameters
     def osft_pipeline(
         dataset_uri: str,
@@ -109,22 +131,22 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
 
         It teaches the model something new and changes its weights only in the directions that matter least to what it
-        knows. Compiled with kfp-osft VERSION.
+        knows. Compiled with kfp-osft VERSION; code of the stages: SOURCE.
 
         Args:
-            dataset_uri: A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of one file,
-                org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. JSON Lines, JSON, Parquet, CSV
-                or Arrow, also .gz or .zst, a file or a folder. Rows of messages (chat), conversations (ShareGPT),
-                prompt and completion, or instruction and output (Alpaca).
-            pvc_path: Workspace folder. Unless given, the run's own volume, which KFP removes when the run has
+            dataset_uri: [Required] A path, pvc://path (below pvc_path), s3://bucket/key or a prefix, an http(s) URL of
+                one file, org/name or hf://org/name[@revision][/config] of a Hugging Face dataset. JSON Lines, JSON,
+                Parquet, CSV or Arrow, also .gz or .zst, a file or a folder. Rows of messages (chat), conversations
+                (ShareGPT), prompt and completion, or instruction and output (Alpaca).
+            pvc_path: [Cluster] Workspace folder. Unless given, the run's own volume, which KFP removes when the run has
                 succeeded: what stays are the outputs. On a mounted claim of one's own final_model and checkpoints stay
                 too.
-            dataset_split: Split of a Hugging Face dataset, of a DatasetDict that was saved to disk, or of a folder with
-                files named train, validation, test.
-            check_matrices: Of so many weight matrices, measure after the training which share of their change lies in
-                the directions to keep; 0 measures none.
-            validation_uri: Rows to hold out from the training, as dataset_uri takes it; empty for none.
-            validation_uri_split: Split of validation_uri.
+            dataset_split: [Rows] Split of a Hugging Face dataset, of a DatasetDict that was saved to disk, or of a
+                folder with files named train, validation, test.
+            check_matrices: [Results] Of so many weight matrices, measure after the training which share of their change
+                lies in the directions to keep; 0 measures none.
+            validation_uri: [Rows] Rows to hold out from the training, as dataset_uri takes it; empty for none.
+            validation_uri_split: [Rows] Split of validation_uri.
             training parameters:
 
         Returns:

@@ -27,6 +27,7 @@ class Coverage(NamedTuple):
         patterns: parts of names by which the matrices were picked.
         kinds: the split matrices as kind_of gives them.
         free_kinds: the layers' other matrices, the largest in sum first.
+        factors: in the factors U, S and V of the matrices that OSFT splits.
     """
 
     limited: int
@@ -35,6 +36,7 @@ class Coverage(NamedTuple):
     patterns: list[str]
     kinds: list[str]
     free_kinds: list[str]
+    factors: int = 0
 
     @property
     def share(self) -> float:
@@ -131,6 +133,7 @@ def coverage_of(base_model: str, patterns: Sequence[str] = (), trust_remote_code
         used,
         sorted({kind_of(name) for name in limited}),
         [kind for kind, _ in free.most_common()],
+        sum(min(shape) * (sum(shape) + 1) for shape in limited.values()),
     )
 
 

@@ -85,6 +85,9 @@ def main() -> None:
     """Trains as OSFT_TRAIN_ARGS says and checks the result; ends with a sentence if it is no good."""
     # Lines reach the reader one by one, although mini-trainer's launcher and workers write to pipes.
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    # `datasets`, with which mini-trainer reads the rows, would report each reading to its makers: the one connection
+    # that a training without network would try.
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]  # a text file here
     # Nobody answers questions here, nor can a pipe answer them.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

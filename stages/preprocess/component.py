@@ -12,6 +12,7 @@ def preprocess(
     dataset_path: str,
     pvc_path: str,
     output_report: dsl.Output[dsl.Artifact],
+    output_summary: dsl.Output[dsl.Markdown],
     validation_path: str = "",
     **training: Any,
 ) -> NamedTuple("Outputs", [("data_path", str), ("num_samples", int), ("training_config", str)]):
@@ -23,6 +24,7 @@ def preprocess(
         dataset_path: What resolve_dataset returned.
         pvc_path: Workspace folder.
         output_report: What became of the rows, as JSON.
+        output_summary: Rows, steps, a sample, memory, disk and time, to read.
         validation_path: What resolve_dataset returned: rows to hold out from the training. Empty for none.
         training parameters:
 
@@ -33,4 +35,12 @@ def preprocess(
     """
     from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
-    return preprocess_dataset(dataset_path, pvc_path, training, output_report, validation_path, own_process=True)
+    return preprocess_dataset(
+        dataset_path,
+        pvc_path,
+        training,
+        output_report,
+        validation_path,
+        output_summary=output_summary,
+        own_process=True,
+    )

@@ -144,40 +144,40 @@ def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers
     }
 
 
-def tell_report(report: dict[str, Any]) -> None:
-    """Logs a report."""
+def tell_report(report: dict[str, Any], say: Callable[[str], None] = log) -> None:
+    """Says a report, line by line; the sample is one line."""
     for warning in report["warnings"]:
-        log(f"Warning: {warning}")
-    log(f"Rows: {report['rows']:,} read, {report['samples']:,} to train on")
+        say(f"Warning: {warning}")
+    say(f"Rows: {report['rows']:,} read, {report['samples']:,} to train on")
     if report["dropped_in_words"]:
-        log(f"Dropped: {report['dropped_in_words']}")
+        say(f"Dropped: {report['dropped_in_words']}")
     for line in report["left_out_in_words"]:
-        log(f"Left out: {line}")
+        say(f"Left out: {line}")
     lengths = report["tokens_of_a_sample"]
-    log(
+    say(
         f"Tokens: {report['tokens']:,}, {report['loss_share']:.0%} of them with loss; a sample has "
         f"{lengths['median']:,} (median), {lengths['95th']:,} (95th percentile), at most {lengths['longest']:,}"
     )
     planned = report["training"]
-    log(
+    say(
         f"Training: {planned['steps']:,} steps of {planned['effective_batch_size']:,} samples in {planned['epochs']} "
         f"epoch{'s' * (planned['epochs'] > 1)} on {planned['workers']} worker{'s' * (planned['workers'] > 1)}, "
         f"{planned['tokens']:,} tokens"
     )
     for warning in planned["warnings"]:
-        log(f"Warning: {warning}")
+        say(f"Warning: {warning}")
     if held_out := report.get("validation"):
         for warning in held_out["warnings"]:
-            log(f"Warning: held-out rows: {warning}")
-        log(
+            say(f"Warning: held-out rows: {warning}")
+        say(
             f"Held out: {held_out['samples']:,} of {held_out['rows']:,} rows, {held_out['tokens']:,} tokens"
             + (f"; dropped: {held_out['dropped_in_words']}" if held_out["dropped_in_words"] else "")
         )
     if sample := report.get("sample"):
         shown = sample if len(sample) <= _MOST_CHARACTERS_LOGGED else sample[:_MOST_CHARACTERS_LOGGED] + " ..."
         # Indented, or a row's "Error: ..." would read as this stage's own.
-        log(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:")
-        log(textwrap.indent(shown, _INDENT, lambda line: True))
+        indented = textwrap.indent(shown, _INDENT, lambda line: True)
+        say(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:\n{indented}")
 
 
 def marked_text(sample: ProcessedRow, decode: Callable[[Sequence[int]], str]) -> str:

@@ -41,7 +41,7 @@ class CoverageSearch:
         """
         patterns, trusted = osft.get("target_patterns") or [], bool(osft.get("trust_remote_code"))
         self._model = model
-        self._made_from = fingerprint([identity, patterns, installed_versions(_LIBRARIES)])
+        self._made_from = fingerprint([Coverage._fields, identity, patterns, installed_versions(_LIBRARIES)])
         self._found: dict[str, Any] | None = None
         self._child: subprocess.Popen[str] | None = None
         self._files = ExitStack()

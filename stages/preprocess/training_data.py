@@ -34,9 +34,11 @@ from kfp_osft.stages.preprocess.base_model import (
     find_base_model,
     load_tokenizer,
 )
-from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training, tell_report
+from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training
+from kfp_osft.stages.preprocess.needs import find_needs
 from kfp_osft.stages.preprocess.osft_coverage import CoverageSearch, check_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
+from kfp_osft.stages.preprocess.report_page import publish
 from kfp_osft.stages.preprocess.row_source import (
     RowSource,
     check_first_row,
@@ -77,7 +79,9 @@ def preprocess_dataset(
     output_report: OutputArtifact | None = None,
     validation_path: str = "",
     *,
+    output_summary: OutputArtifact | None = None,
     own_process: bool = False,
+    with_weights: bool = True,
 ) -> Preprocessed:
     """Checks all parameters, the base model and each row, and writes token ids and loss labels.
 
@@ -93,7 +97,9 @@ def preprocess_dataset(
         training: the training parameters by name.
         output_report: gets report.json.
         validation_path: file or folder of rows to hold out, or empty.
+        output_summary: gets the log's report as a page in Markdown.
         own_process: this process does nothing else, so that torch can be left out of it.
+        with_weights: fetches the weights of a Hub model, which the training needs and nothing here does.
 
     Raises:
         InputError: anything that would fail, or train on nothing, later.
@@ -199,6 +205,7 @@ def preprocess_dataset(
         uses_family_patterns = "target_patterns" not in osft
         osft["target_patterns"] = coverage.patterns
         report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
+        needs = find_needs(base_model.folder, coverage, osft, checked.trainjob, report, workspace)
         report = _publish_report(
             {**report, "osft": found},
             fingerprint(data_made_from),
@@ -207,12 +214,14 @@ def preprocess_dataset(
             tokenizer if checked.data["show_sample"] else None,
         )
         keep_for_the_run((data_path, held_out_path), report_path, manifest_path, data_made_from, runs_folder)
-    tell_report(report)
-    log(coverage.describe())
+    publish(
+        report, [coverage.describe(), *needs.lines, *(f"Warning: {each}" for each in needs.warnings)], output_summary
+    )
     if output_report is not None:
         place_file(runs_folder / REPORT_FILE, output_report)
     # At last: bad rows have not waited for them.
-    fetch_weights(base_model)
+    if with_weights:
+        fetch_weights(base_model)
 
     osft |= {
         "data_path": str(runs_folder / DATA_FILE),
@@ -231,6 +240,7 @@ def preprocess_dataset(
             "base_model": base_model.name,
             "dataset": dataset_path,
             "osft_coverage": coverage.figures(),
+            "memory_need": needs.memory,
             "uses_family_patterns": uses_family_patterns,
             "validation_dataset": validation_path,
             "validation_samples": report["validation"]["samples"] if report["validation"] else 0,

@@ -1,4 +1,5 @@
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 import kfp_osft
 from kfp_osft.pipelines.cli import main
 from kfp_osft.pipelines.command import compile_
+from kfp_osft.pipelines.local.before import PlannedRun
+from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.parameters.declarations import TRAINING_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
 COMMAND = Path(sys.executable).with_name("kfp-osft")
-RUN = ["run", "--dataset", "rows.jsonl"]
+RUN = ["run", "--dataset", "org/rows"]
 
 # What a person types after an option, and what the training parameter is then.
 TYPED = {
@@ -56,6 +59,19 @@ def full(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+@pytest.fixture(autouse=True)
+def planned(monkeypatch):
+    """Rows and model are not looked for, and nothing is chosen."""
+    monkeypatch.setattr("kfp_osft.pipelines.command.run.check_reachable", lambda rows, training: None)
+    monkeypatch.setattr("kfp_osft.pipelines.command.run.example_model", lambda folder: None)
+
+    def plan_run(output_dir, rows, given, example_model, choose):
+        writable_folder("--output-dir", str(output_dir))
+        return PlannedRun(dict(given), rows["dataset_uri"], rows["validation_uri"])
+
+    monkeypatch.setattr("kfp_osft.pipelines.local.before.plan_run", plan_run)
+
+
 @pytest.fixture
 def refused(capsys):
     """Runs the command, which must refuse in one line on stderr with exit code 2; returns the line."""
@@ -96,69 +112,59 @@ def started(monkeypatch):
     return calls
 
 
+COMMANDS = "{demo,run,check,compare,compile,manifest,image,runtime}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "kfp-osft: the following arguments are required: {demo,run,check,compare,compile,manifest,image,runtime}"),
+        ([], f"kfp-osft: the following arguments are required: {COMMANDS}"),
+        (["--verbose"], f"kfp-osft: the following arguments are required: {COMMANDS}"),
+        (["runn"], "kfp-osft: unknown command runn; did you mean run?"),
         (
-            ["--verbose"],
-            "kfp-osft: the following arguments are required: {demo,run,check,compare,compile,manifest,image,runtime}",
+            ["xyz"],
+            "kfp-osft: unknown command xyz; the commands are demo, run, check, compare, compile, manifest, image, runtime",
         ),
-        (["demo", "more"], "kfp-osft: unrecognized arguments: more"),
+        (["demo", "more"], "kfp-osft demo: unexpected argument 'more'"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),
-        (["compile", "--folder", "x"], "kfp-osft: unrecognized arguments: --folder x"),
-        (["run"], "kfp-osft run: the following arguments are required: --dataset, or --from"),
-        ([*RUN, "--num-epoch", "1", "--epochs", "1"], "kfp-osft: unrecognized arguments: --epochs 1"),
-        ([*RUN, "--num-epochs"], "kfp-osft run: argument --num-epochs/--training-num-epochs: expected one argument"),
-        (
-            [*RUN, "--num-epochs", "two"],
-            "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: 'two'",
-        ),
-        (
-            [*RUN, "--num-epochs", "1.5"],
-            "kfp-osft run: argument --num-epochs/--training-num-epochs: invalid int value: '1.5'",
-        ),
-        (
-            [*RUN, "--learning-rate", "fast"],
-            "kfp-osft run: argument --learning-rate/--training-learning-rate: invalid float value: 'fast'",
-        ),
-        (
-            [*RUN, "--use-liger", "maybe"],
-            "kfp-osft run: argument --use-liger/--training-use-liger: 'maybe' is not true or false",
-        ),
-        (
-            [*RUN, "--lr", "1"],
-            "kfp-osft run: ambiguous option: --lr could match --lr-warmup-steps, --lr-scheduler, --lr-scheduler-kwargs",
-        ),
+        (["compile", "--folder", "x"], "kfp-osft compile: unknown option --folder"),
+        (["compile", "--outputdir=x"], "kfp-osft compile: unknown option --outputdir; did you mean --output-dir?"),
+        (["run"], "kfp-osft run: no rows to train on; give a file, as in: kfp-osft run rows.jsonl"),
+        ([*RUN, "--epochz", "1"], "kfp-osft run: unknown option --epochz; did you mean --epochs?"),
+        ([*RUN, "--num-epoch", "1"], "kfp-osft run: unknown option --num-epoch; did you mean --num-epochs?"),
+        ([*RUN, "--learning_rate=1"], "kfp-osft run: unknown option --learning_rate; did you mean --learning-rate?"),
+        ([*RUN, "--model", "m"], "kfp-osft run: unknown option --model; did you mean --base-model?"),
+        ([*RUN, "--num-epochs"], "kfp-osft run: --num-epochs needs a value"),
+        ([*RUN, "--epochs", "two"], "kfp-osft run: --epochs two: not an integer"),
+        ([*RUN, "--training-num-epochs", "1.5"], "kfp-osft run: --training-num-epochs 1.5: not an integer"),
+        ([*RUN, "--lr", "fast"], "kfp-osft run: --lr fast: not a number"),
+        ([*RUN, "--use-liger=maybe"], "kfp-osft run: --use-liger maybe: not true or false"),
+        ([*RUN, "rows.jsonl"], "kfp-osft run: two datasets are given: rows.jsonl, and --dataset org/rows"),
+        (["run", "a.jsonl", "b.jsonl"], "kfp-osft run: one dataset at a time; given are a.jsonl and b.jsonl"),
     ],
 )
 def test_an_option_that_cannot_be_read_is_refused_in_one_line(refused, arguments, line):
     assert refused(*arguments) == line
 
 
-def test_an_unknown_command_is_refused_in_one_line_that_names_the_commands(refused):
-    line = refused("train")
-    assert line.startswith(
-        "kfp-osft: argument {demo,run,check,compare,compile,manifest,image,runtime}: invalid choice: 'train'"
-    )
-    assert all(command in line for command in ("demo", "run", "check", "compile"))
-
-
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--num-epochs", "0"], "training_num_epochs=0 is not allowed"),
-        (["--learning-rate", "nan"], "training_learning_rate=nan is not allowed"),
-        (["--learning-rate=-1e-5"], "training_learning_rate=-1e-05 is not allowed"),
-        (["--unfreeze-rank-ratio", "2"], "training_unfreeze_rank_ratio=2.0 is not allowed"),
-        (["--lr-scheduler", "cosin"], "training_lr_scheduler='cosin' is not allowed"),
-        (["--fsdp-sharding-strategy", "ALL"], "training_fsdp_sharding_strategy='ALL' is not allowed"),
-        (["--envs", "A"], "training_envs: an item has no '='"),
-        (["--envs", "HF_TOKEN=hf_x"], "training_envs: 'HF_TOKEN' looks like a secret"),
-        (["--base-model", ""], "training_base_model='' is not allowed"),
+        (["--num-epochs", "0"], "--num-epochs=0 is not allowed"),
+        (["--epochs", "0"], "--epochs=0 is not allowed"),
+        (["--training-num-epochs", "0"], "--training-num-epochs=0 is not allowed"),
+        (["--learning-rate", "nan"], "--learning-rate=nan is not allowed"),
+        (["--lr=-1e-5"], "--lr=-1e-05 is not allowed"),
+        (["--batch-size", "0"], "--batch-size=0 is not allowed"),
+        (["--unfreeze-rank-ratio", "2"], "--unfreeze-rank-ratio=2.0 is not allowed"),
+        (["--lr-scheduler", "cosin"], "--lr-scheduler='cosin' is not allowed"),
+        (["--fsdp-sharding-strategy", "ALL"], "--fsdp-sharding-strategy='ALL' is not allowed"),
+        (["--envs", "A"], "--envs: an item has no '='"),
+        (["--envs", "HF_TOKEN=hf_x"], "--envs: 'HF_TOKEN' looks like a secret"),
+        (["--base-model", ""], "--base-model='' is not allowed"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_before_anything_runs(refused, tmp_path, options, problem):
+def test_a_value_that_is_not_allowed_is_refused_by_the_name_that_was_typed(refused, tmp_path, options, problem):
     output_dir = tmp_path / "output"
     line = refused(*RUN, "--output-dir", str(output_dir), *options)
     assert line.startswith(f"kfp-osft run: {problem}")
@@ -167,7 +173,7 @@ def test_a_value_that_is_not_allowed_is_refused_before_anything_runs(refused, tm
 
 def test_several_problems_are_one_line(refused):
     line = refused(*RUN, "--num-epochs", "0", "--seed", "-5")
-    assert "training_num_epochs=0 is not allowed" in line and "; training_seed=-5 is not allowed" in line
+    assert "--num-epochs=0 is not allowed" in line and "; --seed=-5 is not allowed" in line
 
 
 @pytest.mark.parametrize("command", [["compile"], ["demo"], RUN])
@@ -182,10 +188,10 @@ def test_an_output_folder_that_cannot_be_written_is_refused(refused, tmp_path, c
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run"], "kfp-osft run: the following arguments are required: --dataset, or --from"),
+        (["run"], "kfp-osft run: no rows to train on; give a file, as in: kfp-osft run rows.jsonl"),
         (
             [*RUN, "--seed", "-5"],
-            "kfp-osft run: training_seed=-5 is not allowed; allowed: an integer from 0 to 4294967295",
+            "kfp-osft run: --seed=-5 is not allowed; allowed: an integer from 0 to 4294967295",
         ),
     ],
 )
@@ -221,7 +227,7 @@ def test_without_options_nothing_is_passed_and_the_pipelines_defaults_hold(start
     assert started == [
         {
             "output_dir": Path("kfp-osft-output/run"),
-            "dataset": "rows.jsonl",
+            "dataset": "org/rows",
             "dataset_split": "train",
             "training": {},
             "quiet": False,
@@ -333,7 +339,7 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(t
     [
         ([], ["demo", "run", "check", "compile", "manifest"]),
         (["demo"], ["--output-dir", "kfp-osft-output/demo", "--quiet"]),
-        (["run"], ["--dataset", "--dataset-split", "--output-dir", "kfp-osft-output/run", "--quiet"]),
+        (["run"], ["--dataset", "--dataset-split", "--output-dir", "--quiet", "--dry-run"]),
         (["check"], ["BASE", "TUNED", "--unfreeze-rank-ratio", "--dataset", "--matrices", "--max-minutes"]),
         (["compile"], ["--output-dir", "(default: compiled)"]),
     ],
@@ -346,19 +352,77 @@ def test_help_shows_the_commands_and_their_options(capsys, command, shows):
     assert [text for text in shows if text not in output.out] == []
 
 
-def test_help_of_run_shows_every_training_parameter_and_its_default(capsys, monkeypatch):
+def test_help_of_run_shows_the_parameters_that_do_something_on_this_computer(capsys, monkeypatch):
     # Wide enough that no word is broken in two.
     monkeypatch.setenv("COLUMNS", "10000")
     with pytest.raises(SystemExit):
         main(["run", "--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for parameter in TRAINING_PARAMETERS:
-        kind = parameter.type.__name__
-        shown = (
-            f"{short(parameter.name)} {kind}, {full(parameter.name)} {kind} {parameter.description} "
-            f"Default: {parameter.pipeline_default!r}."
-        )
-        assert shown in text
+    output = capsys.readouterr().out
+    text = " ".join(output.split())
+    hidden = [
+        parameter.name for parameter in TRAINING_PARAMETERS if not re.search(rf"{short(parameter.name)}[ ,]", text)
+    ]
+    assert hidden == [
+        "training_resource_cpu_per_worker",
+        "training_resource_gpu_per_worker",
+        "training_resource_memory_per_worker",
+        "training_resource_num_workers",
+        "training_metadata_labels",
+        "training_metadata_annotations",
+        "training_osft_memory_efficient_init",
+        "training_fsdp_sharding_strategy",
+    ]
+    assert "--num-epochs, --epochs N Passes over the data. Allowed: an integer of at least 1. Default: 1." in text
+    assert "training_" not in text
+    # The basic ones first, each group with its title.
+    titles = ["what matters most:", "before the training:", "rows:", "training:", "what OSFT limits:", "what is saved:"]
+    places = [output.index(f"\n{title}") for title in titles]
+    assert places == sorted(places) and places[0] < output.index("--base-model TEXT") < places[1]
+
+
+def test_what_does_nothing_on_this_computer_is_accepted_and_said(started, capsys):
+    main([*RUN, "--resource-num-workers", "2", "--runtime", "mine"])
+    assert started[0]["training"] == {"training_resource_num_workers": 2, "training_runtime": "mine"}
+    assert "Without effect on this computer: --resource-num-workers, --runtime\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--use-liger", "org/rows"], ["org/rows", "--use-liger"]])
+def test_a_switch_needs_no_true(started, arguments):
+    main(["run", *arguments, "--show-sample", "false"])
+    assert started[0]["training"] == {"training_use_liger": True, "training_show_sample": False}
+    assert started[0]["dataset"] == "org/rows"
+
+
+def test_the_names_of_other_trainers_work(started):
+    main([*RUN, "--lr", "1e-4", "--epochs", "3", "--batch-size", "16"])
+    assert started[0]["training"] == {
+        "training_learning_rate": 1e-4,
+        "training_num_epochs": 3,
+        "training_effective_batch_size": 16,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["rows.jsonl"], "--dataset rows.jsonl: there is no such file or folder on this computer"),
+        (
+            ["data/rows"],
+            "--dataset data/rows: there is no such file or folder on this computer; did you mean data/row?",
+        ),
+        (["./rows"], "--dataset ./rows: there is no such file or folder on this computer"),
+        (["none/of/these/rows"], "there is no such file or folder on this computer, nor a folder none/of/these"),
+        (["org/rows", "--base-model", "data/modell"], "--base-model data/modell: there is no such file or folder"),
+        (["org/rows", "--base-model", "a/b/c"], "--base-model a/b/c: there is no such file or folder"),
+        (["org/rows", "--validation-uri", "held.csv"], "--validation-uri held.csv: there is no such file or folder"),
+    ],
+)
+def test_a_path_where_nothing_is_is_not_looked_up_on_the_hub(refused, tmp_path, monkeypatch, arguments, problem):
+    (tmp_path / "data" / "row").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    line = refused("run", *arguments)
+    assert problem in line
+    assert "Hugging Face" not in line
 
 
 def test_help_loads_no_training_library(tmp_path):

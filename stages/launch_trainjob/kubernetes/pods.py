@@ -18,6 +18,7 @@ from kfp_osft.shared.parameters.kubernetes_syntax import quantity_value
 from kfp_osft.shared.processes.pod import cache_folders
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.config import TrainingConfig
+from kfp_osft.shared.training.memory import check_pod
 from kfp_osft.stages import find_package
 from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import progress_port
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
@@ -80,7 +81,7 @@ def training_pods(
 
     Raises:
         InputError: a path that the training uses is on no volume, or on a read-only one; a variable is reserved for
-            the runtime.
+            the runtime; a pod's memory in which the training cannot fit.
     """
     mounts = [mount for mount in _of(task_config, "volume_mounts") or [] if mount["mountPath"] not in _LAUNCHERS_MOUNTS]
     mounted = {mount["name"] for mount in mounts}
@@ -90,6 +91,7 @@ def training_pods(
     processes = config.trainjob["procs_per_worker"]
     processes = max(1, accelerators) if processes == "auto" else processes
     memory = resources["limits"].get("memory") or resources["requests"].get("memory")
+    check_pod(config.about.get("memory_need") or {}, memory, accelerators, config.trainjob["num_workers"])
     size = _shared_memory(config.trainjob["shared_memory_per_worker"], memory, processes)
     if size and not any(mount["mountPath"] == _SHARED_MEMORY for mount in mounts):
         volumes.append({"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}})

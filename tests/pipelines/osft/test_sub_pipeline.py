@@ -10,6 +10,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 import kfp_osft
 from helpers.compiled_pipeline import Compiled
 from kfp_osft.pipelines import osft_pipeline
+from kfp_osft.pipelines.parameter_groups import group_of
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.package import config_map_name
@@ -116,11 +117,11 @@ def test_a_training_parameter_has_its_type_a_concrete_default_and_its_descriptio
     assert declared["defaultValue"] == parameter.pipeline_default
     # KFP's numbers are doubles.
     assert type(declared["defaultValue"]) is (float if parameter.type is int else parameter.type)
-    assert declared["description"] == parameter.description
+    assert declared["description"] == f"[{group_of(parameter)}] {parameter.description}"
 
 
 def test_the_description_names_the_version(specification):
-    assert specification["pipelineInfo"]["description"].endswith(f"Compiled with kfp-osft {kfp_osft.__version__}.")
+    assert f"Compiled with kfp-osft {kfp_osft.__version__}; code of" in specification["pipelineInfo"]["description"]
 
 
 def test_every_input_and_output_has_a_description(specification):

@@ -1,0 +1,94 @@
+"""The command's argument parser: one line for what is wrong, with a suggestion, and a help in groups."""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+#: Exit code for bad options and bad input.
+BAD_INPUT = 2
+
+# Words of other trainers for what has another name here.
+_SYNONYMS = {
+    "--model": "--base-model",
+    "--model-name": "--base-model",
+    "--model-name-or-path": "--base-model",
+    "--data": "--dataset",
+    "--train-file": "--dataset",
+    "--output": "--output-dir",
+    "--out": "--output-dir",
+    "--max-length": "--max-seq-len",
+    "--max-seq-length": "--max-seq-len",
+    "--num-train-epochs": "--num-epochs",
+    "--ratio": "--unfreeze-rank-ratio",
+    "--rank-ratio": "--unfreeze-rank-ratio",
+    "--scheduler": "--lr-scheduler",
+    "--warmup-steps": "--lr-warmup-steps",
+    "--config": "kfp-osft run config.yaml",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports what is wrong in one line, without the usage; options are not abbreviated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": HelpFormatter, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """As argparse does it, but what a subcommand's parser does not know is an error of that subcommand."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._unknown(unknown))
+        return parsed, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # The only choices with names that people mistype are the subcommands.
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            known = did_you_mean(value, action.choices) or f"; the commands are {', '.join(action.choices)}"
+            raise argparse.ArgumentError(None, f"unknown command {value}{known}")
+        super()._check_value(action, value)
+
+    def _unknown(self, arguments: Sequence[str]) -> str:
+        for argument in arguments:
+            if argument.startswith("-"):
+                option = argument.partition("=")[0]
+                return f"unknown option {option}{did_you_mean(option, self.all_options(), _SYNONYMS)}"
+        return f"unexpected argument {arguments[0]!r}"
+
+    def all_options(self) -> list[str]:
+        """The options that the help shows."""
+        return [
+            option
+            for action in self._actions
+            if action.help is not argparse.SUPPRESS
+            for option in shown_options(action)
+        ]
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows an option once, with its value behind its last name, and not its name as a pipeline's parameter."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        names = ", ".join(shown_options(action))
+        return names if action.nargs == 0 else f"{names} {action.metavar or action.dest.upper()}"
+
+
+def shown_options(action: argparse.Action) -> list[str]:
+    """The names of an option that people type; --training-num-epochs works too."""
+    return [option for option in action.option_strings if not option.startswith("--training-")]
+
+
+def did_you_mean(word: str, known: Iterable[str], synonyms: dict[str, str] | None = None) -> str:
+    """ "; did you mean ...?", or nothing if no known word is close."""
+    if synonyms and word in synonyms:
+        return f"; did you mean {synonyms[word]}?"
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

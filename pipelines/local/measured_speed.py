@@ -73,7 +73,8 @@ def _measured(model: str, data: str, patterns: list[str], trust: bool) -> dict[s
     from transformers import AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=trust).to(device)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=trust)
+    loaded.to(device)
     return {"tokens_per_second": _speed(loaded, data), "decomposing": _decomposing(loaded, patterns)}
 
 

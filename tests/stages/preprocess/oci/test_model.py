@@ -246,7 +246,7 @@ def test_two_runs_in_one_workspace_pull_a_model_once(
 
     assert {gate.asked[layer["digest"]] for layer in layers} == {1}
     output = capfd.readouterr().out
-    assert output.count("Another run is pulling into") == 1 and output.count("is already in") == 1
+    assert output.count(": waiting for it") == 1 and output.count("is already in") == 1
 
 
 @needs_registry

@@ -87,7 +87,7 @@ def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: Knowled
         dropped = metrics.get("rows_too_long", 0) + metrics.get("rows_too_short", 0)
         lines.append(f"Rows     {metrics['rows_kept']:,.0f} trained on, {dropped:,.0f} dropped for their length")
     if "validation_loss" in metrics:
-        lines.append(f"Held out {_validation(metrics['validation_loss'], metrics['lowest_validation_loss'])}")
+        lines.append(f"Held out {_validation(metrics)}")
     if check is not None:
         lines.append(f"Weights  {check.verdict}")
         for loss in check.losses:
@@ -120,8 +120,10 @@ def _speed(metrics: Mapping[str, float]) -> str:
     return "" if speed is None else f"{speed:,.0f} tokens/s"
 
 
-def _validation(last: float, lowest: float) -> str:
+def _validation(metrics: Mapping[str, float]) -> str:
     """The validation losses, and whether they rose again."""
+    last = metrics["validation_loss"]
+    lowest = metrics.get("lowest_validation_loss", last)
     losses = f"validation loss {last:.3f} at the end"
     if perplexity_change(lowest, last) <= 0.01:
         return f"{losses}, the lowest of all or next to it"

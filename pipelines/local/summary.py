@@ -11,8 +11,8 @@ from typing import Any
 
 from kfp_osft.pipelines.local.run import LocalRun
 from kfp_osft.shared.files.atomic import write_json
-from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, TextLoss, check_run
-from kfp_osft.shared.knowledge.loss_change import change_text, meaning
+from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, check_run
+from kfp_osft.shared.knowledge.loss_change import change_text, meaning, perplexity_change
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -86,9 +86,17 @@ def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: Knowled
     if "rows_kept" in metrics:
         dropped = metrics.get("rows_too_long", 0) + metrics.get("rows_too_short", 0)
         lines.append(f"Rows     {metrics['rows_kept']:,.0f} trained on, {dropped:,.0f} dropped for their length")
+    if "validation_loss" in metrics:
+        lines.append(f"Held out {_validation(metrics)}")
     if check is not None:
         lines.append(f"Weights  {check.verdict}")
-        lines += [_before_and_after(loss) for loss in check.losses]
+        for loss in check.losses:
+            if loss.text == GENERAL:
+                rose = "the model forgot; a lower learning rate or unfreeze rank ratio keeps more"
+                lines.append(f"General  {_before_and_after('a general text', loss.before, loss.after, rose)}")
+            else:
+                rows = f"{loss.text}, not trained on"
+                lines.append(f"Task     {_before_and_after(rows, loss.before, loss.after, 'the model overfits')}")
     lines += [f"Model    {run.model}", f"Metrics  {run.steps}", f"Chart    {run.loss_chart}", f"Log      {run.log}"]
     described = read_run(run.steps.parent)
     if described:
@@ -112,15 +120,24 @@ def _speed(metrics: Mapping[str, float]) -> str:
     return "" if speed is None else f"{speed:,.0f} tokens/s"
 
 
-def _before_and_after(loss: TextLoss) -> str:
-    """The perplexity before and after, and what to think of the change."""
-    change = change_text(loss.before, loss.after)
-    figures = f"({_perplexity(loss.before)} before, {_perplexity(loss.after)} after)"
-    if loss.text == GENERAL:
-        rose = "the model forgot; a lower learning rate or unfreeze rank ratio keeps more"
-        return f"General  {change} on a general text {figures}: {meaning(loss.before, loss.after, rose)}"
-    rose = "the model overfits"
-    return f"Task     {change} on {loss.text}, not trained on {figures}: {meaning(loss.before, loss.after, rose)}"
+def _validation(metrics: Mapping[str, float]) -> str:
+    """The validation losses, and whether they rose again."""
+    last = metrics["validation_loss"]
+    lowest = metrics.get("lowest_validation_loss", last)
+    losses = f"validation loss {last:.3f} at the end"
+    if perplexity_change(lowest, last) <= 0.01:
+        return f"{losses}, the lowest of all or next to it"
+    return f"{losses}, {lowest:.3f} at the lowest: it rose again, fewer epochs or a lower learning rate may do"
+
+
+def _before_and_after(what: str, before: float, after: float, rose: str) -> str:
+    """The perplexity on `what` before and after, and what to think of the change.
+
+    Args:
+        rose: what it means for the model if the loss is much higher.
+    """
+    figures = f"({_perplexity(before)} before, {_perplexity(after)} after)"
+    return f"{change_text(before, after)} on {what} {figures}: {meaning(before, after, rose)}"
 
 
 def _perplexity(loss: float) -> str:

@@ -89,6 +89,23 @@ def test_the_summary_says_what_to_think_of_the_loss_on_a_general_text(run):
     )
 
 
+@pytest.mark.parametrize(
+    ("last", "lowest", "told"),
+    [
+        (2.0, 2.0, "validation loss 2.000 at the end, the lowest of all or next to it"),
+        (
+            2.3,
+            2.0,
+            "validation loss 2.300 at the end, 2.000 at the lowest: it rose again, fewer epochs or a lower learning "
+            "rate may do",
+        ),
+    ],
+)
+def test_the_validation_losses_are_told_with_whether_they_rose_again(run, last, lowest, told):
+    run = run._replace(metrics={**run.metrics, "validation_loss": last, "lowest_validation_loss": lowest})
+    assert f"Held out {told}" in summary_lines(run, read_steps(run.steps.parent), None)
+
+
 def test_on_a_terminal_lines_are_wrapped_between_words_and_paths_stay_whole(run, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "60")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from kfp_osft.pipelines.local.run_log import RunLog, without_colors
 from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
 from kfp_osft.shared.files.atomic import writable_folder
+from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.files.ownership import OWNER_FILE, Owned, owned
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -21,6 +23,7 @@ from kfp_osft.stages.render_loss_chart.rendering import CHART_PICTURE
 
 _LOG = "run.log"
 _ARTIFACTS = "artifacts"
+_TEMPORARY = "kfp-osft-"
 
 
 class LocalRun(NamedTuple):
@@ -153,8 +156,9 @@ def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[d
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[None]:
     """A folder for temporary files that is deleted after the run: KFP leaves each stage's program behind."""
+    remove_leftovers(_of_killed_runs())
     earlier = os.environ.get("TMPDIR")
-    with tempfile.TemporaryDirectory(prefix="kfp-osft-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{_TEMPORARY}{os.getpid()}-") as folder:
         os.environ["TMPDIR"] = folder
         try:
             yield
@@ -162,3 +166,17 @@ def _temporary_folder() -> Iterator[None]:
             os.environ.pop("TMPDIR")
             if earlier is not None:
                 os.environ["TMPDIR"] = earlier
+
+
+def _of_killed_runs() -> Iterator[Path]:
+    """The temporary folders of processes that are no more, and could not remove them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
+        process = re.fullmatch(r"(\d+)-\w+", folder.name.removeprefix(_TEMPORARY))
+        if not process:
+            continue
+        try:
+            os.kill(int(process[1]), 0)
+        except ProcessLookupError:
+            yield folder
+        except (PermissionError, OverflowError):  # somebody else's, or no process id
+            continue

@@ -158,8 +158,9 @@ class Ownership:
             return False
         try:
             self._write()
-        except OSError:
+        except OSError as error:
             self._file.unlink(missing_ok=True)
+            error.filename = error.filename or str(self._file)
             raise
         # One who saw it empty for too long may have taken it over.
         return _id(self._read() or b"") == self._record["id"]

@@ -35,6 +35,9 @@ _BEFORE_GET, _BEFORE_RETRY = "before-parameter-build.s3.GetObject", "needs-retry
 _ENDPOINTS = ("AWS_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REGIONS = ("AWS_DEFAULT_REGION", "AWS_REGION")
 _MOST_CHANGES = 3
+# Bytes; S3 itself has objects of 50 TB at most.
+_LARGEST = 1 << 60
+_LONGEST_CAUSE = 120
 _MOST_NAMES_SHOWN = 3
 
 
@@ -76,7 +79,7 @@ def fetch_from_s3(uri: str, workspace: Path) -> Path:
     with _explained(place):
         client = _client(place)
         for _ in range(_MOST_CHANGES):
-            objects = _objects(client, place)
+            objects = _known_objects(client, place)
             try:
                 return _fetch(client, place, objects, workspace)
             except _ChangedMeanwhile:
@@ -171,6 +174,23 @@ def _give_up_what_lasts(caught_exception: Exception | None = None, **_: Any) -> 
         raise caught_exception
 
 
+def _known_objects(client: Any, place: _Place) -> list[_Object]:
+    """_objects, of what may be no S3 store: a login page, a proxy, a server with answers of its own."""
+    try:
+        objects = _objects(client, place)
+        if not all(isinstance(entry.size, int) and 0 <= entry.size < _LARGEST for entry in objects):
+            raise ValueError("an object's size is out of range")
+        return objects
+    except InputError:
+        raise
+    # What botocore, and the look into its dicts, make of them.
+    except (LookupError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{place.said}: {_store(place)} answers as no S3 store does ({cause[:_LONGEST_CAUSE]})"
+        ) from None
+
+
 def _objects(client: Any, place: _Place) -> list[_Object]:
     """The object that is named so; if there is none, the data objects below it, sorted."""
     if place.key and not place.key.endswith("/"):
@@ -226,7 +246,7 @@ def _nothing_there(client: Any, place: _Place, others: list[str]) -> str:
         return f"holds no data file, but {listed(others, _MOST_NAMES_SHOWN)}; allowed: {ALLOWED_FILES}"
     found = client.list_objects_v2(Bucket=place.bucket, Prefix=place.key.rstrip("/"), MaxKeys=_MOST_NAMES_SHOWN)
     keys = [entry["Key"] for entry in found.get("Contents", ())]
-    near = f"; there are keys that begin so: {', '.join(keys)}" if keys and place.key else ""
+    near = f"; there are keys that begin so: {listed(keys, _MOST_NAMES_SHOWN)}" if keys and place.key else ""
     return f"there is no such object and none below it in bucket {place.bucket}{near}"
 
 

@@ -13,7 +13,19 @@ import kfp_osft
 
 _ROOT = Path(next(iter(kfp_osft.__path__)))
 _CALLS = {
-    *("print", "write", "write_text", "write_bytes", "dump", "copyfile", "copy2", "copytree", "link", "symlink_to"),
+    *(
+        "print",
+        "write",
+        "pwrite",
+        "write_text",
+        "write_bytes",
+        "dump",
+        "copyfile",
+        "copy2",
+        "copytree",
+        "link",
+        "symlink_to",
+    ),
     *("log_metric", "place_file", "replacing_file", "replacing_folder", "write_json", "write_manifest"),
 }
 
@@ -40,6 +52,7 @@ DOORS = {
     "shared/files/artifacts.py": CANARY,
     "shared/files/atomic.py": CANARY,
     "shared/files/manifests.py": CANARY,
+    "shared/files/ownership.py": "host, process and time",
     "shared/network/certificates.py": OTHERS,
     "shared/reporting/log.py": PRINTED,
     "shared/reporting/redaction.py": PRINTED,

@@ -13,7 +13,9 @@ import trustme
 from fakes.http import File, HttpFileServer
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
+from kfp_osft.shared.reporting import redaction
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.stages.resolve_dataset import http
 from kfp_osft.stages.resolve_dataset.source import resolve
 
@@ -428,6 +430,17 @@ def test_a_server_that_sends_a_byte_now_and_then_has_an_end(
     error = error_of(f"{site.url}/rows.jsonl", pvc)
     assert "the server sends less than 1.0 KiB a second" in error
     assert not list((pvc / "datasets").glob("http-*"))
+
+
+def test_a_reason_phrase_sets_no_clipboard_and_repeats_no_password(
+    site: HttpFileServer, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(redaction, "_KEPT", set())
+    site.reason = "\x1b]52;c;Zm9v\x07no robot:canary-password sig canary-signature"
+    host = site.url.removeprefix("http://")
+    error = error_of(f"http://robot:canary-password@{host}/rows.jsonl?sig=canary-signature", pvc)
+    said = shown(error)
+    assert "there is nothing at this URL (404 no robot:*** sig ***)" in said and "\x1b" not in said
 
 
 def test_a_server_whose_headers_never_end_has_an_end(pvc: Path, monkeypatch: pytest.MonkeyPatch):

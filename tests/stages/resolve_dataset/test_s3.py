@@ -4,12 +4,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trustme
 
 from fakes.http import HttpFileServer
+from fakes.local_server import LocalServer, QuietHandler
 from fakes.s3 import S3Server
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
@@ -412,3 +414,64 @@ def test_no_credential_is_shown_or_written(store: S3Server, bucket: str, pvc: Pa
     secrets = [store.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
     written = [path.read_text() for path in pvc.rglob("*") if path.is_file()] + list(capfd.readouterr())
     assert len(written) > 3 and not [secret for secret in secrets if secret in "".join(written)]
+
+
+@dataclass
+class OddStore(LocalServer):
+    """Answers HEAD and GET with these headers and bodies, whatever is asked."""
+
+    headers: dict[str, str]
+    body: bytes = b""
+    status: int = 200
+
+    def handler(self) -> type[QuietHandler]:
+        return _OddHandler
+
+
+class _OddHandler(QuietHandler):
+    site: OddStore
+
+    def do_GET(self) -> None:
+        self.send_response(self.site.status, "\x1b]52;c;Zm9v\x07")
+        for name, value in {"Content-Length": str(len(self.site.body)), **self.site.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(self.site.body)
+        self.close_connection = True
+
+    do_HEAD = do_GET
+
+
+def _listing(**fields: str) -> bytes:
+    entry = {"Key": "p/a.jsonl", "ETag": "e", "Size": "5"} | fields
+    xml = "".join(f"<{name}>{value}</{name}>" for name, value in entry.items() if value)
+    return f"<ListBucketResult><Name>b</Name><Contents>{xml}</Contents></ListBucketResult>".encode()
+
+
+@pytest.mark.parametrize(
+    ("uri", "answer"),
+    [
+        ("s3://b/x.jsonl", {"headers": {"Content-Length": "5"}}),
+        ("s3://b/x.jsonl", {"headers": {"ETag": "e", "Content-Length": "five"}}),
+        ("s3://b/x.jsonl", {"headers": {"ETag": "e", "Content-Length": "9" * 400}}),
+        ("s3://b/x.jsonl", {"headers": {"ETag": "e", "Content-Length": "-5"}}),
+        ("s3://b/x.jsonl", {"headers": {"ETag": "e", "Content-Length": "5", "Last-Modified": "yesterday"}}),
+        ("s3://b/x.jsonl", {"headers": {"Location": "/b/x.jsonl"}, "status": 302}),
+        ("s3://b/x.jsonl", {"headers": {}, "status": 400}),
+        *(("s3://b/p/", {"headers": {}, "body": body}) for body in (b"<html>login", b"{}", b"\xff\xfe\0", b"<a>")),
+        *(("s3://b/p/", {"headers": {}, "body": _listing(**{name: ""})}) for name in ("Key", "ETag", "Size")),
+        *(("s3://b/p/", {"headers": {}, "body": _listing(Size=size)}) for size in ("x", "-5", "9" * 400)),
+        *(("s3://b/p/", {"headers": {}, "body": _listing(Key=f"p/{name}.jsonl")}) for name in ("a" * 400, "d/" * 3000)),
+    ],
+)
+def test_a_server_that_answers_as_no_store_does_is_told_in_a_sentence(
+    uri: str, answer: dict, pvc: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with OddStore(**answer) as store:
+        monkeypatch.setenv("AWS_S3_ENDPOINT", store.url)
+        with pytest.raises(InputError) as error:
+            resolve(uri, "train", str(pvc), None)
+    said = str(error.value)
+    assert said.startswith(f"dataset_uri={uri}: ") and "\n" not in said and "\x1b" not in said and len(said) < 700
+    assert not list(pvc.rglob("*.unfinished"))

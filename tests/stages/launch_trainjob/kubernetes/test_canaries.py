@@ -34,7 +34,7 @@ def task(tmp_path, monkeypatch):
 def chatty(job: Job) -> None:
     job.start()
     for value in CANARIES.values():
-        job.pod(0).log(f"kfp-osft: the training says {value}")
+        job.pod(0).log(f"kfp-osft: the training says {value} \x1b]52;c;Zm9v\x07\u202e")
     job.wait_for_log_reader()
     job.complete()
 
@@ -47,8 +47,9 @@ def test_what_is_secret_goes_to_the_cluster_in_a_secret_alone(launch, task, tmp_
     assert {name: value.strip() for name, value in secret.items()} == CANARIES
     assert "canary" not in json.dumps(trainjob).lower()
     said = capsys.readouterr()
+    everything = said.out + said.err + (tmp_path / "training.log").read_text()
     assert "the training says ***" in said.out
-    assert "canary" not in (said.out + said.err + (tmp_path / "training.log").read_text()).lower()
+    assert "canary" not in everything.lower() and "\x1b" not in everything and "\u202e" not in everything
 
 
 @pytest.mark.parametrize("resource", ["secrets", "trainjobs"])

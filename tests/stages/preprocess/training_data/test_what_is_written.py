@@ -61,6 +61,7 @@ def test_the_counts_are_logged_returned_and_written_beside_the_data(run, dataset
         "base_model",
         "dataset",
         "osft_coverage",
+        "memory_need",
         "uses_family_patterns",
         "validation_dataset",
         "validation_samples",

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from kfp_osft.pipelines.local.run_log import RunLog, without_colors
 from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
@@ -21,6 +24,8 @@ from kfp_osft.stages.render_loss_chart.rendering import CHART_PICTURE
 
 _LOG = "run.log"
 _ARTIFACTS = "artifacts"
+# Of a temporary folder's name; the process id follows.
+_TEMPORARY = "kfp-osft-run-"
 
 
 class LocalRun(NamedTuple):
@@ -142,6 +147,9 @@ def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[d
             # Warnings that resources, display names and the image apply only to clusters.
             warnings.filterwarnings("ignore", module=r"kfp\.local")
             return osft_pipeline(**arguments).outputs, run_log.path
+    except KeyboardInterrupt:
+        _wait_for_the_stage()
+        raise
     except RuntimeError as error:
         unexplained = f"{without_colors(str(error)).rstrip('.')}; the full log is {run_log.path}"
         message = "\n".join(run_log.stage_errors) or unexplained
@@ -150,11 +158,25 @@ def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[d
         run_log.close()
 
 
+def _wait_for_the_stage() -> None:
+    """Waits until the stage, which Ctrl-C has reached too, has ended, as kfp.local does not: a training saves its
+    state."""
+    if living := psutil.Process().children():
+        message = "Interrupted: a training that is under way saves its state now (Ctrl-C again: end at once)"
+        print(f"\n{message}", file=sys.stderr)
+        psutil.wait_procs(living)
+
+
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[None]:
-    """A folder for temporary files that is deleted after the run: KFP leaves each stage's program behind."""
+    """A folder for temporary files that is deleted after the run: KFP leaves each stage's program behind, and a killed
+    stage its own files. Those of killed runs are deleted as well."""
     earlier = os.environ.get("TMPDIR")
-    with tempfile.TemporaryDirectory(prefix="kfp-osft-") as folder:
+    for left in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*-*"):
+        pid = left.name.removeprefix(_TEMPORARY).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{_TEMPORARY}{os.getpid()}-") as folder:
         os.environ["TMPDIR"] = folder
         try:
             yield

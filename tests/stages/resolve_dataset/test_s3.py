@@ -412,3 +412,64 @@ def test_no_credential_is_shown_or_written(store: S3Server, bucket: str, pvc: Pa
     secrets = [store.environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
     written = [path.read_text() for path in pvc.rglob("*") if path.is_file()] + list(capfd.readouterr())
     assert len(written) > 3 and not [secret for secret in secrets if secret in "".join(written)]
+
+
+def test_keys_that_would_be_one_file_keep_all_their_rows(store: S3Server, bucket: str, pvc: Path):
+    # This store refuses "." in keys, and takes "//" for "/".
+    for key in ("p/x/a.jsonl", "p/x/A.jsonl", "p/X/a.jsonl"):
+        store.put(bucket, key, jsonl(key))
+    listed = {entry["Key"] for entry in store.client.list_objects_v2(Bucket=bucket, Prefix="p/")["Contents"]}
+    assert len(listed) == 3
+
+    folder = fetched(f"s3://{bucket}/p", pvc)
+
+    paths = [str(file.relative_to(folder)).lower() for file in files_in(pvc) if file.suffix == ".jsonl"]
+    assert len({*paths}) == len(paths) == 3
+    assert resolve(f"s3://{bucket}/p", "train", str(pvc), None).num_rows == 3
+
+
+@pytest.mark.parametrize("key", ["p/x//a.jsonl", "p/./x/a.jsonl", "p//x/a.jsonl"])
+def test_objects_whose_keys_are_one_path_are_two_files(
+    monkeypatch: pytest.MonkeyPatch, store: S3Server, bucket: str, pvc: Path, key: str
+):
+    """AWS keeps such keys apart, which the store of the tests does not: its listing and answers are changed."""
+    store.put(bucket, "p/x/a.jsonl", jsonl("one"))
+    store.put(bucket, "p/other.jsonl", jsonl("two"))
+    make_client = s3._client
+
+    def client_of_aws(place: s3._Place) -> object:
+        client = make_client(place)
+
+        def rename(parsed: dict, **_: object) -> None:
+            for entry in parsed.get("Contents", ()):
+                entry["Key"] = {"p/other.jsonl": key}.get(entry["Key"], entry["Key"])
+
+        def rename_back(params: dict, **_: object) -> None:
+            params["Key"] = {key: "p/other.jsonl"}.get(params["Key"], params["Key"])
+
+        client.meta.events.register("after-call.s3.ListObjectsV2", rename)
+        client.meta.events.register_last("before-parameter-build.s3.GetObject", rename_back)
+        return client
+
+    monkeypatch.setattr(s3, "_client", client_of_aws)
+
+    folder = fetched(f"s3://{bucket}/p", pvc)
+
+    files = sorted(folder.rglob("*.jsonl"))
+    assert sorted(questions(file)[0] for file in files) == ["one", "two"]
+
+
+def test_a_copy_of_a_prefix_that_was_cut_or_added_to_is_fetched_again(store: S3Server, bucket: str, pvc: Path):
+    for name in "ab":
+        store.put(bucket, f"p/{name}.jsonl", jsonl(name, name * 2))
+    folder = fetched(f"s3://{bucket}/p", pvc)
+    before = {file: file.read_bytes() for file in files_in(pvc)}
+
+    for damage in (
+        lambda: (folder / "a.jsonl").write_bytes(jsonl("a")),
+        lambda: (folder / "b.jsonl").unlink(),
+        lambda: (folder / "c.jsonl").write_bytes(jsonl("c")),
+    ):
+        damage()
+        assert fetched(f"s3://{bucket}/p", pvc) == folder
+        assert {file: file.read_bytes() for file in files_in(pvc)} == before

@@ -16,7 +16,7 @@ _SECONDS_OF_A_DAY = 24 * 60 * 60
 
 def mark_of_this_process() -> str:
     """A part of the names of files that only this process needs: it says later whether the process still lives."""
-    return f"{_machine()}-{os.getpid()}-"
+    return f"{_mark_of_machine()}-{os.getpid()}-"
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
@@ -38,7 +38,7 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 
 def _process_is_gone(name: str) -> bool:
-    found = re.search(rf"{_machine()}-(\d+)-", name)
+    found = re.search(rf"{_mark_of_machine()}-(\d+)-", name)
     try:
         if found:
             os.kill(int(found[1]), 0)
@@ -50,14 +50,18 @@ def _process_is_gone(name: str) -> bool:
     return False
 
 
-@cache
-def _machine() -> str:
-    """What tells this machine since it was started, and the container, which counts processes of its own."""
+def machine() -> str:
+    """Tells apart whatever has process ids of its own: machines, their boots, containers."""
     try:
-        known = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"), os.readlink("/proc/self/ns/pid")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        known = platform.node(), ""
-    return hashlib.sha256("".join(known).encode()).hexdigest()[:8]
+        return platform.node()
+
+
+@cache
+def _mark_of_machine() -> str:
+    return hashlib.sha256(machine().encode()).hexdigest()[:8]
 
 
 def _times_of_change(path: Path) -> Iterator[float]:

@@ -1,8 +1,9 @@
-"""A program for tests/faults: kills a stage at many of its file operations, runs it again each time, and compares.
+"""A program for tests/faults: kills a stage at many of its file operations, or runs several stages at once, and
+compares the end with an undisturbed one.
 
-Argument: JSON with stage, folder (empty), model, rows, url (of rows behind HTTP), kills and seed. Prints JSON as its
-last line: operations (file operations of an undisturbed run), kills, wrong (reruns with another result), tracebacks,
-left (unfinished and temporary files after the rerun).
+Argument: JSON with stages, folder (empty), model, rows, url (of rows behind HTTP), kills, rounds and seed. One stage is
+killed and run again; several run together. Prints JSON as its last line: operations (file operations of an undisturbed
+run), runs, wrong (other results), tracebacks, left (unfinished and temporary files at the end).
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,12 +76,15 @@ def _artifact(path: Path) -> SimpleNamespace:
     return SimpleNamespace(path=str(path), uri=str(path), metadata={}, log_metric=lambda name, value: None)
 
 
-def _stage(name: str, given: dict[str, Any]) -> Stage:
+def _stage(name: str, given: dict[str, Any], number: int) -> Stage:
     model, rows = Path(given["model"]), Path(given["rows"])
     training = {"training_base_model": str(model), "training_max_seq_len": 256}
+    # Each run has artifacts of its own.
+    artifacts = f"artifacts-{number}"
 
     def with_training(workspace: Path) -> None:
-        make_trained_folder(workspace / "checkpoints" / "run", model, ("32.0", "64.0"))
+        if not (workspace / "checkpoints" / "run").exists():
+            make_trained_folder(workspace / "checkpoints" / "run", model, ("32.0", "64.0"))
 
     if name == "resolve_dataset":
         from kfp_osft.stages.resolve_dataset.source import resolve
@@ -109,11 +113,11 @@ def _stage(name: str, given: dict[str, Any]) -> Stage:
 
         local_engine.train_text = lambda: TRAINING
         os.environ["OSFT_LAUNCHER"] = "local"
-        prepared = Path(given["folder"]) / "workspace"
-        config = preprocess_dataset(str(rows), str(prepared), training).training_config
-        shutil.copytree(prepared, prepared.with_name("preprocessed"))
+        folder = Path(given["folder"])
+        config = preprocess_dataset(str(rows), str(folder / "workspace"), training).training_config
+        prepared = shutil.copytree(folder / "workspace", folder / f"preprocessed-{number}")
         return Stage(
-            lambda workspace: shutil.copytree(prepared.with_name("preprocessed"), workspace, dirs_exist_ok=True),
+            lambda workspace: shutil.copytree(prepared, workspace, dirs_exist_ok=True),
             lambda workspace: launch(config, str(workspace), None),
         )
     if name == "collect_metrics":
@@ -123,9 +127,9 @@ def _stage(name: str, given: dict[str, Any]) -> Stage:
             with_training,
             lambda workspace: collect(
                 str(workspace / "checkpoints" / "run"),
-                _artifact(workspace / "metrics"),
-                _artifact(workspace / "artifacts" / "steps"),
-                _artifact(workspace / "artifacts" / "log"),
+                _artifact(workspace / artifacts / "metrics"),
+                _artifact(workspace / artifacts / "steps"),
+                _artifact(workspace / artifacts / "log"),
             ),
         )
     if name == "render_loss_chart":
@@ -140,7 +144,7 @@ def _stage(name: str, given: dict[str, Any]) -> Stage:
         return Stage(
             with_table,
             lambda workspace: render(
-                str(workspace / "checkpoints" / "run" / "metrics.jsonl"), str(workspace / "artifacts" / "chart")
+                str(workspace / "checkpoints" / "run" / "metrics.jsonl"), str(workspace / artifacts / "chart")
             ),
         )
     if name == "export_model":
@@ -149,7 +153,7 @@ def _stage(name: str, given: dict[str, Any]) -> Stage:
         return Stage(
             with_training,
             lambda workspace: export_model(
-                str(workspace / "checkpoints" / "run"), str(workspace), _artifact(workspace / "artifacts" / "model")
+                str(workspace / "checkpoints" / "run"), str(workspace), _artifact(workspace / artifacts / "model")
             ),
         )
     raise ValueError(name)
@@ -161,55 +165,75 @@ def main() -> None:
     workspace, temporary = folder / "workspace", folder / "tmp"
     temporary.mkdir(parents=True)
     tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)
-    stage = _stage(given["stage"], given)
-    answer = folder / "answer.json"
+    stages = [_stage(name, given, number) for number, name in enumerate(given["stages"])]
+    answers = [folder / f"answer-{number}.json" for number in range(len(stages))]
 
     def fresh() -> None:
         for place in (workspace, temporary):
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-        stage.prepare(workspace)
+        for stage in stages:
+            stage.prepare(workspace)
 
-    def run(at: int = 0) -> int | str | None:
-        """Runs the stage in a child, killed at that operation: the number of its operations, a traceback, or None if it
-        was killed. What it made is in `answer`."""
-        child = os.fork()
-        if child == 0:
-            _run_here(stage, workspace, at, answer)
-        status = os.waitpid(child, 0)[1]
+    def run(which: Sequence[int], at: int = 0) -> list[int | str | None]:
+        """Runs stages at once, each in a child, killed at that operation: the number of each one's operations, a
+        traceback, or None if it was killed. What it returned is in its answer."""
+        children = {}
+        for number in which:
+            answers[number].unlink(missing_ok=True)
+            child = os.fork()
+            if child == 0:
+                _run_here(stages[number], workspace, at, answers[number])
+            children[number] = child
+        ended: list[int | str | None] = []
+        for number, child in children.items():
+            status = os.waitpid(child, 0)[1]
+            if os.WIFSIGNALED(status):
+                killed = os.WTERMSIG(status) == signal.SIGKILL
+                ended.append(None if killed else f"ended by signal {os.WTERMSIG(status)}")
+                continue
+            content = json.loads(answers[number].read_text())
+            ended.append(content["error"] or content["operations"])
         _end_of_processes(workspace)
-        if os.WIFSIGNALED(status):
-            return None if os.WTERMSIG(status) == signal.SIGKILL else f"ended by signal {os.WTERMSIG(status)}"
-        content = json.loads(answer.read_text())
-        return content["error"] or content["operations"]
+        return ended
 
-    fresh()
+    def made() -> dict[str, str]:
+        returned = {str(number): json.loads(answer.read_text())["returned"] for number, answer in enumerate(answers)}
+        return returned | _results(workspace)
+
+    everyone = range(len(stages))
     # Once before, so that caches are as warm as they will be.
-    assert isinstance(run(), int), answer.read_text()
-    expected = json.loads(answer.read_text())["made"]
-    fresh()
-    operations = run()
-    assert isinstance(operations, int), operations
-    places = sorted(random.Random(given["seed"]).sample(range(1, operations + 1), min(given["kills"], operations)))
-    found: dict[str, Any] = {"operations": operations, "kills": 0, "wrong": [], "tracebacks": [], "left": []}
-    for place in places:
+    for _ in range(2):
         fresh()
-        killed = run(place)
-        found["kills"] += killed is None
-        if isinstance(killed, str):
-            found["tracebacks"].append(f"operation {place}: {killed}")
-        again = run()
-        if isinstance(again, str):
-            found["tracebacks"].append(f"after operation {place}: {again}")
-        elif json.loads(answer.read_text())["made"] != expected:
-            made = json.loads(answer.read_text())["made"]
-            found["wrong"].append(
-                [place, *sorted(key for key in made.keys() | expected.keys() if made.get(key) != expected.get(key))]
-            )
-        left = [path for path in workspace.rglob(".*") if path.name.endswith((".unfinished", ".previous", ".link"))]
-        left += list(temporary.iterdir())
-        if left:
-            found["left"].append([place, *map(str, left)])
+        ended = [each for number in everyone for each in run([number])]
+        assert all(isinstance(each, int) for each in ended), ended
+    expected = made()
+    found: dict[str, Any] = {"operations": ended[0], "runs": 0, "wrong": [], "tracebacks": [], "left": []}
+
+    def compare(what: str, ended: list[int | str | None]) -> None:
+        errors = [each for each in ended if isinstance(each, str)]
+        found["tracebacks"] += [f"{what}: {error}" for error in errors]
+        now = {} if errors else made()
+        if not errors and now != expected:
+            others = [key for key in now.keys() | expected.keys() if now.get(key) != expected.get(key)]
+            found["wrong"].append([what, *sorted(others)])
+        left = [path for path in workspace.rglob(".*") if path.name.endswith((".unfinished", ".previous"))]
+        if left := [*left, *temporary.iterdir()]:
+            found["left"].append([what, *map(str, left)])
+
+    if len(stages) > 1:
+        for number in range(given["rounds"]):
+            fresh()
+            found["runs"] += len(stages)
+            compare(f"round {number}", run(everyone))
+    else:
+        operations = int(ended[0])
+        count = min(given["kills"], operations)
+        for place in sorted(random.Random(given["seed"]).sample(range(1, operations + 1), count)):
+            fresh()
+            (killed,) = run([0], place)
+            found["runs"] += killed is None
+            compare(f"killed at operation {place}", run([0]) if not isinstance(killed, str) else [killed])
     print("\n" + json.dumps(found))
 
 
@@ -228,18 +252,17 @@ def _run_here(stage: Stage, workspace: Path, at: int, answer: Path) -> None:
             if operations == at:
                 os.kill(own, signal.SIGKILL)
 
-    error, made = None, {}
     try:
         signal.alarm(_SECONDS)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             sys.addaudithook(count)
             returned = stage.run(workspace)
             at, operated = 0, operations
-        made = {"returned": json.dumps(returned, default=str), **_results(workspace)}
-        answer.write_text(json.dumps({"operations": operated, "error": None, "made": made}))
+        said = {"operations": operated, "error": None, "returned": json.dumps(returned, default=str)}
     except BaseException:
-        error = traceback.format_exc()
-        answer.write_text(json.dumps({"operations": operations, "error": error, "made": made}))
+        said = {"operations": operations, "error": traceback.format_exc()}
+    try:
+        answer.write_text(json.dumps(said))
     finally:
         os._exit(0)
 

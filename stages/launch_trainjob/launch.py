@@ -70,7 +70,7 @@ def launch(
         raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or unset for a cluster")
     use_workspace(writable_folder("pvc_path", pvc_path))
     checkpoint_dir = Path(config.osft["ckpt_output_dir"])
-    if name := _complete_earlier(config, checkpoint_dir):
+    if name := _complete_earlier(config, checkpoint_dir, tell=False):
         return Launched(str(checkpoint_dir), name)
     _check_data(config)
     training: _Training
@@ -81,7 +81,7 @@ def launch(
         training = _cluster_training(config, task)
     with training.owning(checkpoint_dir / OWNER_FILE) as ownership:
         # The one before may have completed it.
-        if name := _complete_earlier(config, checkpoint_dir):
+        if name := _complete_earlier(config, checkpoint_dir, tell=True):
             return Launched(str(checkpoint_dir), name)
         started = time.monotonic()
         try:
@@ -127,11 +127,15 @@ def _check_data(config: TrainingConfig) -> None:
         raise InputError(f"the data in {config.osft['data_output_dir']} is not whole; run preprocess again")
 
 
-def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path) -> str | None:
-    """Name of the TrainJob of this training where it is complete already."""
+def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path, tell: bool) -> str | None:
+    """Name of the TrainJob of this training where it is complete already, with its checkpoint and its metrics.
+
+    Args:
+        tell: logs what is missing of a training that was complete.
+    """
     run_file = checkpoint_dir / RUN_FILE
-    earlier = read_manifest(run_file, config.fingerprint)
-    if not earlier or not _has_its_checkpoint(checkpoint_dir, earlier):
+    earlier = read_manifest(run_file, config.fingerprint, tell=tell)
+    if not earlier or not _has_its_checkpoint(checkpoint_dir, earlier, tell):
         return None
     if earlier.get("data") != config.data:
         # What the next stages do with a complete training may be another thing this time.
@@ -140,13 +144,14 @@ def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path) -> str | Non
     return earlier["trainjob_name"]
 
 
-def _has_its_checkpoint(checkpoint_dir: Path, run: Mapping[str, Any]) -> bool:
+def _has_its_checkpoint(checkpoint_dir: Path, run: Mapping[str, Any], tell: bool) -> bool:
     """Whether the checkpoint that the next stages use is still there and whole, if the training saved one."""
     restore_replaced(checkpoint_dir / "hf_format")
     name = run["checkpoint"]
     if name is None or is_whole_model(checkpoint_dir / "hf_format" / name):
         return True
-    log(f"Warning: this training was complete, but its checkpoint hf_format/{name} is gone or cut: training again")
+    if tell:
+        log(f"Warning: this training was complete, but its checkpoint hf_format/{name} is gone or cut: training again")
     return False
 
 

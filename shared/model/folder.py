@@ -44,6 +44,19 @@ def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
     return header
 
 
+def is_whole_model(folder: Path) -> bool:
+    """Whether config, index and weights (safetensors) are there, and as long as they say they are."""
+    try:
+        files = {file.name: file for file in folder.glob("*.safetensors")}
+        for file in files.values():
+            safetensors_header(file)
+        index = folder / "model.safetensors.index.json"
+        named = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.is_file() else ()
+        return bool(read_config(folder) and files and files.keys() >= {*named})
+    except (InputError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
 def split_hub_id(base_model: str) -> tuple[str, str | None]:
     """The id of a Hugging Face model and its revision: org/name@revision, or org/name alone."""
     name, _, revision = base_model.partition("@")

@@ -2,26 +2,35 @@
 
 import os
 import re
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_osft.shared.files.atomic import writable_folder, write_json
+from kfp_osft.shared.files.atomic import restore_replaced, writable_folder, write_json
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, Ownership, owned
+from kfp_osft.shared.model.folder import is_whole_model
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.durations import duration_text
-from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG, data_made_from
+from kfp_osft.stages.launch_trainjob.attempts import (
+    clean_up,
+    forget_state,
+    make_ready,
+    note_seconds,
+    spent_seconds,
+    was_complete,
+    whole_checkpoints,
+)
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect, is_configured
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import ClusterTraining, Task
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
-from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, saved_states
+from kfp_osft.stages.launch_trainjob.train_result import METRICS_FILE, metrics_size
 
 _LOCAL = "local"
 _TWO_WAYS = (
@@ -61,7 +70,7 @@ def launch(
         raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or unset for a cluster")
     use_workspace(writable_folder("pvc_path", pvc_path))
     checkpoint_dir = Path(config.osft["ckpt_output_dir"])
-    if name := _complete_earlier(config, checkpoint_dir):
+    if name := _complete_earlier(config, checkpoint_dir, tell=False):
         return Launched(str(checkpoint_dir), name)
     _check_data(config)
     training: _Training
@@ -72,22 +81,25 @@ def launch(
         training = _cluster_training(config, task)
     with training.owning(checkpoint_dir / OWNER_FILE) as ownership:
         # The one before may have completed it.
-        if name := _complete_earlier(config, checkpoint_dir):
+        if name := _complete_earlier(config, checkpoint_dir, tell=True):
             return Launched(str(checkpoint_dir), name)
         started = time.monotonic()
-        training.train(
-            ownership,
-            checkpoint_dir / TRAINING_LOG,
-            lambda: _clear_unfinished(checkpoint_dir, resumable=launcher != _LOCAL),
-        )
-        seconds = round(time.monotonic() - started, 1)
-        # Weights and the optimizer's moments: several times the model's size.
-        shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
+        try:
+            training.train(ownership, checkpoint_dir / TRAINING_LOG, lambda: make_ready(checkpoint_dir))
+        except BaseException:
+            note_seconds(checkpoint_dir, spent_seconds(checkpoint_dir) + time.monotonic() - started)
+            raise
+        seconds = round(spent_seconds(checkpoint_dir) + time.monotonic() - started, 1)
+        clean_up(checkpoint_dir)
+        found = whole_checkpoints(checkpoint_dir)
+        metrics = checkpoint_dir / METRICS_FILE
         write_manifest(
             checkpoint_dir / RUN_FILE,
             config.fingerprint,
+            [metrics] if metrics.is_file() else [],
             trainjob_name=training.name,
             seconds=seconds,
+            checkpoint=found[0].folder.name if found else None,
             osft=config.osft,
             trainjob=config.trainjob,
             data=config.data,
@@ -105,24 +117,42 @@ def _check_data(config: TrainingConfig) -> None:
             f"the data that preprocess wrote is not at {config.osft['data_path']}; "
             "this stage must see the same workspace"
         )
-    if fingerprint(data_made_from({"osft": config.osft})) != config.data.get("made_from"):
+    made_from = data_made_from({"osft": config.osft})
+    if fingerprint(made_from) != config.data.get("made_from"):
         raise InputError(
             f"the data in {config.osft['data_output_dir']} is not what training_config was made for: another run of "
             "preprocess has written there since; run preprocess again"
         )
+    if read_manifest(Path(config.osft["data_output_dir"]) / "manifest.json", made_from) is None:
+        raise InputError(f"the data in {config.osft['data_output_dir']} is not whole; run preprocess again")
 
 
-def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path) -> str | None:
-    """Name of the TrainJob of this training where it is complete already."""
+def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path, tell: bool) -> str | None:
+    """Name of the TrainJob of this training where it is complete already, with its checkpoint and its metrics.
+
+    Args:
+        tell: logs what is missing of a training that was complete.
+    """
     run_file = checkpoint_dir / RUN_FILE
-    earlier = read_manifest(run_file, config.fingerprint)
-    if not earlier:
+    earlier = read_manifest(run_file, config.fingerprint, tell=tell)
+    if not earlier or not _has_its_checkpoint(checkpoint_dir, earlier, tell):
         return None
     if earlier.get("data") != config.data:
         # What the next stages do with a complete training may be another thing this time.
         write_json(run_file, {**earlier, "data": config.data})
     log(f"This training is complete in {checkpoint_dir}: used again")
     return earlier["trainjob_name"]
+
+
+def _has_its_checkpoint(checkpoint_dir: Path, run: Mapping[str, Any], tell: bool) -> bool:
+    """Whether the checkpoint that the next stages use is still there and whole, if the training saved one."""
+    restore_replaced(checkpoint_dir / "hf_format")
+    name = run["checkpoint"]
+    if name is None or is_whole_model(checkpoint_dir / "hf_format" / name):
+        return True
+    if tell:
+        log(f"Warning: this training was complete, but its checkpoint hf_format/{name} is gone or cut: training again")
+    return False
 
 
 def _workflow_name() -> str:
@@ -141,7 +171,7 @@ class _Training(Protocol):
 
     def owning(self, file: Path) -> AbstractContextManager[Ownership]: ...
 
-    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], None]) -> None: ...
+    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], bool]) -> None: ...
 
 
 class _LocalTraining:
@@ -152,9 +182,11 @@ class _LocalTraining:
     def owning(self, file: Path) -> AbstractContextManager[Ownership]:
         return owned(file, "launch_trainjob")
 
-    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], None]) -> None:
-        config = self._config
-        before_creation()
+    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], bool]) -> None:
+        config, checkpoint_dir = self._config, self._config.osft["ckpt_output_dir"]
+        if was_complete(Path(checkpoint_dir)):
+            log(f"This training is complete in {checkpoint_dir}, although its stage was ended before: used again")
+            return
         if config.trainjob["num_workers"] > 1:
             log(
                 f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this "
@@ -164,12 +196,22 @@ class _LocalTraining:
             f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on this computer; "
             f"full log in {log_path}"
         )
-        train_locally(
-            {"osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]}, "device": "auto"},
-            config.env,
-            log_path,
-            ownership.add_process,
-        )
+        train_args = {
+            "osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]},
+            "device": "auto",
+            "resumable": True,
+        }
+        resumes, before = before_creation(), metrics_size(checkpoint_dir)
+        try:
+            train_locally(train_args, config.env, log_path, ownership.add_process)
+        except TrainingError as error:
+            # Another number of GPUs, or a state that is damaged in a way that only shows when it is loaded.
+            if not resumes or metrics_size(checkpoint_dir) > before:
+                raise
+            log(f"Warning: the saved state cannot be used, so the training starts anew. {error}")
+            forget_state(Path(checkpoint_dir))
+            before_creation()
+            train_locally(train_args, config.env, log_path, ownership.add_process)
 
 
 def _cluster_training(config: TrainingConfig, task: Task) -> ClusterTraining:
@@ -181,19 +223,3 @@ def _cluster_training(config: TrainingConfig, task: Task) -> ClusterTraining:
         f"full log in {Path(config.osft['ckpt_output_dir'], TRAINING_LOG)}"
     )
     return ClusterTraining(cluster, config, task)
-
-
-def _clear_unfinished(checkpoint_dir: Path, resumable: bool) -> None:
-    """Removes the leftovers of an interrupted attempt: mini-trainer would append to its metrics, and its checkpoints
-    must not be taken for those of this training. The data of preprocess is kept; so is, if the engine can resume, a
-    state that mini-trainer saved when it was interrupted, with the metrics up to it."""
-    # Only the coming training may write it.
-    (checkpoint_dir / COMPLETE_FILE).unlink(missing_ok=True)
-    if resumable and saved_states(str(checkpoint_dir)):
-        log("The training resumes from the state that was saved when it was interrupted")
-        return
-    for leftover in (*checkpoint_dir.glob("training_*"), checkpoint_dir / "hf_format", checkpoint_dir / STATES_FOLDER):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)

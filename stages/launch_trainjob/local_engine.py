@@ -4,22 +4,28 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, cast
 
 from kfp_osft.shared.parameters.environment import secret_values
 from kfp_osft.shared.processes.process_tree import ProcessTree, start_watchdog
+from kfp_osft.shared.processes.termination import terminable
 from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import shown
+from kfp_osft.stages.launch_trainjob.attempts import SAVE_REQUEST
+from kfp_osft.stages.launch_trainjob.train_result import metrics_size
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 from kfp_osft.stages.launch_trainjob.train_text import train_text
 from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
+
+# mini-trainer waits as long for its workers.
+_SECONDS_TO_SAVE = 300.0
 
 
 def train_locally(
@@ -28,13 +34,15 @@ def train_locally(
     """Trains on this computer and returns when the training has succeeded.
 
     Runs the same training script as a cluster does, and logs one line per optimizer step. None of its processes
-    outlives this call or this process, however it ends.
+    outlives this call or this process, however it ends. Interrupted by Ctrl-C or SIGTERM, a resumable training saves
+    its state first; a second Ctrl-C ends it at once.
 
     Args:
-        train_args: {"osft": keyword arguments of training_hub.osft, "device": "auto", "cuda" or "cpu"}.
+        train_args: {"osft": keyword arguments of training_hub.osft, "device": "auto", "cuda" or "cpu", "resumable":
+            true or false}.
         env: environment variables of the training, added to this process's own. The values of variables that
             are named like a secret (HF_TOKEN, WANDB_API_KEY, ...) are redacted in all output.
-        log_path: the complete output of the trainer is appended to this file.
+        log_path: the complete output of the trainer is appended to this file; the script is written beside it.
         outlived_by: gets the id of a process that lives as long as any of the training does, even when this one is
             killed.
 
@@ -47,13 +55,17 @@ def train_locally(
     output = TrainerOutput(num_epochs=train_args["osft"].get("num_epochs") or 1)
     log_path = Path(log_path)
     log_path.parent.mkdir(parents=True, exist_ok=True)
+    # Not in a temporary folder, which a killed process would leave behind.
+    script = log_path.with_name("training_script.py")
+    script.write_text(train_text(), encoding="utf-8")
+    # mini-trainer looks for it in /dev/shm, which only Linux has, under one name for all trainings.
+    is_resumable = bool(train_args.get("resumable")) and os.path.isdir("/dev/shm")
+    if is_resumable:
+        request = log_path.absolute().with_name(SAVE_REQUEST)
+        environment["CHECKPOINT_TRIGGER_FILENAME"] = os.path.relpath(request, "/dev/shm")
+    steps_before = metrics_size(train_args["osft"].get("ckpt_output_dir", ""))
 
-    with (
-        tempfile.TemporaryDirectory(prefix="kfp-osft-") as folder,
-        log_path.open("a", encoding="utf-8") as log_file,
-    ):
-        script = Path(folder) / "train_script.py"
-        script.write_text(train_text(), encoding="utf-8")
+    with terminable(), log_path.open("a", encoding="utf-8") as log_file:
         training = subprocess.Popen(
             [sys.executable, str(script)],
             env=environment,
@@ -69,12 +81,16 @@ def train_locally(
         try:
             watchdog = start_watchdog(training.pid)
             outlived_by(watchdog.pid)
-            for raw in output_pipe:
-                line = shown(raw.decode("utf-8", errors="replace"), secrets)
-                log_file.write(line)
-                log_file.flush()
-                if (readable := output.read(line)) is not None:
-                    log(readable)
+            try:
+                for line in _lines(output_pipe, log_file, secrets):
+                    if (readable := output.read(line)) is not None:
+                        log(readable)
+            # Ctrl-C, SIGTERM, or nobody reads our output any more.
+            except (KeyboardInterrupt, SystemExit, OSError):
+                has_trained = metrics_size(train_args["osft"].get("ckpt_output_dir", "")) > steps_before
+                if is_resumable and has_trained and training.poll() is None:
+                    _let_it_save(training, _lines(output_pipe, log_file, secrets))
+                raise
         finally:
             if training.poll() is None:
                 ProcessTree(training.pid).end()
@@ -85,6 +101,29 @@ def train_locally(
                 watchdog.wait()
     if training.returncode != 0:
         raise TrainingError(output.describe_failure(training.returncode, log_path))
+
+
+def _lines(output_pipe: IO[bytes], log_file: IO[str], secrets: Collection[str]) -> Iterator[str]:
+    """The output line by line, each written to the log first."""
+    for raw in output_pipe:
+        line = shown(raw.decode("utf-8", errors="replace"), secrets)
+        log_file.write(line)
+        log_file.flush()
+        yield line
+
+
+def _let_it_save(training: subprocess.Popen, lines: Iterator[str]) -> None:
+    """Has the training save its state, and waits until it has ended."""
+    # Whoever reads our output may be gone.
+    with contextlib.suppress(OSError):
+        log("Interrupted: the training saves its state, and the same run will resume there (Ctrl-C again: end at once)")
+    training.send_signal(signal.SIGTERM)
+    limit = threading.Timer(_SECONDS_TO_SAVE, training.kill)
+    limit.daemon = True
+    limit.start()
+    for _ in lines:
+        pass
+    limit.cancel()
 
 
 def _end_leftovers(training: subprocess.Popen) -> None:

@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 
 STATES_FOLDER = "full_state_checkpoints"
+METRICS_FILE = "training_metrics_0.jsonl"
 VERSIONS_FILE = "library_versions.json"
 LIBRARIES = ("training-hub", "rhai-innovation-mini-trainer", "instructlab-training", "torch", "transformers")
 #: Written once the training is complete: for a launcher whose TrainJob is gone by then.
@@ -30,7 +31,7 @@ def find_problem(osft_args: dict, weights_before: dict[str, int], metrics_before
             older run may have left its files in the same folder.
     """
     checkpoint_dir = osft_args["ckpt_output_dir"]
-    metrics_file = Path(checkpoint_dir) / "training_metrics_0.jsonl"
+    metrics_file = Path(checkpoint_dir) / METRICS_FILE
     written = metrics_file.read_bytes()[metrics_before:] if metrics_file.exists() else b""
     # A thread of mini-trainer's writes this file, and the exit may cut its last line.
     lines = [line for line in written.split(b"\n")[:-1] if line.strip()]
@@ -77,5 +78,5 @@ def open_to_group(checkpoint_dir: str) -> None:
 
 def metrics_size(checkpoint_dir: str) -> int:
     """Bytes in the metrics file of node 0, to which mini-trainer appends a line a step."""
-    path = Path(checkpoint_dir) / "training_metrics_0.jsonl"
+    path = Path(checkpoint_dir) / METRICS_FILE
     return path.stat().st_size if path.exists() else 0

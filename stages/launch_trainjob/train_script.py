@@ -18,8 +18,8 @@ The workers that torchrun starts run this file too, which then runs mini-trainer
 - without a GPU ("auto"), or with "cpu", puts CPU devices in the place of CUDA's.
 "cuda" is for jobs that paid for a GPU: they fail at once where there is none.
 
-"resumable" has mini-trainer save its whole state on SIGTERM (a pod that is evicted or preempted) and go on from it in
-the next attempt, where it can: see can_resume.
+"resumable" has mini-trainer save its whole state on SIGTERM (a pod is evicted or preempted, or somebody pressed Ctrl-C)
+and resume from it in the next attempt, where it can: see train_resume.py.
 
 Exit code 0 means a new checkpoint and a finite loss; mini-trainer alone reports success without both. The others are in
 train_end.py.
@@ -61,6 +61,7 @@ from kfp_osft.stages.launch_trainjob.train_result import (
     saved_states,
     write_versions,
 )
+from kfp_osft.stages.launch_trainjob.train_resume import can_resume, remove_cut_states, resume_exactly
 
 ARGS_VARIABLE = "OSFT_TRAIN_ARGS"
 DEVICES = ("auto", "cuda", "cpu")
@@ -99,7 +100,7 @@ def main() -> None:
 
     try:
         train_args = read_train_args(os.environ.get(ARGS_VARIABLE, ""))
-        if train_args.resumable:
+        if train_args.attendance is not None:
             share_with_stages()
         attendance = Attendance(**(train_args.attendance or {}))
         attendance.start()
@@ -113,13 +114,15 @@ def main() -> None:
     if rank == 0:
         Path(checkpoint_dir, COMPLETE_FILE).unlink(missing_ok=True)
         write_versions(checkpoint_dir)
+        remove_cut_states(checkpoint_dir)
     weights_before = checkpoint_weights(checkpoint_dir)
-    metrics_before = metrics_size(checkpoint_dir)
     states_before = saved_states(checkpoint_dir)
+    # A state may be that of the last step, after which only the model is saved.
+    metrics_before = 0 if states_before else metrics_size(checkpoint_dir)
     progress = ProgressReport(
         Progress(
             Path(checkpoint_dir) / "training_metrics_0.jsonl",
-            0 if states_before else metrics_before,
+            metrics_before,
             osft_args.get("num_epochs") or 1,
         ),
         train_args.progress_port,
@@ -145,7 +148,7 @@ def main() -> None:
         if attendance.is_over and not complete:
             end(UNATTENDED, attendance.sentence)
     if rank == 0:
-        if train_args.resumable:
+        if train_args.attendance is not None:
             open_to_group(checkpoint_dir)
         Path(checkpoint_dir, COMPLETE_FILE).write_text("{}", encoding="utf-8")
 
@@ -338,6 +341,7 @@ def run_worker(arguments: list[str]) -> None:
         put_cpu_in_place_of_cuda()
     project_parameters_after_each_step()
     tell_decomposition()
+    resume_exactly(arguments)
     import mini_trainer
 
     train_file = str(Path(mini_trainer.__file__).parent / "train.py")
@@ -405,21 +409,6 @@ def _end_with_launcher() -> None:
             break
         time.sleep(1)
     os._exit(1)
-
-
-def can_resume(osft: Callable, osft_args: dict) -> bool:
-    """Whether mini-trainer can go on from a saved state: it must know how, and the training have one epoch.
-
-    mini-trainer 0.9 passes over as many batches as it made steps in every epoch, not in all of them: a training that
-    was interrupted after its first epoch would end at once, and its state be taken for the trained model.
-    """
-    from mini_trainer import TrainingArgs
-
-    return (
-        "enable_jit_checkpoint" in inspect.signature(osft).parameters
-        and "on_demand_checkpointing" in TrainingArgs.__dataclass_fields__
-        and osft_args.get("num_epochs") == 1
-    )
 
 
 def node_rank(osft_args: dict) -> int:

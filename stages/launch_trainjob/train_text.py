@@ -11,6 +11,7 @@ _PARTS = (
     "train_attendance.py",
     "train_progress.py",
     "train_result.py",
+    "train_resume.py",
     "train_remote_code.py",
     "train_projection.py",
     "train_decomposition.py",

@@ -1,12 +1,14 @@
 """A base model of the Hugging Face Hub: resolved to a commit once, and fetched at that commit."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-from kfp_osft.shared.model.folder import split_hub_id
+from kfp_osft.shared.model.folder import safetensors_header, split_hub_id
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -27,6 +29,11 @@ _CODE = "*.py"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # The same weights in the formats of other libraries.
 _OTHER_WEIGHTS = ("consolidated*", "adapter_*")
+
+# How the cache calls a file: by git's digest or, of one in LFS, by that of its content.
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_LENGTH_OF_LFS = 64
+_MOST_BYTES_READ = 16 << 20
 
 
 class HubModel(NamedTuple):
@@ -66,6 +73,8 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
         files = [sibling.rfilename for sibling in found.siblings or []]
         wanted = [file for file in files if _matches(file, (*_SMALL_FILES, *([_CODE] if trust_remote_code else [])))]
         folder = Path(snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted))
+        if _drop_damaged(folder, wanted):
+            snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted)
         # huggingface_hub writes its listings for the user alone; pods run as different users of one group.
         for listing in folder.parents[1].glob("trees/*.json"):
             listing.chmod(listing.stat().st_mode | 0o060)
@@ -104,11 +113,45 @@ def fetch_hub_weights(model: HubModel) -> None:
 
     if not model.weights:
         return
+    _drop_damaged(model.folder, model.weights)
     log(f"Fetching the weights of {model.name} at commit {model.commit}")
     try:
         snapshot_download(model.name, revision=model.commit, cache_dir=model.cache, allow_patterns=list(model.weights))
     except Exception as error:
         raise _not_given(model.name, error) from None
+
+
+def _drop_damaged(folder: Path, names: Iterable[str]) -> bool:
+    """Removes the files from the cache that are not whole, since huggingface_hub uses whatever is there.
+
+    Args:
+        folder: of the commit in the cache.
+        names: files of the commit; those that are not there are passed over.
+    """
+    damaged = [folder / name for name in names if (folder / name).is_file() and not _is_whole(folder / name)]
+    for file in damaged:
+        log(f"Warning: {file} has changed or was cut since it was fetched: fetching it again")
+        file.resolve().unlink()
+        file.unlink(missing_ok=True)
+    return bool(damaged)
+
+
+def _is_whole(file: Path) -> bool:
+    """By the digest that the cache names a file after, where reading it is cheap; of weights, by their header."""
+    if file.suffix == ".safetensors":
+        try:
+            safetensors_header(file)
+        except InputError:
+            return False
+    blob = file.resolve()
+    if not _DIGEST.fullmatch(blob.name) or blob.stat().st_size > _MOST_BYTES_READ:
+        # A cache without symbolic links has no blobs.
+        return True
+    content = blob.read_bytes()
+    if len(blob.name) == _LENGTH_OF_LFS:
+        return hashlib.sha256(content).hexdigest() == blob.name
+    # As git names it.
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == blob.name
 
 
 def _remember(folder: Path, revision: str) -> None:

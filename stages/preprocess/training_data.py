@@ -176,7 +176,7 @@ def preprocess_dataset(
             check_coverage(base_model, coverage, checked.data["min_osft_share"])
             return found, coverage
 
-        if manifest and data_path.is_file() and held_out_path.is_file() == bool(manifest["report"]["validation"]):
+        if manifest:
             report = manifest["report"]
             log(f"The data in {folder} was made from the same rows, model and parameters: used again")
             _check_dropped(Path(dataset_path), report, checked)
@@ -200,7 +200,8 @@ def preprocess_dataset(
                 write_json(manifest_path, {"written_by": _WRITER})
                 report_path.unlink(missing_ok=True)
                 held_out_path.unlink(missing_ok=True)
-            write_manifest(manifest_path, data_made_from, written_by=_WRITER, report=report)
+            made = [data_path, held_out_path] if report["validation"] else [data_path]
+            write_manifest(manifest_path, data_made_from, made, written_by=_WRITER, report=report)
         found, coverage = find_coverage()
         uses_family_patterns = "target_patterns" not in osft
         osft["target_patterns"] = coverage.patterns

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
-from kfp_osft.shared.files.leftovers import remove_leftovers
+from kfp_osft.shared.files.leftovers import mark_of_this_process, remove_leftovers
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import Owned, owned, owner_file_of
 from kfp_osft.shared.reporting.errors import InputError
@@ -28,6 +28,18 @@ def check_room(workspace: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(workspace).free
     if size > free - _ROOM_TO_LEAVE:
         raise InputError(f"{what}: needs {size_text(size)}, but pvc_path={workspace} has {size_text(free)} free")
+
+
+def check_free(copy: Path, file: Path) -> None:
+    """Raises InputError where the copy of another file of the dataset already has this name.
+
+    A file system that ignores case, or the forms of accented letters, takes two names for one.
+    """
+    if os.path.lexists(copy):
+        raise InputError(
+            f"dataset file {file}: the workspace's file system does not tell its name from another file's of the "
+            "dataset; rename one of them"
+        )
 
 
 @contextmanager
@@ -82,13 +94,13 @@ class PartialDownload:
 
         What another process has published meanwhile stays, as it may be in use.
         """
-        if read_manifest(folder / MANIFEST, made_from):
+        if read_manifest(folder / MANIFEST, made_from, tell=False):
             return
         with replacing_folder(folder) as complete:
             for entry in self.folder.iterdir():
                 if entry.name != _MARKS:
                     os.rename(entry, complete / entry.name)
-            write_manifest(complete / MANIFEST, made_from, source=source)
+            write_manifest(complete / MANIFEST, made_from, complete, source=source)
 
 
 @contextmanager
@@ -106,7 +118,7 @@ def partial_download(folder: Path) -> Iterator[PartialDownload]:
             held.enter_context(owned(owner_file_of(folder), "resolve_dataset", wait=False))
             is_common = True
         except Owned:
-            path, is_common = path.with_name(f"{path.name}-{uuid.uuid4().hex[:8]}"), False
+            path, is_common = path.with_name(f"{path.name}-{mark_of_this_process()}{uuid.uuid4().hex[:8]}"), False
         path.mkdir(parents=True, exist_ok=True)
         done = False
         try:

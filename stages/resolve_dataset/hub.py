@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
-from kfp_osft.shared.files.leftovers import remove_leftovers
+from kfp_osft.shared.files.leftovers import mark_of_this_process, remove_leftovers
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
@@ -76,7 +76,9 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
     os.makedirs(HF_DATASETS_CACHE, exist_ok=True)
     # A cache of its own: from the common one `datasets` takes an older revision when the Hub fails.
     remove_leftovers(Path(HF_DATASETS_CACHE).glob(f"{_CACHE_PREFIX}*"))
-    with TemporaryDirectory(prefix=_CACHE_PREFIX, dir=HF_DATASETS_CACHE, ignore_cleanup_errors=True) as cache:
+    with TemporaryDirectory(
+        prefix=f"{_CACHE_PREFIX}{mark_of_this_process()}", dir=HF_DATASETS_CACHE, ignore_cleanup_errors=True
+    ) as cache:
         try:
             rows = datasets.load_dataset(name, config, split=split, revision=commit, cache_dir=cache)
         # datasets raises what its parts raise: OSError, ValueError, RuntimeError, and errors of its own.
@@ -85,7 +87,7 @@ def fetch_from_hub(uri: str, split: str, workspace: Path) -> Path:
             raise InputError(f"{uri}, dataset_split={split}: cannot be loaded: {_reason(error)}{hint}") from None
         with replacing_folder(folder) as unfinished:
             _write_rows(rows, unfinished / "data.jsonl")
-            write_manifest(unfinished / ".manifest.json", made_from, source=source)
+            write_manifest(unfinished / ".manifest.json", made_from, unfinished, source=source)
     return folder / "data.jsonl"
 
 

@@ -27,6 +27,7 @@ from kfp_osft.stages.resolve_dataset.download import (
     check_room,
     partial_download,
 )
+from kfp_osft.stages.resolve_dataset.object_names import file_names
 
 _MIB = 1 << 20
 # Parts of 16 MiB, ten at a time: what one connection to S3 carries is a fraction of a pod's network.
@@ -203,24 +204,20 @@ def _objects(client: Any, place: _Place) -> list[_Object]:
     # As in a folder: hidden files are not data.
     names = {entry["Key"]: entry["Key"].removeprefix(prefix) for entry in entries}
     seen = [entry for entry in entries if not is_hidden(PurePosixPath(names[entry["Key"]]))]
-    objects = [
-        _Object(entry["Key"], entry["Size"], entry["ETag"], names[entry["Key"]])
-        for entry in seen
-        if has_data_extension(entry["Key"])
-    ]
+    data = [entry for entry in seen if has_data_extension(entry["Key"])]
     others = [names[entry["Key"]] for entry in seen if not has_data_extension(entry["Key"])]
-    if not objects:
+    if not data:
         raise InputError(f"{place.said}: {_nothing_there(client, place, others)}")
     if others:
         log(f"Skipped, as they do not have the extension of a data file: {listed(others, _MOST_NAMES_SHOWN)}")
-    empty = [entry.key for entry in objects if not entry.size]
+    empty = [entry["Key"] for entry in data if not entry["Size"]]
     if empty:
         raise InputError(f"{place.said}: holds empty objects: {listed(empty, _MOST_NAMES_SHOWN)}")
-    outside = next(
-        (entry.key for entry in objects if ".." in PurePosixPath(entry.name).parts or entry.name.startswith("/")), None
-    )
+    outside = next((entry["Key"] for entry in data if ".." in names[entry["Key"]].split("/")), None)
     if outside is not None:
         raise InputError(f"{place.said}: the key {outside} cannot be a file below a folder")
+    paths = file_names(names[entry["Key"]] for entry in data)
+    objects = [_Object(entry["Key"], entry["Size"], entry["ETag"], paths[names[entry["Key"]]]) for entry in data]
     return sorted(objects, key=lambda entry: entry.name)
 
 
@@ -238,7 +235,8 @@ def _object(client: Any, place: _Place) -> _Object | None:
         raise InputError(f"{place.said}: is not one of {ALLOWED_FILES}")
     if not head["ContentLength"]:
         raise InputError(f"{place.said}: the object is empty")
-    return _Object(place.key, head["ContentLength"], head["ETag"], PurePosixPath(place.key).name)
+    name = PurePosixPath(place.key).name
+    return _Object(place.key, head["ContentLength"], head["ETag"], file_names([name])[name])
 
 
 def _nothing_there(client: Any, place: _Place, others: list[str]) -> str:

@@ -18,7 +18,7 @@ from kfp_osft.shared.reporting.plain_text import plain_text
 from kfp_osft.shared.reporting.redaction import keep_secrets_of, redacted
 from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over
 from kfp_osft.shared.rows.formats import has_data_extension
-from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_room, explaining_a_full_disk
+from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_free, check_room, explaining_a_full_disk
 from kfp_osft.stages.resolve_dataset.http import fetch_from_http
 from kfp_osft.stages.resolve_dataset.hub import fetch_from_hub
 from kfp_osft.stages.resolve_dataset.s3 import fetch_from_s3
@@ -159,15 +159,16 @@ def _into_workspace(path: Path, uri: str, workspace: Path) -> Path:
     source = {"uri": redacted(uri)}
     if manifest := read_manifest(folder / MANIFEST, made_from):
         if manifest.get("source") != source:
-            write_manifest(folder / MANIFEST, made_from, source=source)
+            write_manifest(folder / MANIFEST, made_from, folder, source=source)
         return folder / path.name
     check_room(workspace, sum(file.stat().st_size for file in files), "the dataset artifact")
     with replacing_folder(folder) as unfinished:
         for file in files:
             copy = unfinished / file.relative_to(path.parent)
             copy.parent.mkdir(parents=True, exist_ok=True)
+            check_free(copy, file)
             shutil.copyfile(file, copy)
-        write_manifest(unfinished / MANIFEST, made_from, source=source)
+        write_manifest(unfinished / MANIFEST, made_from, unfinished, source=source)
     return folder / path.name
 
 
@@ -241,5 +242,5 @@ def _counted_rows(path: Path, workspace: Path) -> int:
         return manifest["rows"]
     rows = count_rows(path)
     counted.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(counted, made_from, rows=rows)
+    write_manifest(counted, made_from, (), rows=rows)
     return rows

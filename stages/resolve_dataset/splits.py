@@ -11,7 +11,7 @@ from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.files import dataset_files, named_splits, saved_splits
 from kfp_osft.shared.training.run_file import dataset_source
-from kfp_osft.stages.resolve_dataset.download import MANIFEST
+from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_free
 
 _MOST_NAMES_SHOWN = 5
 
@@ -68,10 +68,11 @@ def _folder_of_links(path: Path, split: str, files: list[Path], workspace: Path,
             for file in files:
                 link = unfinished / file.relative_to(path)
                 link.parent.mkdir(parents=True, exist_ok=True)
+                check_free(link, file)
                 try:
                     os.symlink(file.resolve(), link)
                 except OSError:
                     # Stores that are mounted as a file system may have no links.
                     shutil.copyfile(file, link)
-            write_manifest(unfinished / MANIFEST, made_from, source=source)
+            write_manifest(unfinished / MANIFEST, made_from, unfinished, source=source)
     return folder

@@ -47,7 +47,7 @@ def make_trained_folder(folder: Path, model: Path, samples: tuple[str, ...] = ("
         "weights": {file.name: [file.stat().st_size, sampled_digest(file)] for file in model.glob("*.safetensors")},
     }
     write_manifest(
-        data / "manifest.json", {"dataset": ["d" * 64], "base_model": base_model, "processed": False}, report={}
+        data / "manifest.json", {"dataset": ["d" * 64], "base_model": base_model, "processed": False}, (), report={}
     )
     (folder / "library_versions.json").write_text(json.dumps({"torch": "2.9.1", "training-hub": "0.11.2"}))
     run = {

@@ -123,7 +123,7 @@ COMMANDS = "{demo,run,check,compare,compile,manifest,image,runtime}"
         (["runn"], "kfp-osft: unknown command runn; did you mean run?"),
         (
             ["xyz"],
-            "kfp-osft: unknown command xyz; the commands are demo, run, check, compare, compile, manifest, image, runtime",
+            f"kfp-osft: unknown command xyz; the commands are {COMMANDS.strip('{}').replace(',', ', ')}",
         ),
         (["demo", "more"], "kfp-osft demo: unexpected argument 'more'"),
         (["demo", "--output-dir"], "kfp-osft demo: argument --output-dir: expected one argument"),

@@ -74,7 +74,7 @@ def pull_model(base_model: str, workspace: Path) -> Path:
             (place / _MANIFEST).unlink(missing_ok=True)
             with replacing_folder(model) as unfinished:
                 _move_model(found, tree, unfinished, base_model)
-            write_manifest(place / _MANIFEST, _made_from(digest), reference=base_model, files=_sizes(model))
+            write_manifest(place / _MANIFEST, _made_from(digest), model, reference=base_model)
         except OSError as error:
             raise InputError(f"{_PARAMETER}={base_model}: cannot be unpacked in {place}: {error.strerror}") from None
         except InputError:
@@ -93,17 +93,13 @@ def pulled_digest(folder: Path) -> str | None:
     try:
         digest = json.loads(path.read_text(encoding="utf-8"))["made_from"]["digest"]
         manifest = read_manifest(path, _made_from(digest))
-        return digest if manifest and manifest["files"] == _sizes(folder) else None
+        return digest if manifest and manifest["made"]["folder"] == folder.name else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
 def _made_from(digest: str) -> dict[str, Any]:
     return {"format": _FORMAT, "digest": digest}
-
-
-def _sizes(folder: Path) -> dict[str, int]:
-    return {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def _check_space(manifest: Mapping[str, Any], blobs: Path, base_model: str) -> None:

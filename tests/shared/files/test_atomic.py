@@ -208,12 +208,13 @@ with replacing_{kind}(Path(sys.argv[1])) as unfinished:
 
 def test_a_manifest_is_read_when_it_was_made_from_the_same(tmp_path: Path):
     path = tmp_path / "manifest.json"
-    write_manifest(path, MADE_FROM, rows=3)
+    write_manifest(path, MADE_FROM, (), rows=3)
 
     # The order of keys does not count.
     manifest = read_manifest(path, dict(reversed(MADE_FROM.items())))
 
-    assert manifest == {"fingerprint": fingerprint(MADE_FROM), "made_from": MADE_FROM, "rows": 3}
+    made = {"folder": None, "files": {}}
+    assert manifest == {"fingerprint": fingerprint(MADE_FROM), "made_from": MADE_FROM, "made": made, "rows": 3}
     assert names(tmp_path) == ["manifest.json"]
 
 
@@ -230,7 +231,7 @@ def test_a_manifest_is_read_when_it_was_made_from_the_same(tmp_path: Path):
     ],
 )
 def test_a_manifest_of_something_else_is_none(tmp_path: Path, other: object):
-    write_manifest(tmp_path / "manifest.json", MADE_FROM)
+    write_manifest(tmp_path / "manifest.json", MADE_FROM, ())
 
     assert read_manifest(tmp_path / "manifest.json", other) is None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.shared.files import ownership
+from kfp_osft.shared.files.leftovers import machine
 from kfp_osft.shared.files.ownership import OWNER_FILE, Owned, Pace, owned
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -19,6 +19,7 @@ QUICK = Pace(beat=0.05, silence=0.5)
 OWNER = """
 import sys, time
 from pathlib import Path
+from kfp_osft.shared.files.leftovers import machine
 from kfp_osft.shared.files.ownership import Pace, owned
 with owned(Path(sys.argv[1]), "a test", pace=Pace(0.05, 0.5)) as ownership:
     if len(sys.argv) > 2:
@@ -129,7 +130,7 @@ def test_an_owner_lives_as_long_as_the_processes_that_outlive_it(record: Path, s
 
 
 def test_another_process_of_the_same_id_is_not_the_owner(record: Path):
-    elsewhere(record, machine=ownership._machine(), processes=[[os.getpid(), "1"]])
+    elsewhere(record, machine=machine(), processes=[[os.getpid(), "1"]])
     with owned(record, "x", wait=False):
         assert json.loads(record.read_text())["who"] == "x"
 
@@ -178,6 +179,7 @@ def test_a_claim_that_a_killed_process_left_does_not_last(record: Path):
 MANY = """
 import os, random, sys, time
 from pathlib import Path
+from kfp_osft.shared.files.leftovers import machine
 from kfp_osft.shared.files.ownership import Pace, owned
 record, mark, deadline = Path(sys.argv[1]), Path(sys.argv[2]), time.monotonic() + 2
 times = 0

@@ -443,6 +443,22 @@ def test_without_the_hub_a_model_of_the_cache_is_taken_and_said(
     assert f"taken from the cache, commit {model.folder.name}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_file_of_the_cache_that_was_cut_is_fetched_again(
+    hub: HubServer, tiny_model: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+):
+    model = find_base_model("org/model", tmp_path)
+    fetch_weights(model)
+    content = (tiny_model / name).read_bytes()
+    (model.folder / name).write_bytes(content[: len(content) // 2])
+
+    again = find_base_model("org/model", tmp_path)
+    fetch_weights(again)
+
+    assert again == model and (model.folder / name).read_bytes() == content
+    assert f"{name} has changed or was cut since it was fetched" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["org/missing", "org/gated", "org/model@no-such-revision", "not a model id"])
 def test_what_the_hub_does_not_give_is_told(hub: HubServer, tmp_path: Path, name: str):
     assert error_of(find_base_model, name, tmp_path).startswith(

@@ -419,6 +419,17 @@ def test_a_hub_that_is_out_of_order_is_told(worker: Worker, hub: HubServer, pvc:
     )
 
 
+def test_a_copy_that_was_cut_or_is_gone_is_loaded_again(hub: HubServer, worker: Worker, pvc: Path, name: str):
+    hub.commit(name, {"rows.jsonl": jsonl("a", "b", "c")})
+    path, rows = worker(name, pvc)
+    before = Path(path).read_bytes()
+
+    for damage in (lambda: os.truncate(path, len(before.splitlines()[0]) + 1), lambda: os.remove(path)):
+        damage()
+        assert worker(name, pvc) == [path, rows]
+        assert Path(path).read_bytes() == before
+
+
 @pytest.fixture
 def unused_port() -> int:
     """A port of this computer where nothing listens."""

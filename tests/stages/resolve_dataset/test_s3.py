@@ -475,3 +475,64 @@ def test_a_server_that_answers_as_no_store_does_is_told_in_a_sentence(
     said = str(error.value)
     assert said.startswith(f"dataset_uri={uri}: ") and "\n" not in said and "\x1b" not in said and len(said) < 700
     assert not list(pvc.rglob("*.unfinished"))
+
+
+def test_keys_that_would_be_one_file_keep_all_their_rows(store: S3Server, bucket: str, pvc: Path):
+    # This store refuses "." in keys, and takes "//" for "/".
+    for key in ("p/x/a.jsonl", "p/x/A.jsonl", "p/X/a.jsonl"):
+        store.put(bucket, key, jsonl(key))
+    listed = {entry["Key"] for entry in store.client.list_objects_v2(Bucket=bucket, Prefix="p/")["Contents"]}
+    assert len(listed) == 3
+
+    folder = fetched(f"s3://{bucket}/p", pvc)
+
+    paths = [str(file.relative_to(folder)).lower() for file in files_in(pvc) if file.suffix == ".jsonl"]
+    assert len({*paths}) == len(paths) == 3
+    assert resolve(f"s3://{bucket}/p", "train", str(pvc), None).num_rows == 3
+
+
+@pytest.mark.parametrize("key", ["p/x//a.jsonl", "p/./x/a.jsonl", "p//x/a.jsonl"])
+def test_objects_whose_keys_are_one_path_are_two_files(
+    monkeypatch: pytest.MonkeyPatch, store: S3Server, bucket: str, pvc: Path, key: str
+):
+    """AWS keeps such keys apart, which the store of the tests does not: its listing and answers are changed."""
+    store.put(bucket, "p/x/a.jsonl", jsonl("one"))
+    store.put(bucket, "p/other.jsonl", jsonl("two"))
+    make_client = s3._client
+
+    def client_of_aws(place: s3._Place) -> object:
+        client = make_client(place)
+
+        def rename(parsed: dict, **_: object) -> None:
+            for entry in parsed.get("Contents", ()):
+                entry["Key"] = {"p/other.jsonl": key}.get(entry["Key"], entry["Key"])
+
+        def rename_back(params: dict, **_: object) -> None:
+            params["Key"] = {key: "p/other.jsonl"}.get(params["Key"], params["Key"])
+
+        client.meta.events.register("after-call.s3.ListObjectsV2", rename)
+        client.meta.events.register_last("before-parameter-build.s3.GetObject", rename_back)
+        return client
+
+    monkeypatch.setattr(s3, "_client", client_of_aws)
+
+    folder = fetched(f"s3://{bucket}/p", pvc)
+
+    files = sorted(folder.rglob("*.jsonl"))
+    assert sorted(questions(file)[0] for file in files) == ["one", "two"]
+
+
+def test_a_copy_of_a_prefix_that_was_cut_or_added_to_is_fetched_again(store: S3Server, bucket: str, pvc: Path):
+    for name in "ab":
+        store.put(bucket, f"p/{name}.jsonl", jsonl(name, name * 2))
+    folder = fetched(f"s3://{bucket}/p", pvc)
+    before = {file: file.read_bytes() for file in files_in(pvc)}
+
+    for damage in (
+        lambda: (folder / "a.jsonl").write_bytes(jsonl("a")),
+        lambda: (folder / "b.jsonl").unlink(),
+        lambda: (folder / "c.jsonl").write_bytes(jsonl("c")),
+    ):
+        damage()
+        assert fetched(f"s3://{bucket}/p", pvc) == folder
+        assert {file: file.read_bytes() for file in files_in(pvc)} == before

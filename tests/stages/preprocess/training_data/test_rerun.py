@@ -70,7 +70,7 @@ def test_other_data_models_and_lengths_are_tokenized_again(
     assert (Path(second.data_path).read_bytes() == before) == (changed == "max_seq_len")
 
 
-@pytest.mark.parametrize("broken", ["data is gone", "manifest of another"])
+@pytest.mark.parametrize("broken", ["data is gone", "data is cut", "manifest of another"])
 def test_data_that_is_not_what_its_manifest_says_is_made_again(run, chat_rows: Path, tokenized: list, broken: str):
     first = run(chat_rows)
     data, manifest = Path(first.data_path), Path(first.data_path).parent / "manifest.json"
@@ -78,12 +78,25 @@ def test_data_that_is_not_what_its_manifest_says_is_made_again(run, chat_rows: P
 
     if broken == "data is gone":
         data.unlink()
+    elif broken == "data is cut":
+        data.write_bytes(b"".join(before.splitlines(keepends=True)[:3]))
     else:
         data.write_bytes(b"cut")
         manifest.write_text(json.dumps(json.loads(text) | {"fingerprint": "0" * 64}))
 
     assert run(chat_rows) == first and len(tokenized) == 2
     assert data.read_bytes() == before and manifest.read_text() == text
+
+
+@pytest.mark.parametrize("broken", ["gone", "cut"])
+def test_held_out_rows_that_are_not_whole_are_made_again(run, chat_rows: Path, tokenized: list, broken: str):
+    first = run(chat_rows, validation_split=0.25)
+    held_out = Path(first.data_path).with_name("validation.jsonl")
+    before = held_out.read_bytes()
+    held_out.unlink() if broken == "gone" else held_out.write_bytes(before.splitlines(keepends=True)[0])
+
+    assert run(chat_rows, validation_split=0.25) == first
+    assert held_out.read_bytes() == before and len(tokenized) == 2
 
 
 @pytest.mark.parametrize("broken", ["manifest is gone", "manifest is cut"])

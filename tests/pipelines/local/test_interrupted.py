@@ -1,0 +1,74 @@
+"""Ctrl-C during a local run: it reaches the stage too, which may have something to save."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+# A pipeline whose stage needs a second after Ctrl-C, as kfp.local starts one.
+RUN = """
+import subprocess, sys
+from pathlib import Path
+from kfp_osft.pipelines.local import run as module
+
+STAGE = '''
+import sys, time
+from pathlib import Path
+Path(sys.argv[1], "started").touch()
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(1)
+    Path(sys.argv[1], "saved").touch()
+'''
+
+def osft_pipeline(**arguments):
+    with subprocess.Popen([sys.executable, "-c", STAGE, sys.argv[1]], stdout=subprocess.PIPE) as stage:
+        stage.stdout.read()
+
+module.osft_pipeline = osft_pipeline
+module._run(Path(sys.argv[1]), {}, False)
+"""
+
+
+@pytest.mark.parametrize("interrupts", [1, 2])
+def test_the_run_ends_when_its_stage_has_ended_or_at_a_second_interrupt(tmp_path: Path, interrupts: int):
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+
+    for _ in range(interrupts):
+        # As a terminal does: to all processes of the group.
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.6)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode != 0
+    assert "Interrupted: a training that is under way saves its state now" in told
+    assert (tmp_path / "saved").exists() is (interrupts == 1)
+
+
+def test_temporary_folders_of_killed_runs_are_removed_and_those_of_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from kfp_osft.pipelines.local.run import _temporary_folder
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, used, others = (
+        tmp_path / name for name in (f"kfp-osft-{dead.pid}-x", f"kfp-osft-{os.getpid()}-x", "y")
+    )
+    for folder in (left, used, others):
+        folder.mkdir()
+
+    with _temporary_folder():
+        assert not left.exists() and used.exists() and others.exists()
+    assert {*tmp_path.iterdir()} == {used, others}

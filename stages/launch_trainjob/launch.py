@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -16,12 +16,14 @@ from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.tracking.mlflow_run import tracked_run
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG, data_made_from
+from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG, data_made_from, read_run
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect, is_configured
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import ClusterTraining, Task
 from kfp_osft.stages.launch_trainjob.local_engine import train_locally
 from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, saved_states
+from kfp_osft.stages.launch_trainjob.train_trackers import TENSORBOARD
 
 _LOCAL = "local"
 _TWO_WAYS = (
@@ -60,19 +62,20 @@ def launch(
     if launcher not in ("", _LOCAL):
         raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or unset for a cluster")
     use_workspace(writable_folder("pvc_path", pvc_path))
-    checkpoint_dir = Path(config.osft["ckpt_output_dir"])
-    if name := _complete_earlier(config, checkpoint_dir):
+    checkpoint_dir, run_name = Path(config.osft["ckpt_output_dir"]), run_name or _workflow_name()
+    of_this_run = {"data": config.data, "pipeline_run": {"id": run_id, "name": run_name}}
+    if name := _complete_earlier(config, checkpoint_dir, of_this_run):
         return Launched(str(checkpoint_dir), name)
     _check_data(config)
     training: _Training
     if launcher == _LOCAL:
         training = _LocalTraining(config, checkpoint_dir)
     else:
-        task = Task(run_name or _workflow_name(), run_id, task_name, pvc_path, task_config)
+        task = Task(run_name, run_id, task_name, pvc_path, task_config)
         training = _cluster_training(config, task)
     with training.owning(checkpoint_dir / OWNER_FILE) as ownership:
         # The one before may have completed it.
-        if name := _complete_earlier(config, checkpoint_dir):
+        if name := _complete_earlier(config, checkpoint_dir, of_this_run):
             return Launched(str(checkpoint_dir), name)
         started = time.monotonic()
         training.train(
@@ -90,11 +93,12 @@ def launch(
             seconds=seconds,
             osft=config.osft,
             trainjob=config.trainjob,
-            data=config.data,
             env=config.env,
             about=config.about,
+            **of_this_run,
         )
     log(f"Training complete after {duration_text(seconds)}: {checkpoint_dir}")
+    _begin_tracking(checkpoint_dir)
     return Launched(str(checkpoint_dir), training.name)
 
 
@@ -112,17 +116,24 @@ def _check_data(config: TrainingConfig) -> None:
         )
 
 
-def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path) -> str | None:
-    """Name of the TrainJob of this training where it is complete already."""
+def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path, of_this_run: Mapping[str, Any]) -> str | None:
+    """Name of the TrainJob of this training where it is complete already; its record gets the fields of this run."""
     run_file = checkpoint_dir / RUN_FILE
     earlier = read_manifest(run_file, config.fingerprint)
     if not earlier:
         return None
-    if earlier.get("data") != config.data:
-        # What the next stages do with a complete training may be another thing this time.
-        write_json(run_file, {**earlier, "data": config.data})
+    if earlier != earlier | of_this_run:
+        # What the next stages do with a complete training, and for which run, may be another thing this time.
+        write_json(run_file, earlier | of_this_run)
     log(f"This training is complete in {checkpoint_dir}: used again")
+    _begin_tracking(checkpoint_dir)
     return earlier["trainjob_name"]
+
+
+def _begin_tracking(checkpoint_dir: Path) -> None:
+    """Makes the MLflow run, where one is wanted: the next stages, which add to it, run side by side."""
+    with tracked_run(read_run(checkpoint_dir)):
+        pass
 
 
 def _workflow_name() -> str:
@@ -165,7 +176,11 @@ class _LocalTraining:
             f"full log in {log_path}"
         )
         train_locally(
-            {"osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]}, "device": "auto"},
+            {
+                "osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]},
+                "device": "auto",
+                "report_to": config.data.get("report_to") or [],
+            },
             config.env,
             log_path,
             ownership.add_process,
@@ -192,7 +207,8 @@ def _clear_unfinished(checkpoint_dir: Path, resumable: bool) -> None:
     if resumable and saved_states(str(checkpoint_dir)):
         log("The training resumes from the state that was saved when it was interrupted")
         return
-    for leftover in (*checkpoint_dir.glob("training_*"), checkpoint_dir / "hf_format", checkpoint_dir / STATES_FOLDER):
+    folders = (checkpoint_dir / name for name in ("hf_format", STATES_FOLDER, TENSORBOARD))
+    for leftover in (*checkpoint_dir.glob("training_*"), *folders):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:

@@ -38,7 +38,7 @@ SECRETS = {
     "preprocess": {
         "hf-token": {"HF_TOKEN"},
         "oci-pull-secret-model-download": {"OCI_PULL_SECRET_MODEL_DOWNLOAD"},
-        **_MLFLOW,
+        "mlflow-credentials": {"MLFLOW_TRACKING_URI"},
     },
     "launch-trainjob": {
         "hf-token": {"HF_TOKEN"},

@@ -1,6 +1,7 @@
 """The training parameters in groups, for the form of the pipeline and the help of the command."""
 
-from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.parameter import Parameter
 
 BASIC, ROWS, TRAINING, OSFT, RESULTS, CLUSTER, UNUSED = (
     "Basic",
@@ -22,11 +23,15 @@ _MEMBERS = {
         "training_max_tokens_per_gpu",
         "training_unfreeze_rank_ratio",
     ),
-    ROWS: ("training_use_processed_dataset", "training_unmask_messages"),
+    ROWS: ("training_use_processed_dataset", "training_unmask_messages", "training_block_size"),
+    TRAINING: ("training_validation_every",),
     OSFT: ("training_target_patterns", "training_min_osft_share"),
     RESULTS: (
         "training_checkpoint_at_epoch",
         "training_save_final_checkpoint",
+        "training_save_best",
+        "training_save_dtype",
+        "training_report_to",
         "training_export_broken_model",
         "training_data_output_dir",
     ),

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Optional, TypeVar
 
-from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.parameter import Parameter
 
 _PLACE = "training parameters:"
 _Function = TypeVar("_Function", bound=Callable)

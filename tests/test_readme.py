@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kfp_osft import stages
-from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.parameter import Parameter
 
 _ROOT = Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from kfp_osft.shared.parameters.kubernetes_syntax import is_positive_quantity
 from kfp_osft.shared.reporting.errors import InputError
 
 #: The keys of kfp_osft.pipelines.osft.sub_pipeline.SECRET_KEYS, which imports KFP.
-SECRET_PURPOSES = ("kubernetes", "hugging_face", "oci", "s3")
+SECRET_PURPOSES = ("kubernetes", "hugging_face", "oci", "s3", "mlflow")
 #: osft_pipeline's parameters beside the training's, and their types.
 _OWN_PARAMETERS: dict[str, type] = {
     "dataset_uri": str,

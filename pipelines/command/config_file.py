@@ -9,7 +9,7 @@ import yaml
 from kfp_osft.pipelines.command.parameter_options import PARAMETERS, ROW_OPTIONS, option_of, options_of, value_of
 from kfp_osft.pipelines.command.parser import did_you_mean
 from kfp_osft.shared.files.atomic import replacing_file
-from kfp_osft.shared.parameters.declarations import Parameter
+from kfp_osft.shared.parameters.parameter import Parameter
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.redaction import redacted
 

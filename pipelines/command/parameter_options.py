@@ -16,7 +16,8 @@ from kfp_osft.pipelines.parameter_groups import (
     group_of,
     has_effect_here,
 )
-from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.parameter import Parameter
 
 #: Where a run's rows come from: parameters of osft_pipeline -> their options.
 ROW_OPTIONS = {

@@ -20,6 +20,8 @@ from kfp_osft.stages.component import check_image, make_way
 
 # With check_matrices, collect_metrics reads the base model.
 _HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "export_model")
+# The training only where training_report_to asks for it.
+_MLFLOW_STAGES = ("launch_trainjob", "collect_metrics", "render_loss_chart", "export_model")
 # Which stages get an environment variable, by its name; the first match wins.
 _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"KUBERNETES_.*|OSFT_LAUNCHER"), ("launch_trainjob",)),
@@ -27,6 +29,9 @@ _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"HF_.*|HUGGING_FACE_.*"), _HUB_STAGES),
     # Not AWS_CA_BUNDLE: what one client trusts, all do.
     (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset",)),
+    # preprocess only says whether it will be used.
+    (re.compile(r"MLFLOW_TRACKING_URI"), ("preprocess", *_MLFLOW_STAGES)),
+    (re.compile(r"MLFLOW_.*"), _MLFLOW_STAGES),
     # PIP_*, proxies, certificate authorities and unknown names: all six stages install packages and use clients.
     (re.compile(r".*"), StageTasks._fields),
 )

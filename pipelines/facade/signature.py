@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from kfp_osft.pipelines.parameter_groups import group_of
-from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, EXTRA_PARAMETERS, TRAINING_PARAMETERS, Parameter
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, EXTRA_PARAMETERS, TRAINING_PARAMETERS
+from kfp_osft.shared.parameters.parameter import Parameter
 from kfp_osft.stages.training_parameters import documented
 
 

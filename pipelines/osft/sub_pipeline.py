@@ -34,6 +34,7 @@ SECRET_KEYS = {
         "AWS_ENDPOINT_URL",
         "AWS_REGION",
     ),
+    "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH"),
 }
 
 _TRAINING_NAMES = {parameter.name for parameter in ALL_PARAMETERS}
@@ -66,6 +67,7 @@ class PipelineSettings:
             "hugging_face": "hf-token",
             "oci": "oci-pull-secret-model-download",
             "s3": "s3-secret",
+            "mlflow": "mlflow-credentials",
         }
     )
     stages: StageSettings = field(default_factory=StageSettings)

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, UNSET_INT, Parameter
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.parameter import UNSET_INT, Parameter
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.plain_text import plain_text
 
@@ -120,7 +121,9 @@ def _warnings(values: Mapping[str, Any]) -> tuple[str, ...]:
         warnings.append(
             f"training_fsdp_sharding_strategy={strategy} has no effect: mini-trainer always shards fully (FULL_SHARD)"
         )
-    if values.get("training_save_final_checkpoint") is False and not values.get("training_checkpoint_at_epoch"):
+    if values.get("training_save_final_checkpoint") is False and not (
+        values.get("training_checkpoint_at_epoch") or values.get("training_save_best")
+    ):
         warnings.append(
             "training_save_final_checkpoint=False without training_checkpoint_at_epoch: the training "
             "saves no checkpoint, so there will be no model to export"

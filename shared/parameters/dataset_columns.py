@@ -3,6 +3,8 @@
 from kfp_osft.shared.parameters.key_values import parse_key_values
 from kfp_osft.shared.reporting.errors import InputError
 
+#: A raw document, which is no conversation.
+DOCUMENT = "document"
 # What makes a row (kfp_osft.shared.rows.row_formats reads it), and what a row may have besides.
 _FORMATS_OF_COLUMNS = (
     ("user", "assistant"),
@@ -10,6 +12,7 @@ _FORMATS_OF_COLUMNS = (
     ("conversations",),
     ("prompt", "completion"),
     ("instruction", "output"),
+    (DOCUMENT,),
 )
 _FIELDS_OF_COLUMNS = (
     *(field for fields in _FORMATS_OF_COLUMNS for field in fields),

@@ -5,8 +5,6 @@ come from here or are tested against it. Names, types and defaults are the contr
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from kfp_osft.shared.parameters.dataset_columns import parse_columns
@@ -20,12 +18,10 @@ from kfp_osft.shared.parameters.kubernetes_syntax import (
     is_positive_quantity,
     is_quantity,
 )
+from kfp_osft.shared.parameters.parameter import Parameter
+from kfp_osft.shared.parameters.trainer_parameters import TRAINER_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.redaction import redacted
-
-#: An optional int that is not given, in a KFP component: kfp.local cannot leave out an int without a default (it
-#: calls int(None)).
-UNSET_INT = -1
 
 # A TrainJob takes 128 (Trainer 2.2 and later), ours among them.
 _MOST_VARIABLES = 120
@@ -45,60 +41,6 @@ LR_SCHEDULERS = (
 )
 # torch.distributed.fsdp.ShardingStrategy
 FSDP_SHARDING_STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "_HYBRID_SHARD_ZERO2")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One training parameter.
-
-    Attributes:
-        name: as in the contract.
-        type: str, int, float or bool.
-        default: as in the contract; None means: not passed on, the library's default holds.
-        doc: one sentence.
-        allowed: the allowed values, in words.
-        goes_to: "osft.KEY" (keyword KEY of training_hub.osft), "trainjob.KEY" (the TrainJob), "data.KEY" (what
-            preprocess does with the rows), "env" (environment of the training) or "" (checked, and goes nowhere: see
-            doc).
-        is_allowed: says whether a typed value is allowed.
-        when_left_out: for a default of None, what the library then uses; the sub-pipeline shows it as its default,
-            because a pipeline parameter cannot be None.
-        always_passed: when_left_out is the contract's and is passed, whatever the library's default.
-        read: turns the checked value into what its place takes (for strings that hold lists and maps).
-    """
-
-    name: str
-    type: type
-    default: Any
-    doc: str
-    allowed: str
-    goes_to: str
-    is_allowed: Callable[[Any], bool] = lambda value: True
-    when_left_out: Any = None
-    always_passed: bool = False
-    read: Callable[[str, Any], Any] = lambda name, value: value
-
-    @property
-    def optional(self) -> bool:
-        """Whether None may be given."""
-        return self.default is None
-
-    @property
-    def pipeline_default(self) -> Any:
-        """The default where None is not possible."""
-        return self.when_left_out if self.default is None else self.default
-
-    @property
-    def component_default(self) -> Any:
-        """The default in a KFP component."""
-        if self.always_passed:
-            return self.when_left_out
-        return UNSET_INT if self.optional and self.type is int else self.default
-
-    @property
-    def description(self) -> str:
-        """One or two sentences for forms and docstrings."""
-        return f"{self.doc} Allowed: {self.allowed}."
 
 
 def _positive(value: int | float) -> bool:
@@ -586,6 +528,7 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "data.validation_split",
         lambda value: 0 <= value < 1,
     ),
+    *TRAINER_PARAMETERS,
 )
 
 ALL_PARAMETERS = (*TRAINING_PARAMETERS, *EXTRA_PARAMETERS)

@@ -28,7 +28,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
     Its fields: fingerprint, trainjob_name, seconds (wall-clock of the training), osft (arguments of
     training_hub.osft), trainjob (resources and workers), data (what preprocess did with the rows), env (environment of
-    the training, without secrets), about (base_model, dataset, and preprocess' counts of rows and tokens).
+    the training, without secrets), about (base_model, dataset, and preprocess' counts of rows and tokens), pipeline_run
+    (id and name of the last run that used the training).
 
     Raises:
         InputError: the file is something else.

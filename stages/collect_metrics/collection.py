@@ -1,7 +1,8 @@
 """collect_metrics: turns the trainer's log lines into one table and KFP metrics."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file
@@ -9,11 +10,17 @@ from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.tracking.mlflow_run import TrackedRun, tracked_run
 from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, check_trained, warnings_of
 from kfp_osft.shared.training.metrics import read_steps, write_table
-from kfp_osft.shared.training.run_file import TRAINING_LOG, read_run
-from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
+from kfp_osft.shared.training.run_file import TRAINING_LOG, dataset_source, read_run
+from kfp_osft.shared.training.run_parameters import training_parameters, with_effect
+from kfp_osft.shared.training.validation_losses import (
+    loss_after_the_last_step,
+    validation_losses,
+    with_measured_losses,
+)
 
 METRICS_FILE = "metrics.jsonl"
 _CHECK_SECONDS = 600
@@ -62,16 +69,40 @@ def collect(
         log(f"Warning: {warning}")
     if broken := broken_model(steps, config_value(trained_config(folder), "vocab_size")):
         log(f"Warning: The training broke the model: {broken}. export_model will refuse it.")
-    write_table(steps, folder / METRICS_FILE)
+    run = read_run(folder)
+    losses = validation_losses(steps, loss_after_the_last_step(folder))
+    held_out = (run or {}).get("about", {}).get("validation_samples")
+    table = with_measured_losses(steps, losses, held_out)
+    write_table(table, folder / METRICS_FILE)
     place_file(folder / METRICS_FILE, output_steps)
     _place_log(folder / TRAINING_LOG, output_training_log)
-    found = figures(folder, steps, read_run(folder))
+    found = figures(folder, steps, run)
     if check_matrices:
         found |= _kept(folder, steps, check_matrices)
     for name, value in found.items():
         output_metrics.log_metric(name, value)
         log(f"{name} = {value:,}" if isinstance(value, int) else f"{name} = {value:.6g}")
+    with tracked_run(run) as tracked:
+        if tracked is not None and run is not None:
+            _track(tracked, run, table, found, folder)
     return Collected(str(folder / METRICS_FILE))
+
+
+def _track(
+    tracked: TrackedRun, run: Mapping[str, Any], table: list[dict], found: Mapping[str, float], folder: Path
+) -> None:
+    dataset = run["about"].get("dataset", "")
+    tracked.log_parameters(
+        {
+            "base_model": run["about"].get("base_model", ""),
+            "dataset": dataset_source(dataset).get("uri") or Path(dataset).name,
+            **with_effect(training_parameters(run), on_this_computer=run["trainjob_name"].startswith("local-")),
+        }
+    )
+    tracked.log_figures(found, table[-1]["step"])
+    tracked.log_curves(table)
+    tracked.log_file(folder / METRICS_FILE, METRICS_FILE)
+    tracked.end()
 
 
 def _place_log(file: Path, artifact: OutputArtifact) -> None:

@@ -1,5 +1,6 @@
 """The model as a KFP artifact: its files, and the metadata that says what it was made from."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any, Protocol
 from kfp_osft.shared.files.artifacts import OutputArtifact, is_uploaded
 from kfp_osft.shared.files.run_workspace import goes_with_the_run
 from kfp_osft.stages.export_model.placing import let_others_read, place_files
+
+#: Of the metadata, those that say which model it is and where.
+PLACES = ("model_name", "artifact_path", "pvc_model_dir", "export_uri", "checkpoint")
 
 
 class ModelArtifact(OutputArtifact, Protocol):
@@ -62,8 +66,9 @@ def artifact_metadata(
     dataset = published["dataset"]
     told: dict[str, Any] = {
         "model_name": name,
-        # A path of a pod is gone with the pod, the URI stays.
-        "artifact_path": artifact.uri,
+        # A path of a pod is gone with the pod, the URI stays. Red Hat's component for the model registry registers it,
+        # for KServe to load from: KServe knows s3://, and not KFP's word for an S3 store of its own.
+        "artifact_path": re.sub(r"^minio://", "s3://", artifact.uri),
         "base_model": published["base_model"]["name"],
         "dataset": dataset.get("uri") or dataset.get("path") or dataset["name"],
         "checkpoint": published["checkpoint"]["name"],

@@ -15,6 +15,7 @@ from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.tracking.mlflow_run import tracked_run
 from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints, first_sound
 from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, warnings_of
@@ -27,8 +28,9 @@ from kfp_osft.shared.training.run_file import (
     library_versions,
     read_run,
 )
+from kfp_osft.shared.training.run_parameters import training_parameters, without_folder
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
-from kfp_osft.stages.export_model.artifact import ModelArtifact, artifact_metadata, fill_artifact
+from kfp_osft.stages.export_model.artifact import PLACES, ModelArtifact, artifact_metadata, fill_artifact
 from kfp_osft.stages.export_model.carried_files import base_model_folder
 from kfp_osft.stages.export_model.checkpoint_checks import problem_of
 from kfp_osft.stages.export_model.lineage import earlier_trainings, model_name
@@ -36,7 +38,6 @@ from kfp_osft.stages.export_model.model_card import carried_metadata
 from kfp_osft.stages.export_model.model_files import BaseModel, write_model
 from kfp_osft.stages.export_model.placing import let_others_read, show_as
 from kfp_osft.stages.export_model.published_run import public_name, without_paths, write_published
-from kfp_osft.stages.export_model.run_parameters import training_parameters, without_folder
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
 #: On the PVC, by the name that today's component gives it: a link to the model of the last run.
@@ -118,7 +119,11 @@ def _export(folder: Path, workspace: Path, output_model: ModelArtifact) -> str:
         f"{len(list(folder.glob('hf_format/samples_*')))}: {final_model}"
     )
 
-    output_model.metadata.update(artifact_metadata(name, output_model, final_model, str(folder), published))
+    metadata = artifact_metadata(name, output_model, final_model, str(folder), published)
+    output_model.metadata.update(metadata)
+    with tracked_run(training.run or None) as tracked:
+        if tracked is not None:
+            tracked.set_tags({key: metadata.get(key) for key in PLACES})
     return COMPLETED
 
 

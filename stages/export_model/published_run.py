@@ -9,10 +9,10 @@ from kfp_osft.shared.files.atomic import write_json
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.training.figures import PARAMETERS
 from kfp_osft.shared.training.run_file import RUN_FILE
+from kfp_osft.shared.training.run_parameters import with_effect
 from kfp_osft.stages.export_model.findings import findings
 from kfp_osft.stages.export_model.lineage import described, sentences
 from kfp_osft.stages.export_model.model_card import CARD, CardFacts, model_card
-from kfp_osft.stages.export_model.run_parameters import with_effect
 
 # How launch_trainjob names a training on this computer.
 _LOCAL = "local-"

@@ -16,6 +16,7 @@ from kfp_osft.shared.training.run_file import RUN_FILE
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
 from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, saved_states
 from kfp_osft.stages.launch_trainjob.train_resume import remove_cut_states, step_of
+from kfp_osft.stages.launch_trainjob.train_trackers import TENSORBOARD
 
 #: In the checkpoint folder: the furthest checkpoint of attempts that could not be resumed.
 INTERRUPTED = "interrupted"
@@ -62,7 +63,8 @@ def make_ready(checkpoint_dir: Path) -> bool:
         return True
     _set_aside(checkpoint_dir)
     # mini-trainer would append to its metrics. The data of preprocess stays.
-    for leftover in (*checkpoint_dir.glob("training_*"), checkpoint_dir / _CHECKPOINTS, checkpoint_dir / STATES_FOLDER):
+    folders = (checkpoint_dir / name for name in (_CHECKPOINTS, STATES_FOLDER, TENSORBOARD))
+    for leftover in (*checkpoint_dir.glob("training_*"), *folders):
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:

@@ -16,8 +16,9 @@ from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.tracking.mlflow_run import tracked_run
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG, data_made_from
+from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG, data_made_from, read_run
 from kfp_osft.stages.launch_trainjob.attempts import (
     clean_up,
     forget_state,
@@ -69,19 +70,20 @@ def launch(
     if launcher not in ("", _LOCAL):
         raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or unset for a cluster")
     use_workspace(writable_folder("pvc_path", pvc_path))
-    checkpoint_dir = Path(config.osft["ckpt_output_dir"])
-    if name := _complete_earlier(config, checkpoint_dir, tell=False):
+    checkpoint_dir, run_name = Path(config.osft["ckpt_output_dir"]), run_name or _workflow_name()
+    of_this_run = {"data": config.data, "pipeline_run": {"id": run_id, "name": run_name}}
+    if name := _complete_earlier(config, checkpoint_dir, of_this_run, tell=False):
         return Launched(str(checkpoint_dir), name)
     _check_data(config)
     training: _Training
     if launcher == _LOCAL:
         training = _LocalTraining(config, checkpoint_dir)
     else:
-        task = Task(run_name or _workflow_name(), run_id, task_name, pvc_path, task_config)
+        task = Task(run_name, run_id, task_name, pvc_path, task_config)
         training = _cluster_training(config, task)
     with training.owning(checkpoint_dir / OWNER_FILE) as ownership:
         # The one before may have completed it.
-        if name := _complete_earlier(config, checkpoint_dir, tell=True):
+        if name := _complete_earlier(config, checkpoint_dir, of_this_run, tell=True):
             return Launched(str(checkpoint_dir), name)
         started = time.monotonic()
         try:
@@ -102,11 +104,12 @@ def launch(
             checkpoint=found[0].folder.name if found else None,
             osft=config.osft,
             trainjob=config.trainjob,
-            data=config.data,
             env=config.env,
             about=config.about,
+            **of_this_run,
         )
     log(f"Training complete after {duration_text(seconds)}: {checkpoint_dir}")
+    _begin_tracking(checkpoint_dir)
     return Launched(str(checkpoint_dir), training.name)
 
 
@@ -127,20 +130,24 @@ def _check_data(config: TrainingConfig) -> None:
         raise InputError(f"the data in {config.osft['data_output_dir']} is not whole; run preprocess again")
 
 
-def _complete_earlier(config: TrainingConfig, checkpoint_dir: Path, tell: bool) -> str | None:
+def _complete_earlier(
+    config: TrainingConfig, checkpoint_dir: Path, of_this_run: Mapping[str, Any], tell: bool
+) -> str | None:
     """Name of the TrainJob of this training where it is complete already, with its checkpoint and its metrics.
 
     Args:
+        of_this_run: fields that its record gets.
         tell: logs what is missing of a training that was complete.
     """
     run_file = checkpoint_dir / RUN_FILE
     earlier = read_manifest(run_file, config.fingerprint, tell=tell)
     if not earlier or not _has_its_checkpoint(checkpoint_dir, earlier, tell):
         return None
-    if earlier.get("data") != config.data:
-        # What the next stages do with a complete training may be another thing this time.
-        write_json(run_file, {**earlier, "data": config.data})
+    if earlier != earlier | of_this_run:
+        # What the next stages do with a complete training, and for which run, may be another thing this time.
+        write_json(run_file, earlier | of_this_run)
     log(f"This training is complete in {checkpoint_dir}: used again")
+    _begin_tracking(checkpoint_dir)
     return earlier["trainjob_name"]
 
 
@@ -153,6 +160,12 @@ def _has_its_checkpoint(checkpoint_dir: Path, run: Mapping[str, Any], tell: bool
     if tell:
         log(f"Warning: this training was complete, but its checkpoint hf_format/{name} is gone or cut: training again")
     return False
+
+
+def _begin_tracking(checkpoint_dir: Path) -> None:
+    """Makes the MLflow run, where one is wanted: the next stages, which add to it, run side by side."""
+    with tracked_run(read_run(checkpoint_dir)):
+        pass
 
 
 def _workflow_name() -> str:
@@ -200,6 +213,7 @@ class _LocalTraining:
             "osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]},
             "device": "auto",
             "resumable": True,
+            "report_to": config.data.get("report_to") or [],
         }
         resumes, before = before_creation(), metrics_size(checkpoint_dir)
         try:

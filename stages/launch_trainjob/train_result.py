@@ -44,7 +44,8 @@ def find_problem(osft_args: dict, weights_before: dict[str, int], metrics_before
             f"the training is lost: the loss of step {last['step']} is {last['loss']}. Usual causes: rows "
             "without an assistant's answer, rows longer than max_tokens_per_gpu, a learning_rate too high."
         )
-    saves = osft_args.get("save_final_checkpoint") is not False or osft_args.get("checkpoint_at_epoch")
+    asked_for = (osft_args.get(each) for each in ("checkpoint_at_epoch", "save_best_val_loss"))
+    saves = osft_args.get("save_final_checkpoint") is not False or any(asked_for)
     if saves and checkpoint_weights(checkpoint_dir).items() <= weights_before.items():
         return f"the training ended without a checkpoint: no new one in {Path(checkpoint_dir, 'hf_format')}"
     return None

@@ -8,7 +8,11 @@ It reads its arguments from the environment variable OSFT_TRAIN_ARGS, the base64
 
     {"osft": {keyword arguments of training_hub.osft}, "device": "auto" | "cuda" | "cpu", "resumable": true | false,
      "attendance": {"file": that the launcher writes, "minutes": of a training that nobody follows},
-     "progress_port": where the Trainer asks for the progress}
+     "progress_port": where the Trainer asks for the progress, "report_to": ["mlflow", "tensorboard", "wandb"]}
+
+Among the keyword arguments may be those of mini-trainer's TrainingArgs that training_hub.osft does not name and hands
+on, and optimizer_kwargs: an object of beta1, beta2, eps and weight_decay, which training_hub takes and mini-trainer
+(0.6.1 to 0.9.0: api_train.run_training) does not hand to its workers; here they get them.
 
 The workers that torchrun starts run this file too, which then runs mini-trainer's own train.py. In between it
 - decides about code in the model's folder: mini-trainer loads configurations with trust_remote_code=True, whatever it
@@ -41,7 +45,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +66,13 @@ from kfp_osft.stages.launch_trainjob.train_result import (
     write_versions,
 )
 from kfp_osft.stages.launch_trainjob.train_resume import can_resume, remove_cut_states, resume_exactly
+from kfp_osft.stages.launch_trainjob.train_trackers import TENSORBOARD, StepEvents, keep_trackers
+from kfp_osft.stages.launch_trainjob.train_validation import (
+    HELD_OUT_VARIABLE,
+    BestModels,
+    validate_on,
+    validation_as_known,
+)
 
 ARGS_VARIABLE = "OSFT_TRAIN_ARGS"
 DEVICES = ("auto", "cuda", "cpu")
@@ -73,13 +84,15 @@ TRUST_VARIABLE = "OSFT_TRUST_REMOTE_CODE"
 
 class TrainArgs(NamedTuple):
     """What OSFT_TRAIN_ARGS says: keyword arguments of osft, the device, whether to go on from a saved state, where the
-    launcher's sign of life is and how old it may become, where to serve the progress (0: nowhere)."""
+    launcher's sign of life is and how old it may become, where to serve the progress (0: nowhere), which experiment
+    trackers to report to."""
 
     osft: dict
     device: str = "auto"
     resumable: bool = False
     attendance: dict | None = None
     progress_port: int = 0
+    report_to: Sequence[str] = ()
 
 
 def main() -> None:
@@ -104,6 +117,7 @@ def main() -> None:
             share_with_stages()
         attendance = Attendance(**(train_args.attendance or {}))
         attendance.start()
+        keep_trackers(train_args.report_to)
         osft, osft_args = prepare(train_args)
     except (ValueError, TypeError, ImportError):
         # Wrong arguments, or an image without the libraries.
@@ -117,17 +131,19 @@ def main() -> None:
         remove_cut_states(checkpoint_dir)
     weights_before = checkpoint_weights(checkpoint_dir)
     states_before = saved_states(checkpoint_dir)
+    steps = Path(checkpoint_dir) / "training_metrics_0.jsonl"
     # A state may be that of the last step, after which only the model is saved.
     metrics_before = 0 if states_before else metrics_size(checkpoint_dir)
     progress = ProgressReport(
-        Progress(
-            Path(checkpoint_dir) / "training_metrics_0.jsonl",
-            metrics_before,
-            osft_args.get("num_epochs") or 1,
-        ),
+        Progress(steps, metrics_before, osft_args.get("num_epochs") or 1),
         train_args.progress_port,
         is_primary=rank == 0,
     )
+    best_models, events = BestModels(checkpoint_dir), None
+    if rank == 0:
+        best_models.start()
+        if TENSORBOARD in train_args.report_to:
+            events = StepEvents(steps, metrics_size(checkpoint_dir), Path(checkpoint_dir, TENSORBOARD))
     complete = False
     try:
         osft(**osft_args)
@@ -145,6 +161,10 @@ def main() -> None:
         complete = not states
     finally:
         progress.end(complete)
+        if rank == 0:
+            best_models.end(complete)
+        if events is not None:
+            events.end()
         if attendance.is_over and not complete:
             end(UNATTENDED, attendance.sentence)
     if rank == 0:
@@ -160,18 +180,20 @@ def prepare(train_args: TrainArgs) -> tuple[Callable, dict]:
         # Before torch is imported, so that no worker finds a GPU either.
         os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
     trust_remote_code = bool(osft_args.pop("trust_remote_code", False))
+    optimizer_kwargs = osft_args.pop("optimizer_kwargs", None) or {}
     hide_broken_torchvision()
     decide_remote_code(trust_remote_code)
     import torch
     import training_hub
 
+    osft_args = validation_as_known(osft_args)
     check_keywords(training_hub.osft, osft_args)
     has_cuda = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         end(UNMENDABLE, "device is 'cuda', but PyTorch finds no CUDA GPU here. Without one: 'auto' or 'cpu'.")
     if not has_cuda:
         osft_args = arguments_for_cpu(osft_args)
-    send_workers_here(on_cpu=not has_cuda, trust_remote_code=trust_remote_code)
+    send_workers_here(not has_cuda, trust_remote_code, optimizer_kwargs)
     if train_args.resumable and can_resume(training_hub.osft, osft_args):
         osft_args["enable_jit_checkpoint"] = True
     return training_hub.osft, osft_args
@@ -226,20 +248,24 @@ def hide_broken_torchvision() -> None:
 
 
 def check_keywords(osft: Callable, osft_args: dict) -> None:
-    """Raises a TypeError that names the first keyword which is no parameter of `osft`.
+    """Raises a TypeError that names the first keyword which neither `osft` nor mini-trainer has.
 
-    training_hub.osft takes **kwargs and drops what it does not know: a misspelt name trains with the default.
+    training_hub.osft takes **kwargs, hands mini-trainer those that its TrainingArgs have, and drops all others: a
+    misspelt name trains with the default.
     """
+    from mini_trainer import TrainingArgs
+
     known = [
         name
         for name, parameter in inspect.signature(osft).parameters.items()
         if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     ]
+    known += TrainingArgs.__dataclass_fields__
     for name in osft_args:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"training_hub.osft has no parameter {name!r}.{hint}")
+            raise TypeError(f"neither training_hub.osft nor mini-trainer here has a parameter {name!r}.{hint}")
 
 
 def arguments_for_cpu(osft_args: dict) -> dict:
@@ -275,8 +301,9 @@ def usable_cores() -> int:
         return cores
 
 
-def send_workers_here(on_cpu: bool, trust_remote_code: bool) -> None:
-    """Makes mini-trainer's launcher give torchrun this file to run, in the place of its train.py."""
+def send_workers_here(on_cpu: bool, trust_remote_code: bool, optimizer_kwargs: Mapping[str, float]) -> None:
+    """Makes mini-trainer's launcher give torchrun this file to run, in the place of its train.py, with the optimizer's
+    arguments."""
     from mini_trainer import api_train
 
     train_file = str(Path(api_train.__file__).parent / "train.py")
@@ -284,6 +311,8 @@ def send_workers_here(on_cpu: bool, trust_remote_code: bool) -> None:
     os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
     os.environ[ON_CPU_VARIABLE] = str(int(on_cpu))
     os.environ[TRUST_VARIABLE] = str(int(trust_remote_code))
+    # Of options that are there twice, the last one counts.
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in optimizer_kwargs.items()]
 
     class WorkerStreamablePopen(api_train.StreamablePopen):
         def __init__(self, log_file: str, command: list):
@@ -292,7 +321,7 @@ def send_workers_here(on_cpu: bool, trust_remote_code: bool) -> None:
             place = command.index(train_file)
             # By its module: the program torchrun lies beside this interpreter, or nowhere on the PATH.
             torchrun = [sys.executable, "-m", "torch.distributed.run", *command[1:place]]
-            super().__init__(log_file, [*torchrun, script, WORKER_FLAG, *command[place + 1 :]])
+            super().__init__(log_file, [*torchrun, script, WORKER_FLAG, *command[place + 1 :], *options])
 
         def listen(self):
             """As mini-trainer's, but that no secret gets into the pod's log, and the file in the workspace."""
@@ -342,6 +371,8 @@ def run_worker(arguments: list[str]) -> None:
     project_parameters_after_each_step()
     tell_decomposition()
     resume_exactly(arguments)
+    if held_out := os.environ.get(HELD_OUT_VARIABLE):
+        validate_on(held_out)
     import mini_trainer
 
     train_file = str(Path(mini_trainer.__file__).parent / "train.py")

@@ -15,6 +15,8 @@ _PARTS = (
     "train_remote_code.py",
     "train_projection.py",
     "train_decomposition.py",
+    "train_trackers.py",
+    "train_validation.py",
     "train_script.py",
 )
 _PACKAGE = "kfp_osft"

@@ -32,6 +32,8 @@ class TrainerOutput:
         r"|loading base model|computing distributed svd",
         re.IGNORECASE,
     )
+    # mini-trainer says it twice, the second time with all digits.
+    _VALIDATION = re.compile(r"^Validation loss: (\d+\.\d{6})$")
     # Warnings for programmers, torch's internal log lines, the markers below a line of a traceback, and the note that a
     # model is saved in its own dtype.
     _NOT_WORTH_READING = re.compile(
@@ -121,6 +123,8 @@ class TrainerOutput:
             return None if self._in_traceback else line
         if line.startswith(SAY):
             return line.removeprefix(SAY)
+        if found := self._VALIDATION.match(line.strip()):
+            return f"validation loss {float(found[1]):.4f}"
         if self._WORTH_READING.search(line) and not self._NOT_WORTH_READING.search(line.strip()):
             return line.strip()
         return None

@@ -8,6 +8,7 @@ from typing import Any
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.chat_tokens import NO_LOSS
 from kfp_osft.shared.rows.messages import Places, Warnings
+from kfp_osft.stages.preprocess.documents import blocks_of
 from kfp_osft.stages.preprocess.processed_rows import ProcessedRow
 
 #: instructlab-training drops shorter samples (data_process.filter_samples_by_length).
@@ -122,7 +123,7 @@ def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers
         osft: the checked parameters of training_hub.osft.
         workers: training pods.
     """
-    batch, epochs, samples = osft["effective_batch_size"], osft["num_epochs"], report["samples"]
+    batch, epochs, samples = osft["effective_batch_size"], osft["num_epochs"], blocks_of(report, osft)
     steps = epochs * -(-samples // batch)
     warnings = []
     if batch > samples:

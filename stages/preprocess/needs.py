@@ -105,8 +105,10 @@ def _processes(trainjob: Mapping[str, Any], local_gpus: int | None) -> tuple[int
 
 def _tokens_at_once(osft: Mapping[str, Any], report: Mapping[str, Any], processes: int) -> int:
     """mini-trainer packs a process' share of the batch into microbatches of max_tokens_per_gpu."""
-    of_batch = osft["effective_batch_size"] * report["tokens"] / report["samples"] / processes
-    return max(min(osft["max_tokens_per_gpu"], round(of_batch)), report["tokens_of_a_sample"]["longest"])
+    block = osft.get("block_size")
+    of_sample, longest = block or report["tokens"] / report["samples"], block or report["tokens_of_a_sample"]["longest"]
+    of_batch = osft["effective_batch_size"] * of_sample / processes
+    return max(min(osft["max_tokens_per_gpu"], round(of_batch)), longest)
 
 
 def _tell_gpu(need: MemoryNeed, processes: int, there: int, lines: list[str], warnings: list[str]) -> None:
@@ -153,9 +155,11 @@ def _tell_disk(
     warnings: list[str],
 ) -> None:
     config = read_config(model_folder)
-    dtype = str(config_value(config, "dtype") or config_value(config, "torch_dtype") or "float32")
+    dtype = osft.get("save_dtype") or config_value(config, "dtype") or config_value(config, "torch_dtype") or "float32"
     model = (coverage.layers + coverage.others) * (2 if dtype in ("bfloat16", "float16") else 4)
     saved = osft["num_epochs"] * bool(osft.get("checkpoint_at_epoch")) + osft.get("save_final_checkpoint", True)
+    # The best one, and the one before it until the other is whole.
+    saved += 2 * bool(osft.get("save_best_val_loss"))
     # What export_model publishes are hard links to a checkpoint's weights.
     needed, free = model * max(1, saved), shutil.disk_usage(workspace).free
     lines.append(
@@ -169,7 +173,7 @@ def _tell_disk(
     if needed > free:
         warnings.append(
             f"the checkpoints need {size_text(needed)}, and {size_text(free)} are free in {workspace}; switch "
-            "training_checkpoint_at_epoch off"
+            "training_checkpoint_at_epoch or training_save_best off"
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kfp_osft.shared.parameters.dataset_columns import DOCUMENT
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.columns import check_columns, with_columns
@@ -62,6 +63,8 @@ def check_first_row(path: Path, columns: Mapping[str, str] | None, is_processed:
     if row is None:
         raise InputError(f"dataset {path} has no rows")
     if columns:
+        if DOCUMENT in columns:
+            raise InputError(f"dataset_columns names a {DOCUMENT}, which needs training_block_size")
         if is_processed:
             raise InputError(
                 "dataset_columns does not apply to tokenized rows; omit it or training_use_processed_dataset"
@@ -146,10 +149,10 @@ def content_key(row: Row, seed: int = 0) -> int:
             for message in messages_of(row)
         ]
     except InputError:
-        # Tokens, or a row that will be rejected when it is tokenized.
+        # Tokens, a document, or a row that will be rejected when it is tokenized.
         content = [row.values.get(field) for field in PROCESSED_FIELDS]
         if None in content:
-            content = row.place
+            content = row.values.get(DOCUMENT) or row.place
     text = json.dumps(content, sort_keys=True, default=str)
     digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8, key=str(seed).encode())
     return int.from_bytes(digest.digest(), "big")

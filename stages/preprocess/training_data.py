@@ -35,6 +35,7 @@ from kfp_osft.stages.preprocess.base_model import (
     load_tokenizer,
 )
 from kfp_osft.stages.preprocess.data_report import COUNTS, DataReport, marked_text, planned_training
+from kfp_osft.stages.preprocess.documents import document_columns, documents
 from kfp_osft.stages.preprocess.needs import find_needs
 from kfp_osft.stages.preprocess.osft_coverage import CoverageSearch, check_coverage
 from kfp_osft.stages.preprocess.processed_rows import LineWriter, ProcessedRow, processed_rows, read_line
@@ -48,6 +49,7 @@ from kfp_osft.stages.preprocess.row_source import (
 from kfp_osft.stages.preprocess.runs_data import keep_for_the_run
 from kfp_osft.stages.preprocess.tokenizing import Line, Remarks, TokenizedPiece, tokenized_pieces
 from kfp_osft.stages.preprocess.trained_here import base_of_this_run
+from kfp_osft.stages.preprocess.trainer_settings import check_trackers, check_validation, validation_arguments
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
 DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
@@ -107,6 +109,8 @@ def preprocess_dataset(
     checked = check_parameters(training)
     for warning in checked.warnings:
         log(f"Warning: {warning}")
+    check_validation(checked, bool(validation_path or checked.data["validation_split"]))
+    check_trackers(checked)
     osft = dict(checked.osft)
     # Trying a scheduler needs torch; most have nothing that could be wrong.
     tries_scheduler = "lr_scheduler_kwargs" in osft or osft.get("lr_scheduler") in SCHEDULERS_OF_ARGUMENTS
@@ -117,7 +121,7 @@ def preprocess_dataset(
     # Before a model is pulled: a wrong path is told at once.
     files = dataset_files(Path(dataset_path))
     validation_files = _validation_files(validation_path, checked)
-    check_first_row(Path(dataset_path), checked.data.get("columns"), osft.get("use_processed_dataset", False))
+    _check_first_row(Path(dataset_path), checked)
     trusted = osft.get("trust_remote_code", False)
     base_model = find_base_model(osft["model_path"], workspace, trusted)
     model = check_base_model(base_model, trusted)
@@ -133,6 +137,7 @@ def preprocess_dataset(
         "base_model": model,
         "libraries": installed_versions(TOKENIZING),
         "processed": is_processed,
+        "documents": "block_size" in osft,
         "columns": checked.data.get("columns"),
         "held_out": [file_digest(file) for file in validation_files],
         **_choice_of_rows(checked),
@@ -143,7 +148,8 @@ def preprocess_dataset(
 
     def run_from(base: Mapping[str, Any]) -> str:
         made_from = {**data_made_from, "base_model": base}
-        return fingerprint([made_from, {**osft, "model_path": None}, checked.env, trained_with])
+        every = checked.data.get("validation_every")
+        return fingerprint([made_from, {**osft, "model_path": None}, every, checked.env, trained_with])
 
     def name_from(other: Path) -> str:
         return run_from(check_base_model(BaseModel(str(other), other), trusted))[:_NAME_LENGTH]
@@ -207,6 +213,8 @@ def preprocess_dataset(
         osft["target_patterns"] = coverage.patterns
         report |= {"training": planned_training(report, osft, checked.trainjob["num_workers"])}
         needs = find_needs(base_model.folder, coverage, osft, checked.trainjob, report, workspace)
+        every, runs_held_out = checked.data.get("validation_every"), str(runs_folder / VALIDATION_FILE)
+        validates = validation_arguments(every, runs_held_out, report["training"]) if every else {}
         report = _publish_report(
             {**report, "osft": found},
             fingerprint(data_made_from),
@@ -229,8 +237,10 @@ def preprocess_dataset(
         "data_output_dir": str(runs_folder),
         "use_processed_dataset": True,
         "ckpt_output_dir": str(checkpoint_dir),
+        **({"is_pretraining": True} if "block_size" in osft else {}),
+        **validates,
     }
-    held_out_data = {"validation_path": str(runs_folder / VALIDATION_FILE)} if report["validation"] else {}
+    held_out_data = {"validation_path": runs_held_out} if report["validation"] else {}
     config = TrainingConfig(
         run,
         osft,
@@ -261,9 +271,19 @@ def _validation_files(validation_path: str, checked: CheckedParameters) -> list[
             f"{validation_path}); give one of them"
         )
     files = dataset_files(Path(validation_path))
-    is_processed = checked.osft.get("use_processed_dataset", False)
-    check_first_row(Path(validation_path), checked.data.get("columns"), is_processed)
+    _check_first_row(Path(validation_path), checked)
     return files
+
+
+def _check_first_row(dataset: Path, checked: CheckedParameters) -> None:
+    columns = _columns(dataset, checked)
+    if "block_size" not in checked.osft:
+        check_first_row(dataset, columns, checked.osft.get("use_processed_dataset", False))
+
+
+def _columns(dataset: Path, checked: CheckedParameters) -> dict[str, str] | None:
+    """Which columns of the dataset are what; None where they have known names."""
+    return document_columns(dataset, checked) if "block_size" in checked.osft else checked.data.get("columns")
 
 
 def _choice_of_rows(checked: CheckedParameters) -> dict[str, Any]:
@@ -276,8 +296,7 @@ def _choice_of_rows(checked: CheckedParameters) -> dict[str, Any]:
 
 def _sources(dataset: Path, validation_path: str, checked: CheckedParameters) -> tuple[RowSource, RowSource | None]:
     """The rows to train on, and those to hold out, if there are some."""
-    columns = checked.data.get("columns")
-    trained_on = RowSource(dataset, columns)
+    trained_on = RowSource(dataset, _columns(dataset, checked))
     held_out = None
     if choice := _choice_of_rows(checked):
         log("Choosing the rows")
@@ -285,7 +304,8 @@ def _sources(dataset: Path, validation_path: str, checked: CheckedParameters) ->
             trained_on, choice["subset"], choice["validation_split"], choice["seed"]
         )
     if validation_path:
-        held_out = without_rows_of(RowSource(Path(validation_path), columns), trained_on)
+        held_out = RowSource(Path(validation_path), _columns(Path(validation_path), checked))
+        held_out = without_rows_of(held_out, trained_on)
     return trained_on, held_out
 
 
@@ -339,7 +359,7 @@ def _write_samples(
     pieces: Iterable[TokenizedPiece],
 ) -> dict[str, Any]:
     """Writes the samples that training keeps and returns the report."""
-    osft = checked.osft
+    osft, in_blocks = checked.osft, "block_size" in checked.osft
     report, problems = DataReport(osft["max_seq_len"]), Problems()
     gatherers = {"problems": problems, "warnings": report.warnings, "left_out": report.left_out}
     progress = Progress("Tokenized", rows_known_cheaply(files) if source.count is None else source.count, "rows")
@@ -350,9 +370,10 @@ def _write_samples(
                     gatherers[name].add(*one)
             for place, length, loss_tokens, line in piece.lines:
                 progress.add()
-                if report.drops(place, length):
+                # Documents are joined and cut: none is too long, or too short.
+                if not in_blocks and report.drops(place, length):
                     continue
-                if length > osft["max_tokens_per_gpu"]:
+                if not in_blocks and length > osft["max_tokens_per_gpu"]:
                     problems.add(
                         f"{place}: has {length} tokens, more than "
                         f"training_max_tokens_per_gpu={osft['max_tokens_per_gpu']}; raise that, or lower "
@@ -384,13 +405,16 @@ def _row_worker(checked: CheckedParameters, tokenizer: Any) -> Callable[[list[Ro
     writer = LineWriter(vocabulary)
     remarks = {"problems": Remarks(), "warnings": Remarks(), "left_out": Remarks()}
     problems, warnings, left_out = remarks.values()
-    chat = None if osft.get("use_processed_dataset") else ChatTokenizer(tokenizer, warnings)
+    is_chat = not osft.get("use_processed_dataset") and "block_size" not in osft
+    chat = ChatTokenizer(tokenizer, warnings) if is_chat else None
     row_format = RowFormat()
 
     def tokenize(rows: list[Row]) -> TokenizedPiece:
         lines: list[Line] = []
         samples: Iterator[tuple[str, Sample | ProcessedRow]]
-        if chat is None:
+        if "block_size" in osft:
+            samples = documents(rows, tokenizer, problems, left_out)
+        elif chat is None:
             samples = processed_rows(rows, vocabulary, problems, warnings)
         else:
             unmask, eos_token = osft.get("unmask_messages", False), tokenizer.eos_token

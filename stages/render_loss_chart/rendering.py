@@ -6,6 +6,7 @@ from typing import Any
 
 from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.tracking.mlflow_run import tracked_run
 from kfp_osft.shared.training.checkpoints import checkpoints
 from kfp_osft.shared.training.metrics import read_table
 from kfp_osft.shared.training.run_file import read_run
@@ -39,6 +40,9 @@ def render(metrics_path: str, html_path: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_chart_page(steps, target, **facts)
     write_chart_png(steps, table.with_name(CHART_PICTURE), **facts)
+    with tracked_run(run) as tracked:
+        if tracked is not None:
+            tracked.log_file(target, "loss_chart.html")
 
 
 def run_titles(run: Mapping[str, Any] | None, checkpoint_dir: Path) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from kfp_osft.shared.training.memory import check_pod
 from kfp_osft.stages import find_package
 from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import progress_port
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
+from kfp_osft.stages.launch_trainjob.train_trackers import is_of_unwanted_tracker
 
 _GPU = "nvidia.com/gpu"
 _NO_ACCELERATORS = ("cpu", "memory", "ephemeral-storage", "storage", "hugepages-")
@@ -215,9 +216,10 @@ def _env(
     """The environment; in order of precedence: the launcher's, training_envs, the task's, our defaults."""
     env = {name: {"value": unexpanded(folder)} for name, folder in cache_folders(pvc_path).items()}
     secret_env: dict[str, str] = {}
+    report_to = config.data.get("report_to") or []
     for variable in task_env:
         name = variable["name"]
-        if name.startswith(_LAUNCHERS_OWN):
+        if name.startswith(_LAUNCHERS_OWN) or is_of_unwanted_tracker(name, report_to):
             continue
         if is_runtimes_own(name):
             raise InputError(
@@ -232,7 +234,11 @@ def _env(
     for name in HANDED_ON_SECRETS:
         if environment.get(name) and name not in env:
             secret_env.setdefault(name, environment[name])
-    env |= {name: {"value": unexpanded(value)} for name, value in config.env.items()}
+    env |= {
+        name: {"value": unexpanded(value)}
+        for name, value in config.env.items()
+        if not is_of_unwanted_tracker(name, report_to)
+    }
     # Replaces paths that exist for the launcher but may not for the training pods.
     env |= {
         name: {"value": unexpanded(path)} for name, path in certificates.bundle_variables(environment, pvc_path).items()
@@ -247,6 +253,7 @@ def _env(
             "minutes": config.trainjob["unattended_limit_minutes"],
         },
         "progress_port": progress_port(config.trainjob),
+        "report_to": report_to,
     }
     env[ARGS_VARIABLE] = {"value": base64.b64encode(json.dumps(arguments).encode()).decode()}
     return [{"name": name, **value} for name, value in env.items()], secret_env

@@ -63,9 +63,7 @@ def test_temporary_folders_of_killed_runs_are_removed_and_those_of_others_stay(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left, used, others = (
-        tmp_path / name for name in (f"kfp-osft-{dead.pid}-x", f"kfp-osft-{os.getpid()}-x", "y")
-    )
+    left, used, others = (tmp_path / name for name in (f"kfp-osft-{dead.pid}-x", f"kfp-osft-{os.getpid()}-x", "y"))
     for folder in (left, used, others):
         folder.mkdir()
 

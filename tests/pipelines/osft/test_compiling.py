@@ -162,7 +162,8 @@ def test_a_secret_has_the_name_that_was_asked_for_and_the_others_theirs(tmp_path
         for executor in _platform(tmp_path)["deploymentSpec"]["executors"].values()
         for secret in executor.get("secretAsEnv", [])
     }
-    assert names == {"my-s3", "kubernetes-credentials", "hf-token", "oci-pull-secret-model-download"}
+    others = {"kubernetes-credentials", "hf-token", "oci-pull-secret-model-download", "mlflow-credentials"}
+    assert names == {"my-s3", *others}
 
 
 def test_every_stage_runs_in_the_image_that_was_asked_for(tmp_path):

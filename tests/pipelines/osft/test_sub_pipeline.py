@@ -20,7 +20,8 @@ PARAMETER_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE",
 # An Argo workflow that holds the specification has to stay below etcd's limit.
 PIPELINE_LIMIT = 600_000
 
-# The Secrets that users of the present pipelines have, and the stages whose work needs them.
+_MLFLOW = {"mlflow-credentials": {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH"}}
+# The Secrets that users of the present pipelines have, and MLflow's, and the stages whose work needs them.
 SECRETS = {
     "resolve-dataset": {
         "hf-token": {"HF_TOKEN"},
@@ -37,13 +38,16 @@ SECRETS = {
     "preprocess": {
         "hf-token": {"HF_TOKEN"},
         "oci-pull-secret-model-download": {"OCI_PULL_SECRET_MODEL_DOWNLOAD"},
+        "mlflow-credentials": {"MLFLOW_TRACKING_URI"},
     },
     "launch-trainjob": {
         "hf-token": {"HF_TOKEN"},
         "kubernetes-credentials": {"KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"},
+        **_MLFLOW,
     },
-    "collect-metrics": {"hf-token": {"HF_TOKEN"}},
-    "export-model": {"hf-token": {"HF_TOKEN"}},
+    "collect-metrics": {"hf-token": {"HF_TOKEN"}, **_MLFLOW},
+    "render-loss-chart": _MLFLOW,
+    "export-model": {"hf-token": {"HF_TOKEN"}, **_MLFLOW},
 }
 
 

@@ -104,6 +104,12 @@ ARRIVALS = {
     ),
     "dataset_subset": (500, ("data", "subset", 500)),
     "training_validation_split": (0.1, ("data", "validation_split", 0.1)),
+    "training_validation_every": ("epoch", ("data", "validation_every", "epoch")),
+    "training_save_best": (True, ("osft", "save_best_val_loss", True)),
+    "training_optimizer_kwargs": ("eps=1e-6", ("osft", "optimizer_kwargs", {"eps": 1e-6})),
+    "training_save_dtype": ("bfloat16", ("osft", "save_dtype", "bfloat16")),
+    "training_block_size": (512, ("osft", "block_size", 512)),
+    "training_report_to": ("wandb, mlflow", ("data", "report_to", ["mlflow", "wandb"])),
 }
 
 DEFAULTS = {
@@ -333,6 +339,12 @@ def test_a_value_of_another_type_is_an_error_that_names_parameter_value_and_type
         ("dataset_subset", -1),
         ("training_validation_split", 1.0),
         ("training_validation_split", -0.1),
+        ("training_validation_every", "0"),
+        ("training_validation_every", "1.5"),
+        ("training_validation_every", "epochs"),
+        ("training_save_dtype", "int8"),
+        ("training_block_size", 1),
+        ("training_report_to", "mlflow,comet"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_an_error_that_says_what_is(name, value):

@@ -25,7 +25,8 @@ class cuda:
 """
 MINI_TRAINER = """
 class TrainingArgs:
-    __dataclass_fields__ = {"on_demand_checkpointing": None}
+    __dataclass_fields__ = {"on_demand_checkpointing": None, "save_best_val_loss": None, "validation_split": None,
+                            "validation_frequency": None}
 """
 API_TRAIN = """
 class StreamablePopen:
@@ -44,7 +45,7 @@ def osft(model_path=None, target_patterns=None, ckpt_output_dir=None, learning_r
          nproc_per_node=None, node_rank=None, save_final_checkpoint=None, checkpoint_at_epoch=None,
          num_epochs=None, enable_jit_checkpoint=None, *, callbacks=None, **kwargs):
     given = {name: value for name, value in locals().items() if value is not None and name != "kwargs"}
-    seen = {"args": given}
+    seen = {"args": given, "further": kwargs}
     train_file = str(pathlib.Path(api_train.__file__).parent / "train.py")
     from transformers.dynamic_module_utils import resolve_trust_remote_code
 
@@ -262,12 +263,73 @@ def test_on_the_cpu_liger_is_switched_off_and_said(run):
     assert "Liger kernels need a GPU" in process.stdout
 
 
-@pytest.mark.parametrize(("name", "hint"), [("lerning_rate", "'learning_rate'"), ("osft", ""), ("kwargs", "")])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("lerning_rate", "'learning_rate'"), ("save_best_val_los", "'save_best_val_loss'"), ("kwargs", "")],
+)
 def test_a_keyword_that_osft_would_swallow_is_a_type_error_that_names_it(run, name, hint):
     process, seen = run({name: 1})
     assert process.returncode == 78 and seen is None
     last = process.stderr.splitlines()[-1]
-    assert last.startswith(f"TypeError: training_hub.osft has no parameter {name!r}.") and hint in last
+    assert f"TypeError: neither training_hub.osft nor mini-trainer here has a parameter {name!r}." in last
+    assert hint in last
+
+
+def test_a_keyword_that_only_mini_trainer_has_is_handed_on(run):
+    process, seen = run({"save_best_val_loss": True})
+    assert process.returncode == 0, process.stderr
+    assert seen["further"] == {"save_best_val_loss": True}
+
+
+def test_the_optimizers_arguments_reach_the_workers_which_training_hub_does_not_see_to(run):
+    process, seen = run({"optimizer_kwargs": {"weight_decay": 0.1, "beta2": 0.99}})
+    assert process.returncode == 0, process.stderr
+    assert seen["command"][-3:] == ["--seed=1", "--weight-decay=0.1", "--beta2=0.99"]
+    assert "optimizer_kwargs" not in seen["further"]
+
+
+def test_a_mini_trainer_without_a_file_of_held_out_rows_gets_a_share_and_its_workers_the_file(run):
+    held_out = {"validation_data_path": "/rows/validation.jsonl", "validation_frequency": 3, "validate_at_final": True}
+    process, seen = run(held_out)
+    assert process.returncode == 0, process.stderr
+    assert seen["further"] == {"validation_frequency": 3, "validation_split": 1e-9}
+    assert seen["env"]["OSFT_HELD_OUT_ROWS"] == "/rows/validation.jsonl"
+    assert "validates every 3 steps only: the model after the last step is not validated" in process.stdout
+
+
+def test_a_mini_trainer_with_a_file_of_held_out_rows_gets_it(run, image):
+    (image / "mini_trainer" / "__init__.py").write_text(
+        MINI_TRAINER.replace("{", '{"validation_data_path": None, "validate_at_final": None, ')
+    )
+    held_out = {"validation_data_path": "/rows/validation.jsonl", "validation_frequency": 3, "validate_at_final": True}
+    process, seen = run(held_out)
+    assert process.returncode == 0, process.stderr
+    assert seen["further"] == held_out and "OSFT_HELD_OUT_ROWS" not in seen["env"]
+
+
+TRACKERS = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "WANDB_PROJECT": "mine", "TENSORBOARD_PORT": "6006"}
+
+
+@pytest.mark.parametrize(("report_to", "left"), [([], set()), (["wandb"], {"WANDB_PROJECT"})])
+def test_the_training_sees_the_variables_of_those_trackers_alone_that_it_is_to_report_to(run, image, report_to, left):
+    # mini-trainer would start one, and fail without its package.
+    (image / "wandb.py").touch()
+    process, seen = run(args={"report_to": report_to}, **TRACKERS)
+    assert process.returncode == 0, process.stderr
+    assert seen["env"].keys() & TRACKERS.keys() == left
+
+
+def test_a_tracker_that_the_image_lacks_ends_the_training_before_it_begins(run):
+    process, seen = run(args={"report_to": ["mlflow"]}, **TRACKERS)
+    assert process.returncode == 78 and seen is None
+    assert process.stderr == "kfp-osft: training_report_to=mlflow: this image does not have the package mlflow\n"
+
+
+def test_event_files_of_tensorboard_lie_beside_the_checkpoints(run, tmp_path):
+    process, _ = run(args={"report_to": ["tensorboard"]})
+    assert process.returncode == 0, process.stderr
+    (file,) = (tmp_path / "checkpoints" / "tensorboard").glob("events.out.tfevents.*")
+    assert file.read_bytes().count(b"train/loss") == 2
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def test_the_arguments_of_the_training_arrive_as_base64_json():
         "resumable": True,
         "attendance": {"file": f"{config.osft['ckpt_output_dir']}/.owner.json", "minutes": 60},
         "progress_port": 28080,
+        "report_to": [],
     }
 
 
@@ -59,6 +60,13 @@ def test_each_variable_is_there_once_and_training_envs_win_over_the_task():
     names = [variable["name"] for variable in pods.env]
     assert len(names) == len(set(names))
     assert (env_of(pods)["NCCL_DEBUG"], env_of(pods)["A"]) == ("INFO", "1")
+
+
+@pytest.mark.parametrize(("report_to", "seen"), [("", set()), ("mlflow", {"MLFLOW_TRACKING_URI"})])
+def test_a_trackers_variables_reach_the_training_that_reports_to_it_and_no_other(report_to, seen):
+    task = workspace_task_config(env=[{"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow"}])
+    pods = pods_of(training_config(training_report_to=report_to, training_envs="WANDB_PROJECT=mine"), task)
+    assert {name for name in env_of(pods) if name.startswith(("MLFLOW_", "WANDB_"))} == seen
 
 
 def test_what_the_kubelet_would_expand_in_training_envs_is_quoted():

@@ -4,7 +4,7 @@ import pytest
 
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
-from kfp_osft.stages.export_model.run_parameters import training_parameters, with_effect, without_folder
+from kfp_osft.shared.training.run_parameters import training_parameters, with_effect, without_folder
 
 # A value other than the default for each that goes anywhere; lists and maps with all that their syntax has.
 GIVEN = {
@@ -39,6 +39,12 @@ GIVEN = {
     "dataset_columns": "user=my\\, question,assistant=answer",
     "dataset_subset": 100,
     "training_validation_split": 0.1,
+    "training_validation_every": "20",
+    "training_save_best": True,
+    "training_optimizer_kwargs": "beta1=0.8,eps=1e-06,weight_decay=0.1",
+    "training_save_dtype": "bfloat16",
+    "training_block_size": 512,
+    "training_report_to": "mlflow,tensorboard",
 }
 
 
@@ -119,7 +125,7 @@ def test_people_see_the_parameters_that_had_an_effect():
 
     local, cluster = (with_effect(parameters, on_this_computer) for on_this_computer in (True, False))
 
-    assert "training_num_epochs" in local and "training_target_patterns" in local
+    assert {"training_num_epochs", "training_target_patterns", "training_save_best"} <= local.keys()
     # Of pods, of what may go on or is shown, switched off, or without effect on rows that hold their labels.
     without = {
         "training_base_model",

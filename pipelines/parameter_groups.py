@@ -2,7 +2,7 @@
 
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS, Parameter
 
-BASIC, ROWS, TRAINING, OSFT, RESULTS, CLUSTER, UNUSED = (
+BASIC, ROWS, TRAINING, OSFT, RESULTS, CLUSTER, UNUSED, EVALUATION = (
     "Basic",
     "Rows",
     "Training",
@@ -10,6 +10,7 @@ BASIC, ROWS, TRAINING, OSFT, RESULTS, CLUSTER, UNUSED = (
     "Results",
     "Cluster",
     "Compatibility",
+    "Evaluation",
 )
 
 _MEMBERS = {
@@ -39,7 +40,7 @@ def group_of(parameter: Parameter) -> str:
     if parameter.name in _GROUPS:
         return _GROUPS[parameter.name]
     place = parameter.goes_to.partition(".")[0]
-    return {"trainjob": CLUSTER, "data": ROWS, "": UNUSED}.get(place, TRAINING)
+    return {"trainjob": CLUSTER, "data": ROWS, "evaluation": EVALUATION, "": UNUSED}.get(place, TRAINING)
 
 
 def has_effect_here(parameter: Parameter) -> bool:

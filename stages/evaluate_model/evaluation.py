@@ -159,12 +159,17 @@ def models_of(base: str, tuned: str, run: Mapping[str, Any] | None = None, fetch
     return Models(
         base_dir,
         tuned_dir,
-        run.get("about", {}).get("base_model") or base,
+        _without_folders(run.get("about", {}).get("base_model") or base),
         published.get("model_name") or tuned_dir.resolve().name,
         osft.get("unfreeze_rank_ratio"),
         tuple(limited_kinds(run)),
         trust_remote_code=bool(osft.get("trust_remote_code")),
     )
+
+
+def _without_folders(model: str) -> str:
+    """A model's name for a report that others read: of a folder, its last part."""
+    return Path(model).name if Path(model).is_absolute() or model.startswith(("./", "../", "~")) else model
 
 
 def _weights(models: Models) -> KnowledgeCheck | None:

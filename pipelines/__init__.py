@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kfp_osft.pipelines.facade.train_model import train_model
     from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings, build_osft_pipeline, osft_pipeline
+    from kfp_osft.pipelines.osft.wiring import EvaluationPod
+    from kfp_osft.pipelines.sequence.pipeline import osft_sequence
     from kfp_osft.stages.component import StageSettings, stage_settings
 
 __all__ = [
     "train_model",
     "osft_pipeline",
     "build_osft_pipeline",
+    "osft_sequence",
+    "EvaluationPod",
     "PipelineSettings",
     "StageSettings",
     "stage_settings",
@@ -20,6 +24,8 @@ _MODULES = {
     "train_model": "kfp_osft.pipelines.facade.train_model",
     "osft_pipeline": "kfp_osft.pipelines.osft.sub_pipeline",
     "build_osft_pipeline": "kfp_osft.pipelines.osft.sub_pipeline",
+    "osft_sequence": "kfp_osft.pipelines.sequence.pipeline",
+    "EvaluationPod": "kfp_osft.pipelines.osft.wiring",
     "PipelineSettings": "kfp_osft.pipelines.osft.sub_pipeline",
     "StageSettings": "kfp_osft.stages.component",
     "stage_settings": "kfp_osft.stages.component",

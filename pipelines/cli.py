@@ -6,13 +6,13 @@ import traceback
 from collections.abc import Sequence
 
 from kfp_osft import __version__
-from kfp_osft.pipelines.command import check, compare, compile_, demo, image, manifest, run, runtime
+from kfp_osft.pipelines.command import check, compare, compile_, demo, evaluate, image, manifest, run, runtime, sequence
 from kfp_osft.pipelines.command.parameter_options import with_values_of_flags
 from kfp_osft.pipelines.command.parser import BAD_INPUT, Parser
 from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guarded_output
 
-_SUBCOMMANDS = (demo, run, check, compare, compile_, manifest, image, runtime)
+_SUBCOMMANDS = (demo, run, evaluate, sequence, check, compare, compile_, manifest, image, runtime)
 _FAILED = 1
 _INTERRUPTED = 130
 # What a shell gives for SIGPIPE.
@@ -82,7 +82,9 @@ def _parser() -> Parser:
     parser = Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{demo,run,check,compare,compile,manifest,image,runtime}"
+        dest="command",
+        required=True,
+        metavar="{demo,run,evaluate,sequence,check,compare,compile,manifest,image,runtime}",
     )
     for subcommand in _SUBCOMMANDS:
         subcommand.add_to(commands)

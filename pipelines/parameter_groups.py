@@ -3,7 +3,7 @@
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.parameters.parameter import Parameter
 
-BASIC, ROWS, TRAINING, OSFT, RESULTS, CLUSTER, UNUSED = (
+BASIC, ROWS, TRAINING, OSFT, RESULTS, CLUSTER, UNUSED, EVALUATION = (
     "Basic",
     "Rows",
     "Training",
@@ -11,6 +11,7 @@ BASIC, ROWS, TRAINING, OSFT, RESULTS, CLUSTER, UNUSED = (
     "Results",
     "Cluster",
     "Compatibility",
+    "Evaluation",
 )
 
 _MEMBERS = {
@@ -44,7 +45,7 @@ def group_of(parameter: Parameter) -> str:
     if parameter.name in _GROUPS:
         return _GROUPS[parameter.name]
     place = parameter.goes_to.partition(".")[0]
-    return {"trainjob": CLUSTER, "data": ROWS, "": UNUSED}.get(place, TRAINING)
+    return {"trainjob": CLUSTER, "data": ROWS, "evaluation": EVALUATION, "": UNUSED}.get(place, TRAINING)
 
 
 def has_effect_here(parameter: Parameter) -> bool:

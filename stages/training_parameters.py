@@ -12,12 +12,14 @@ _Function = TypeVar("_Function", bound=Callable)
 
 
 def documented(
-    function: _Function, describe: Callable[[Parameter], str] = lambda parameter: parameter.description
+    function: _Function,
+    describe: Callable[[Parameter], str] = lambda parameter: parameter.description,
+    parameters: tuple[Parameter, ...] = ALL_PARAMETERS,
 ) -> _Function:
     """Replaces the line "training parameters:" among a docstring's Args by one line for each parameter."""
     doc = function.__doc__ or ""
     indent = doc.split(_PLACE)[0].rpartition("\n")[2]
-    lines = f"\n{indent}".join(f"{parameter.name}: {describe(parameter)}" for parameter in ALL_PARAMETERS)
+    lines = f"\n{indent}".join(f"{parameter.name}: {describe(parameter)}" for parameter in parameters)
     function.__doc__ = one_line_each(doc.replace(_PLACE, lines))
     return function
 

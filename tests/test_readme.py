@@ -139,7 +139,7 @@ def test_the_commands_of_the_readme_train_train_again_and_check(tmp_path: Path, 
     assert (tmp_path / "again/final_model/model.safetensors").read_bytes() == (
         tmp_path / "out/final_model/model.safetensors"
     ).read_bytes()
-    assert "rows.jsonl" in _run_command(check, tmp_path)
+    assert "loss, held-out rows" in _run_command(check, tmp_path)
 
 
 @pytest.mark.slow

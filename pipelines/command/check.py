@@ -1,7 +1,6 @@
 """kfp-osft check."""
 
 import argparse
-from pathlib import Path
 
 from kfp_osft.pipelines.command.options import Subcommands
 
@@ -10,9 +9,9 @@ def add_to(commands: Subcommands) -> None:
     """Adds the subcommand's parser."""
     parser = commands.add_parser(
         "check",
-        help="measure what a fine-tuned model kept of its base model",
-        description="Measures what a fine-tuned model kept: the share of the trained matrices' change that lies in the "
-        "directions that OSFT promises to keep, and the loss of both models on a general text.",
+        help="measure where the weights changed: the weights' part of evaluate, without loading the models",
+        description="Measures the share of the trained matrices' change that lies in the directions that OSFT promises "
+        "to keep. It reads the matrices one at a time; kfp-osft evaluate also measures what the models answer.",
     )
     parser.add_argument(
         "base", metavar="BASE", help="model before the training: a folder, or an id on the Hugging Face Hub"
@@ -25,12 +24,6 @@ def add_to(commands: Subcommands) -> None:
         help="the ratio of the training, 0 to 1 (default: what osft_run.json in TUNED says)",
     )
     parser.add_argument(
-        "--dataset",
-        type=Path,
-        metavar="FILE",
-        help="rows that were not trained on: reports the loss of both models on the assistant's turns of the first 64",
-    )
-    parser.add_argument(
         "--matrices",
         type=int,
         default=12,
@@ -40,7 +33,7 @@ def add_to(commands: Subcommands) -> None:
         "--max-minutes",
         type=float,
         default=10,
-        help="approximate time limit; fewer rows and matrices are measured to meet it (default: %(default)s)",
+        help="approximate time limit; fewer matrices are measured to meet it (default: %(default)s)",
     )
     parser.add_argument(
         "--target-patterns",
@@ -60,6 +53,5 @@ def _run(options: argparse.Namespace) -> None:
         options.unfreeze_rank_ratio,
         matrices=options.matrices,
         max_minutes=options.max_minutes,
-        dataset=options.dataset,
         target_patterns=options.target_patterns,
     )

@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, check_names
@@ -87,12 +89,29 @@ def add_to(commands: Subcommands) -> None:
         action="store_false",
         help="the stages install nothing: for clusters without a package index",
     )
+    parser.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="add evaluate_model, which measures the exported model beside its base model, to osft_pipeline",
+    )
+    parser.add_argument(
+        "--sequence",
+        type=Path,
+        metavar="tasks.yaml",
+        help="write osft_sequence.yaml too: the tasks of this file one after the other, each evaluated",
+    )
+    pod = parser.add_argument_group("the pod of evaluate_model, with --evaluate or --sequence")
+    pod.add_argument("--evaluation-cpu", default=None, metavar="QUANTITY", help="CPU cores (default: 4)")
+    pod.add_argument("--evaluation-memory", default=None, metavar="QUANTITY", help="memory (default: 24Gi)")
+    pod.add_argument("--evaluation-gpus", default=None, type=int, metavar="N", help="NVIDIA GPUs (default: 0)")
+    pod.add_argument("--evaluation-image", default=None, help="its container image; needed with a GPU")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.osft.compiling import compile_all
     from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings
+    from kfp_osft.pipelines.osft.wiring import EvaluationPod
     from kfp_osft.shared.files.atomic import writable_folder
     from kfp_osft.stages.component import STAGE_IMAGE, StageSettings
 
@@ -105,6 +124,7 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError("--package and --no-pip exclude each other: the package would be installed with pip")
     secret_names = {purpose: name for purpose in SECRET_PURPOSES if (name := getattr(options, f"{purpose}_secret"))}
     check_names(*secret_names.values(), options.storage_class)
+    evaluation = _evaluation_pod(options)
     settings = PipelineSettings(
         workspace_size=options.workspace_size,
         storage_class=options.storage_class,
@@ -118,9 +138,18 @@ def _run(options: argparse.Namespace) -> None:
         ),
         name=options.name or PipelineSettings.name,
         defaults=form_defaults(options.defaults),
+        evaluation=EvaluationPod(**evaluation) if options.evaluate else None,
     )
     for file in compile_all(options.output_dir, settings):
         print(file)
+    if options.sequence:
+        from kfp_osft.pipelines.osft.compiling import compile_pipeline
+        from kfp_osft.pipelines.sequence.pipeline import build_sequence_pipeline
+        from kfp_osft.pipelines.sequence.plan import read_plan
+
+        settings = replace(settings, evaluation=EvaluationPod(**evaluation))
+        pipeline = build_sequence_pipeline(read_plan(options.sequence, on_this_computer=False), settings, {})
+        print(compile_pipeline(pipeline, options.output_dir / "osft_sequence.yaml"))
 
 
 def form_defaults(given: Sequence[str]) -> dict[str, Any]:
@@ -150,3 +179,23 @@ def form_defaults(given: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"--set {each}: {error if parameter else 'not an integer'}") from None
     check_parameters({name: value for name, value in found.items() if name in PARAMETERS})
     return found
+
+
+def _evaluation_pod(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of EvaluationPod that are given."""
+    given = {name: getattr(options, f"evaluation_{name}") for name in ("cpu", "memory", "gpus", "image")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if not options.evaluate and not options.sequence:
+            raise InputError(f"--evaluation-{name} needs --evaluate or --sequence")
+        if name in ("cpu", "memory") and not is_positive_quantity(value):
+            raise InputError(f"--evaluation-{name}={value} is not a Kubernetes quantity above 0, such as 4 or 24Gi")
+        if name == "gpus" and value < 0:
+            raise InputError(f"--evaluation-gpus={value} is not allowed; allowed: an integer of at least 0")
+        if name == "image":
+            from kfp_osft.stages.component import check_image
+
+            check_image(value)
+    if given.get("gpus") and not given.get("image"):
+        raise InputError("--evaluation-gpus needs --evaluation-image: the stages' own image has a torch for CPUs")
+    return given

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.pipelines.command.config_file import write_config
+from kfp_osft.pipelines.command.evaluate import add_evaluation_parameters, given_evaluation
 from kfp_osft.pipelines.command.options import Subcommands, add_quiet
 from kfp_osft.pipelines.command.parameter_options import add_parameters, in_words_of_the_command
 from kfp_osft.pipelines.command.run_settings import DEFAULT_OUTPUT_DIR, RunSettings, run_settings
@@ -74,6 +75,13 @@ def add_to(commands: Subcommands) -> None:
     )
     rows.add_argument("--validation-uri-split", metavar="NAME", help="split of --validation-uri (default: validation)")
     add_parameters(parser, {BASIC: basic, ROWS: rows})
+    evaluation = parser.add_argument_group("evaluation")
+    evaluation.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="evaluate the model at the end, as kfp-osft evaluate does, on the rows that were held out",
+    )
+    add_evaluation_parameters(evaluation)
     parser.set_defaults(run=_run, typed=None)
 
 
@@ -89,6 +97,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
     check_parameters(settings.training)
+    evaluation = _evaluation(options)
     settings.tell_without_effect()
     is_new = options.run_file is None
     example = None
@@ -106,10 +115,22 @@ def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
     elif options.dry_run:
         dry_run(settings.output_dir, plan)
     else:
-        _train(settings, plan.training, options.quiet)
+        _train(settings, plan.training, options.quiet, evaluation)
 
 
-def _train(settings: RunSettings, training: Mapping[str, Any], quiet: bool) -> None:
+def _evaluation(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The parameters of the evaluation; None for a run without one."""
+    given = given_evaluation(options)
+    if options.evaluate:
+        return given
+    if given:
+        raise InputError(f"--{next(iter(given)).replace('_', '-')} needs --evaluate")
+    return None
+
+
+def _train(
+    settings: RunSettings, training: Mapping[str, Any], quiet: bool, evaluation: Mapping[str, Any] | None
+) -> None:
     from kfp_osft.pipelines.local.run import run_locally
     from kfp_osft.pipelines.local.summary import check_local_run, show_run
     from kfp_osft.shared.training.metrics import read_table
@@ -122,5 +143,6 @@ def _train(settings: RunSettings, training: Mapping[str, Any], quiet: bool) -> N
         quiet,
         settings.rows["validation_uri"],
         settings.rows["validation_uri_split"],
+        evaluation,
     )
-    show_run(run, read_table(run.steps), check_local_run(run))
+    show_run(run, read_table(run.steps), check_local_run(run) if evaluation is None else None)

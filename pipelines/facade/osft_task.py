@@ -1,4 +1,4 @@
-"""OsftTask: the six stages in a caller's pipeline, in place of the one task of the single component.
+"""OsftTask: the stages in a caller's pipeline, in place of the one task of the single component.
 
 Each setting goes where it applies: pod settings to all stages, secrets and environment variables to the stages that
 need them, resources and placement to the training pods (KFP passes those of launch_trainjob on to the TrainJob through
@@ -19,9 +19,9 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import check_image, make_way
 
 # With check_matrices, collect_metrics reads the base model.
-_HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "export_model")
+_HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "export_model", "evaluate_model")
 # The training only where training_report_to asks for it.
-_MLFLOW_STAGES = ("launch_trainjob", "collect_metrics", "render_loss_chart", "export_model")
+_MLFLOW_STAGES = ("launch_trainjob", "collect_metrics", "render_loss_chart", "export_model", "evaluate_model")
 # Which stages get an environment variable, by its name; the first match wins.
 _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"KUBERNETES_.*|OSFT_LAUNCHER"), ("launch_trainjob",)),
@@ -32,7 +32,7 @@ _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     # preprocess only says whether it will be used.
     (re.compile(r"MLFLOW_TRACKING_URI"), ("preprocess", *_MLFLOW_STAGES)),
     (re.compile(r"MLFLOW_.*"), _MLFLOW_STAGES),
-    # PIP_*, proxies, certificate authorities and unknown names: all six stages install packages and use clients.
+    # PIP_*, proxies, certificate authorities and unknown names: all stages install packages and use clients.
     (re.compile(r".*"), StageTasks._fields),
 )
 # Fields of kfp.kubernetes' KubernetesExecutorConfig (JSON names) whose items name environment variables, and the list
@@ -55,10 +55,10 @@ def stages_of_env(name: str) -> tuple[str, ...]:
 
 
 class OsftTask(dsl.PipelineTask):
-    """Stands for the tasks of the six stages in the pipeline that is being defined.
+    """Stands for the tasks of the stages in the pipeline that is being defined.
 
     It is a PipelineTask to KFP and to callers, without being a task of its own: PipelineTask's constructor would
-    register one. `.after(it)` waits for the exported model.
+    register one. `.after(it)` waits for the exported model, or for its evaluation where there is one.
     """
 
     # No super().__init__: see above.
@@ -68,12 +68,12 @@ class OsftTask(dsl.PipelineTask):
         self.platform_config = _PlatformConfig(tasks)
         self._outputs = tasks.outputs()
         self._inputs = {**tasks.resolve_dataset.inputs, **tasks.preprocess.inputs}
-        self.parent_task_group = tasks.export_model.parent_task_group
+        self.parent_task_group = tasks.last.parent_task_group
         self.component_spec = None
 
     @property
     def name(self) -> str:
-        return self.tasks.export_model.name
+        return self.tasks.last.name
 
     @property
     def dependent_tasks(self) -> list[str]:
@@ -81,7 +81,7 @@ class OsftTask(dsl.PipelineTask):
 
     @property
     def channel_inputs(self) -> list:
-        return [channel for task in self.tasks for channel in task.channel_inputs]
+        return [channel for task in self.tasks.present.values() for channel in task.channel_inputs]
 
     @property
     def platform_spec(self) -> NoReturn:
@@ -122,7 +122,7 @@ class OsftTask(dsl.PipelineTask):
         self._to_all("register_pipeline_channels", *args, **kwargs)
 
     def set_display_name(self, name: str) -> "OsftTask":
-        for stage, task in self.tasks._asdict().items():
+        for stage, task in self.tasks.present.items():
             task.set_display_name(f"{name}: {stage.replace('_', ' ')}")
         return self
 
@@ -130,7 +130,8 @@ class OsftTask(dsl.PipelineTask):
 
     def set_env_variable(self, name: str, value: str) -> "OsftTask":
         for stage in stages_of_env(name):
-            getattr(self.tasks, stage).set_env_variable(name, value)
+            if stage in self.tasks.present:
+                self.tasks.present[stage].set_env_variable(name, value)
         return self
 
     # For the training pods.
@@ -160,7 +161,7 @@ class OsftTask(dsl.PipelineTask):
         return self._to_training("add_node_selector_constraint", *args, **kwargs)
 
     def _to_all(self, method: str, *args: Any, **kwargs: Any) -> "OsftTask":
-        for task in self.tasks:
+        for task in self.tasks.present.values():
             getattr(task, method)(*args, **kwargs)
         return self
 
@@ -185,7 +186,7 @@ class _PlatformConfig(dict):
                 for item in value[len(earlier.get(field, [])) :]:
                     self._add_item(platform, field, item)
             else:
-                for stage in _stages_of_field(field):
+                for stage in self._stages(_stages_of_field(field)):
                     _merge(self._config_of(stage, platform), {field: value})
         super().__setitem__(platform, copy.deepcopy(dict(config)))
 
@@ -197,7 +198,7 @@ class _PlatformConfig(dict):
                 "claim"
             )
         if field not in _ENV_FIELDS:
-            for stage in _stages_of_field(field):
+            for stage in self._stages(_stages_of_field(field)):
                 make_way(self._config_of(stage, platform), item)
                 self._config_of(stage, platform).setdefault(field, []).append(copy.deepcopy(item))
             return
@@ -206,11 +207,14 @@ class _PlatformConfig(dict):
         by_stage: dict[str, list] = {}
         for entry in item[entries] if entries else [item]:
             name = entry["envVar"] if entries else entry["name"]
-            for stage in stages_of_env(name):
+            for stage in self._stages(stages_of_env(name)):
                 by_stage.setdefault(stage, []).append(entry)
         for stage, chosen in by_stage.items():
             part = {**item, entries: chosen} if entries else item
             self._config_of(stage, platform).setdefault(field, []).append(copy.deepcopy(part))
+
+    def _stages(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if name in self._tasks.present]
 
     def _config_of(self, stage: str, platform: str) -> dict[str, Any]:
         return getattr(self._tasks, stage).platform_config.setdefault(platform, {})

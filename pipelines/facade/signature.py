@@ -11,20 +11,24 @@ from kfp_osft.shared.parameters.parameter import Parameter
 from kfp_osft.stages.training_parameters import documented
 
 
-def pipeline_parameters(function: Callable) -> Callable:
+def pipeline_parameters(function: Callable, more: tuple[Parameter, ...] = ()) -> Callable:
     """For a pipeline function: concrete types and defaults in place of **training, since KFP drops None on the
-    way through a nested pipeline. KFP calls such a function with all arguments in order."""
+    way through a nested pipeline. KFP calls such a function with all arguments in order.
+
+    Args:
+        function: to take the place of.
+        more: declarations after those of the training.
+    """
     own = _own_parameters(function)
-    declared = [
-        _parameter(declaration, declaration.type, declaration.pipeline_default) for declaration in ALL_PARAMETERS
-    ]
+    declarations = (*ALL_PARAMETERS, *more)
+    declared = [_parameter(declaration, declaration.type, declaration.pipeline_default) for declaration in declarations]
     signature = inspect.signature(function).replace(parameters=[*own, *declared])
 
     @functools.wraps(function)
     def with_parameters(*args: Any, **kwargs: Any) -> Any:
         return function(**signature.bind(*args, **kwargs).arguments)
 
-    return _with(documented(with_parameters, _in_form), signature)
+    return _with(documented(with_parameters, _in_form, declarations), signature)
 
 
 def with_defaults(defaults: Mapping[str, Any]) -> Callable[[Callable], Callable]:

@@ -9,7 +9,7 @@ from kfp.dsl import pipeline_context
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import contract_parameters
 from kfp_osft.pipelines.facade.task_config import apply_task_config
-from kfp_osft.pipelines.osft.wiring import RowSources, add_stages
+from kfp_osft.pipelines.osft.wiring import Evaluation, EvaluationPod, RowSources, add_stages
 from kfp_osft.pipelines.osft.workflow_size import MOST, estimate_so_far
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.resolve_dataset.source import location_in
@@ -24,11 +24,12 @@ def train_model(
     dataset_split: str = "train",
     validation_uri: str = "",
     validation_uri_split: str = "validation",
+    evaluation: Optional[dict[str, Any]] = None,
     **training: Any,
 ) -> dsl.PipelineTask:
     """Fine-tunes a language model with OSFT; a drop-in replacement for the single OSFT component.
 
-    Inside a pipeline it adds the six stages to that pipeline and returns one task that represents them. Outside a
+    Inside a pipeline it adds the stages to that pipeline and returns one task that represents them. Outside a
     pipeline it runs them at once with kfp.local (call kfp.local.init first) and returns the finished task.
 
     Args:
@@ -44,9 +45,12 @@ def train_model(
         dataset_split: Split of a Hugging Face dataset, or of a DatasetDict that was saved to disk.
         validation_uri: Rows to hold out from the training, as dataset_uri of resolve_dataset; empty for none.
         validation_uri_split: Split of validation_uri.
+        evaluation: Parameters of evaluate_model by name, such as {"max_forgetting": 0.05, "gate": True}; {} for its
+            defaults. It then runs on the exported model, and `.after(task)` waits for it. None for no evaluation.
 
     Returns:
-        A task whose outputs are output_model, output_metrics, output_loss_chart and Output ("training completed").
+        A task whose outputs are output_model, output_metrics, output_loss_chart and Output ("training completed"); with
+        an evaluation also output_evaluation, output_report and passed.
 
     Raises:
         TypeError: unknown, missing or positional arguments.
@@ -64,7 +68,8 @@ def train_model(
             # Not an error, since the contract's own example has none; resolve_dataset reports it.
             warnings.warn("train_model has no rows: give dataset_uri, or dataset", stacklevel=3)
         rows = RowSources(dataset_uri, dataset_split, dataset, validation_uri, validation_uri_split)
-        task = OsftTask(add_stages(pvc_path, rows, training))
+        evaluated = None if evaluation is None else Evaluation(evaluation)
+        task = OsftTask(add_stages(pvc_path, rows, training, evaluation=evaluated))
         if kubernetes_config is not None:
             apply_task_config(task.tasks.launch_trainjob, kubernetes_config)
         if (size := estimate_so_far(pipeline)).share > MOST:
@@ -72,15 +77,19 @@ def train_model(
         return task
     if kubernetes_config is not None:
         raise InputError("kubernetes_config: a run on this computer has no pods; leave it out")
-    from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
+    from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings, build_osft_pipeline, osft_pipeline
 
-    return osft_pipeline(
+    pipeline = osft_pipeline
+    if evaluation is not None:
+        pipeline = build_osft_pipeline(PipelineSettings(evaluation=EvaluationPod()))
+    return pipeline(
         pvc_path=pvc_path,
         dataset_uri=dataset_uri if has_uri else _location(dataset),
         dataset_split=dataset_split,
         validation_uri=validation_uri,
         validation_uri_split=validation_uri_split,
         **training,
+        **(evaluation or {}),
     )
 
 

@@ -1,12 +1,10 @@
-"""kfp-osft check: what a fine-tuned model kept of its base model."""
+"""kfp-osft check: in which directions a fine-tuned model changed its base model's weights."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds, model_on_disk
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.rows.files import dataset_files
 from kfp_osft.shared.training.run_file import read_run
 
 
@@ -17,7 +15,6 @@ def run_check(
     *,
     matrices: int,
     max_minutes: float,
-    dataset: Path | None,
     target_patterns: Sequence[str],
 ) -> KnowledgeCheck:
     """Compares two models and prints each figure as it comes, and the verdict.
@@ -25,11 +22,11 @@ def run_check(
     Args:
         base, tuned: model folders, or ids on the Hugging Face Hub.
         unfreeze_rank_ratio: that of the training, 0.0 to 1.0; None: read from osft_run.json in the folder of `tuned`.
-        matrices, dataset, target_patterns: as in check_knowledge.
+        matrices, target_patterns: as in check_knowledge.
         max_minutes: approximate time limit.
 
     Raises:
-        InputError: a value that is not allowed, a model or dataset that does not exist, models of different shapes.
+        InputError: a value that is not allowed, a model that does not exist, models of different shapes.
     """
     if matrices < 1:
         raise InputError(f"--matrices={matrices} is not allowed; allowed: an integer of at least 1")
@@ -37,8 +34,6 @@ def run_check(
         raise InputError(f"--max-minutes={max_minutes:g} is not allowed; allowed: a number above 0")
     if unfreeze_rank_ratio is not None and not 0 <= unfreeze_rank_ratio <= 1:
         raise InputError(f"--unfreeze-rank-ratio={unfreeze_rank_ratio:g} is not allowed; allowed: a number from 0 to 1")
-    if dataset is not None:
-        dataset_files(dataset)
     base_dir, tuned_dir = model_on_disk("BASE", base), model_on_disk("TUNED", tuned)
     run = read_run(tuned_dir) or {}
     osft = run.get("osft", {})
@@ -51,7 +46,6 @@ def run_check(
         ratio,
         matrices=matrices,
         seconds=60 * max_minutes,
-        dataset=dataset,
         kinds=() if target_patterns else limited_kinds(run),
         target_patterns=target_patterns,
         tell=log,

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import psutil
 
 from kfp_osft.pipelines.local.run_log import RunLog, without_colors
-from kfp_osft.pipelines.osft.sub_pipeline import osft_pipeline
+from kfp_osft.pipelines.osft.sub_pipeline import OsftPipeline, PipelineSettings, build_osft_pipeline, osft_pipeline
+from kfp_osft.pipelines.osft.wiring import EvaluationPod
 from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.files.leftovers import remove_leftovers
 from kfp_osft.shared.files.ownership import OWNER_FILE, Owned, owned
@@ -21,6 +22,8 @@ from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.rows.files import dataset_files
 from kfp_osft.stages.artifact_versions import VERSION_KEY
+from kfp_osft.stages.evaluate_model.evaluation import REPORT
+from kfp_osft.stages.evaluate_model.options import checked_options
 from kfp_osft.stages.render_loss_chart.rendering import CHART_PICTURE
 
 _LOG = "run.log"
@@ -37,6 +40,7 @@ class LocalRun(NamedTuple):
         loss_chart: HTML file; a static picture is beside it, as .png.
         steps: table of the optimizer steps (JSON Lines).
         log: full log of the run.
+        report: page of the evaluation, where there was one.
     """
 
     model: Path
@@ -44,6 +48,7 @@ class LocalRun(NamedTuple):
     loss_chart: Path
     steps: Path
     log: Path
+    report: Path | None = None
 
 
 def run_locally(
@@ -54,8 +59,9 @@ def run_locally(
     quiet: bool = False,
     validation_uri: str = "",
     validation_uri_split: str = "validation",
+    evaluation: Mapping[str, Any] | None = None,
 ) -> LocalRun:
-    """Runs the six stages with kfp.local in this Python environment; results of an earlier run are reused.
+    """Runs the stages with kfp.local in this Python environment; results of an earlier run are reused.
 
     Args:
         output_dir: the workspace, for results, checkpoints and logs.
@@ -65,12 +71,15 @@ def run_locally(
         quiet: shows only when stages begin and end, warnings and errors.
         validation_uri: path or dataset_uri of rows to hold out, or empty.
         validation_uri_split: split of validation_uri.
+        evaluation: parameters of evaluate_model by name; None leaves that stage out.
 
     Raises:
         InputError: bad parameters, found here or by a stage; another run in output_dir that has not ended.
         TrainingError: a stage failed for another reason.
     """
     check_parameters(training)
+    if evaluation is not None:
+        checked_options(evaluation)
     output_dir = writable_folder("--output-dir", str(output_dir)).resolve()
     dataset, validation_uri = (absolute_path(rows) for rows in (dataset, validation_uri))
     training = {name: value for name, value in training.items() if value is not None}
@@ -86,8 +95,10 @@ def run_locally(
                 "validation_uri": validation_uri,
                 "validation_uri_split": validation_uri_split,
                 **training,
+                **(evaluation or {}),
             },
             quiet,
+            osft_pipeline if evaluation is None else build_osft_pipeline(PipelineSettings(evaluation=EvaluationPod())),
         )
         metrics = {name: value for name, value in outputs["output_metrics"].metadata.items() if name != VERSION_KEY}
         # KFP names an artifact's file without an extension; a browser wants one.
@@ -95,13 +106,12 @@ def run_locally(
         chart.write_bytes(Path(outputs["output_loss_chart"].path).read_bytes())
         checkpoint_dir = Path(outputs["output_model"].metadata["checkpoint_dir"])
         chart.with_suffix(".png").write_bytes((checkpoint_dir / CHART_PICTURE).read_bytes())
-        return LocalRun(
-            Path(outputs["output_model"].metadata["pvc_model_dir"]),
-            metrics,
-            chart,
-            checkpoint_dir / "metrics.jsonl",
-            log,
-        )
+        report = None
+        if evaluation is not None:
+            report = output_dir / REPORT
+            report.write_bytes(Path(outputs["output_report"].path).read_bytes())
+        model = Path(outputs["output_model"].metadata["pvc_model_dir"])
+        return LocalRun(model, metrics, chart, checkpoint_dir / "metrics.jsonl", log, report)
 
 
 @contextlib.contextmanager
@@ -136,17 +146,19 @@ def absolute_path(rows: str) -> str:
     return str(path)
 
 
-def _run(output_dir: Path, arguments: Mapping[str, Any], quiet: bool) -> tuple[dict[str, Any], Path]:
+def _run(
+    output_dir: Path, arguments: Mapping[str, Any], quiet: bool, pipeline: OsftPipeline
+) -> tuple[dict[str, Any], Path]:
     from kfp import local
 
     # use_venv=False: the stages use this environment's torch and training-hub instead of installing their own.
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(output_dir / _ARTIFACTS))
-    run_log = RunLog(output_dir / _LOG, sys.stdout, quiet)
+    run_log = RunLog(output_dir / _LOG, sys.stdout, quiet, pipeline is not osft_pipeline)
     try:
         with _temporary_folder(), warnings.catch_warnings(), contextlib.redirect_stdout(run_log):
             # Warnings that resources, display names and the image apply only to clusters.
             warnings.filterwarnings("ignore", module=r"kfp\.local")
-            return osft_pipeline(**arguments).outputs, run_log.path
+            return pipeline(**arguments).outputs, run_log.path
     except KeyboardInterrupt:
         _wait_for_the_stage()
         raise

@@ -40,6 +40,7 @@ class RunLog(io.TextIOBase):
         file: the full log; overwritten.
         terminal: where to show it: as a live view if this is a terminal that supports one, else line by line.
         quiet: shows only when stages begin and end, warnings and errors.
+        evaluates: whether evaluate_model is one of the stages.
 
     Attributes:
         stage_errors: error messages of the stage that failed, without their prefix: what it said last. Rows and the
@@ -47,14 +48,15 @@ class RunLog(io.TextIOBase):
         is_input_error: whether the last one was bad input, not a failed training.
     """
 
-    def __init__(self, file: Path, terminal: TextIO, quiet: bool = False) -> None:
+    def __init__(self, file: Path, terminal: TextIO, quiet: bool = False, evaluates: bool = False) -> None:
         self.path = file
         self.stage_errors: list[str] = []
         self.is_input_error = False
         self._file = file.open("w", encoding="utf-8", errors="backslashreplace")
         self._terminal = terminal = unguarded(terminal)
         live = not quiet and terminal.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
-        self._progress: Progress = Live(terminal, _TITLES) if live else Lines(terminal, len(_TITLES), quiet)
+        titles = {name: title for name, title in _TITLES.items() if evaluates or name != "evaluate-model"}
+        self._progress: Progress = Live(terminal, titles) if live else Lines(terminal, len(titles), quiet)
         self._line = ""
         self._started = 0.0
         self._in_stage = False

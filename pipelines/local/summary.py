@@ -7,17 +7,19 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from kfp_osft.pipelines.local.evaluation import quick_figures
 from kfp_osft.pipelines.local.run import LocalRun
 from kfp_osft.shared.files.atomic import write_json
-from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, check_run
+from kfp_osft.shared.knowledge.check import check_run, model_on_disk
 from kfp_osft.shared.knowledge.loss_change import change_text, meaning, perplexity_change
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.metrics import number
 from kfp_osft.shared.training.run_file import MODELS, read_run
+from kfp_osft.stages.evaluate_model.comparison import TASK, Compared, metrics, with_drift
 from kfp_osft.stages.export_model.published_run import add_check
 
 #: The figures of the check, beside the metrics.
@@ -30,7 +32,19 @@ _SHARE_OF_TRAINING, _LEAST_SECONDS = 0.1, 30.0
 _LARGEST_MODEL = 4e9
 
 
-def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeCheck | None:
+class QuickCheck(NamedTuple):
+    """What a model kept, by a cheap sample.
+
+    Attributes:
+        verdict: on the weights, and on a jump of the general loss.
+        losses: of both models on a general text, and on held-out rows.
+    """
+
+    verdict: str
+    losses: list[Compared]
+
+
+def check_local_run(run: LocalRun, held_out: Path | None = None) -> QuickCheck | None:
     """What the model kept, by a cheap sample; its figures go to kept_knowledge.json beside the metrics,
     and into the model's card.
 
@@ -51,17 +65,21 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> KnowledgeChe
     seconds = max(_LEAST_SECONDS, _SHARE_OF_TRAINING * run.metrics.get("wall_clock_seconds", 0.0))
     log("\nMeasuring what the model kept ...")
     try:
-        check = check_run(checkpoint_dir, model, matrices=_MATRICES, seconds=seconds, dataset=held_out)
+        weights = check_run(checkpoint_dir, model, matrices=_MATRICES, seconds=seconds)
+        osft = (read_run(checkpoint_dir) or {})["osft"]
+        base = model_on_disk("training_base_model", osft["model_path"], fetch=False)
+        losses = quick_figures(base, model, held_out, bool(osft.get("trust_remote_code")))
     # The training is complete: a failed measurement must not make it a failure.
     except (InputError, OSError, RuntimeError, ValueError) as error:
         log(f"It could not be measured: {error}")
         return None
-    write_json(checkpoint_dir / KNOWLEDGE_FILE, check.metrics())
-    add_check(model, check.verdict, check.metrics())
-    return check
+    verdict, figures = with_drift(weights.verdict, losses), weights.metrics() | metrics(losses)
+    write_json(checkpoint_dir / KNOWLEDGE_FILE, figures)
+    add_check(model, verdict, figures)
+    return QuickCheck(verdict, losses)
 
 
-def show_run(run: LocalRun, steps: Sequence[dict[str, Any]], check: KnowledgeCheck | None) -> None:
+def show_run(run: LocalRun, steps: Sequence[dict[str, Any]], check: QuickCheck | None) -> None:
     """Prints about ten lines: the loss, figures of the training, what was kept, and where the results are."""
     lines = summary_lines(run, steps, check)
     if sys.stdout.isatty():
@@ -75,7 +93,7 @@ def _wrapped(line: str, width: int) -> list[str]:
     return textwrap.wrap(line, width, subsequent_indent=" " * 9, break_long_words=False, break_on_hyphens=False)
 
 
-def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: KnowledgeCheck | None) -> list[str]:
+def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: QuickCheck | None) -> list[str]:
     """The lines that show_run prints."""
     metrics = run.metrics
     lines = [
@@ -90,19 +108,15 @@ def summary_lines(run: LocalRun, steps: Sequence[dict[str, Any]], check: Knowled
         lines.append(f"Held out {_validation(metrics)}")
     if check is not None:
         lines.append(f"Weights  {check.verdict}")
-        for loss in check.losses:
-            if loss.text == GENERAL:
-                rose = "the model forgot; a lower learning rate or unfreeze rank ratio keeps more"
-                lines.append(f"General  {_before_and_after('a general text', loss.before, loss.after, rose)}")
-            else:
-                rows = f"{loss.text}, not trained on"
-                lines.append(f"Task     {_before_and_after(rows, loss.before, loss.after, 'the model overfits')}")
+        lines += [_before_and_after(loss) for loss in check.losses]
     lines += [f"Model    {run.model}", f"Metrics  {run.steps}", f"Chart    {run.loss_chart}", f"Log      {run.log}"]
+    if run.report is not None:
+        return [*lines, f"Report   {run.report}"]
     described = read_run(run.steps.parent)
     if described:
         # The ratio and the limited matrices stand in the model's osft_run.json.
-        command = ["kfp-osft", "check", described["osft"]["model_path"], str(run.model)]
-        lines.append(f"Check    {shlex.join(command)}")
+        command = ["kfp-osft", "evaluate", described["osft"]["model_path"], str(run.model)]
+        lines.append(f"Evaluate {shlex.join(command)}")
     return lines
 
 
@@ -130,14 +144,15 @@ def _validation(metrics: Mapping[str, float]) -> str:
     return f"{losses}, {lowest:.3f} at the lowest: it rose again, fewer epochs or a lower learning rate may do"
 
 
-def _before_and_after(what: str, before: float, after: float, rose: str) -> str:
-    """The perplexity on `what` before and after, and what to think of the change.
-
-    Args:
-        rose: what it means for the model if the loss is much higher.
-    """
-    figures = f"({_perplexity(before)} before, {_perplexity(after)} after)"
-    return f"{change_text(before, after)} on {what} {figures}: {meaning(before, after, rose)}"
+def _before_and_after(loss: Compared) -> str:
+    """The perplexity before and after, and what to think of the change."""
+    change = change_text(loss.before, loss.after)
+    figures = f"({_perplexity(loss.before)} before, {_perplexity(loss.after)} after)"
+    if loss.kind != TASK:
+        rose = "the model forgot; a lower learning rate or unfreeze rank ratio keeps more"
+        return f"General  {change} on a general text {figures}: {meaning(loss.before, loss.after, rose)}"
+    rose = "the model overfits"
+    return f"Task     {change} on held-out rows {figures}: {meaning(loss.before, loss.after, rose)}"
 
 
 def _perplexity(loss: float) -> str:

@@ -33,14 +33,19 @@ def compile_all(folder: Path, settings: PipelineSettings | None = None) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     pipelines = {"osft_pipeline": build_osft_pipeline(settings)}
     pipelines |= {name: build_stage_pipeline(name, settings) for name in stages.__all__}
-    files = [_compile(pipeline, folder / f"{name}.yaml") for name, pipeline in pipelines.items()]
+    files = [compile_pipeline(pipeline, folder / f"{name}.yaml") for name, pipeline in pipelines.items()]
     if not settings.stages.package:
         (folder / MANIFEST).write_text(manifest(), encoding="utf-8")
         files.append(folder / MANIFEST)
     return files
 
 
-def _compile(pipeline: Any, file: Path) -> Path:
+def compile_pipeline(pipeline: Any, file: Path) -> Path:
+    """Writes one pipeline's YAML; returns the file.
+
+    Raises:
+        InputError: it would be too large for Argo.
+    """
     compiler.Compiler().compile(pipeline, str(file))
     size = estimate([document for document in yaml.safe_load_all(file.read_text(encoding="utf-8")) if document])
     if size.share > MOST:

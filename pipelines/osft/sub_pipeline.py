@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from kfp import dsl, kubernetes
@@ -12,8 +13,18 @@ from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters, with_defaults
 from kfp_osft.pipelines.osft.own_folder import check_own_folder
-from kfp_osft.pipelines.osft.wiring import OsftOutputs, RowSources, add_stages, check_constants
+from kfp_osft.pipelines.osft.wiring import (
+    EvaluatedOutputs,
+    Evaluation,
+    EvaluationPod,
+    OsftOutputs,
+    RowSources,
+    add_stages,
+    check_constants,
+    check_evaluation_constants,
+)
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.evaluation_parameters import EVALUATION_PARAMETERS
 from kfp_osft.shared.parameters.kubernetes_syntax import is_name
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import StageSettings, stage_settings
@@ -38,6 +49,7 @@ SECRET_KEYS = {
 }
 
 _TRAINING_NAMES = {parameter.name for parameter in ALL_PARAMETERS}
+_EVALUATION_NAMES = {parameter.name for parameter in EVALUATION_PARAMETERS}
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class PipelineSettings:
         access_modes: its access modes; ReadWriteMany, because training pods on several nodes share the volume.
         secret_names: purpose of a Secret (a key of SECRET_KEYS) -> its name in the project.
         stages: image of the stages, and where they get their code.
+        evaluation: the pod of evaluate_model; None leaves that stage, and its parameters, out of the pipeline.
         name: of the pipeline; the runs' Workflows are named after it.
         defaults: of parameters in the form, by name, in place of the contract's.
 
@@ -73,6 +86,7 @@ class PipelineSettings:
     stages: StageSettings = field(default_factory=StageSettings)
     name: str = "osft-pipeline"
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: EvaluationPod | None = None
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
@@ -107,11 +121,15 @@ class OsftPipeline(graph_component.GraphComponent):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         check_constants({name: value for name, value in kwargs.items() if name in _TRAINING_NAMES})
         check_own_folder(kwargs.get("pvc_path", WORKSPACE_MOUNT_PATH))
+        check_evaluation_constants({name: value for name, value in kwargs.items() if name in _EVALUATION_NAMES})
         return super().__call__(*args, **kwargs)
 
 
 def build_osft_pipeline(settings: PipelineSettings) -> Any:
     """Builds the pipeline; osft_pipeline below is the one with default settings."""
+    with_evaluation = settings.evaluation is not None
+    outputs_type = EvaluatedOutputs if with_evaluation else OsftOutputs
+    more = EVALUATION_PARAMETERS if with_evaluation else ()
 
     @dsl.pipeline(
         name=settings.name,
@@ -120,7 +138,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
     )
     @with_defaults(settings.defaults)
     @_with_source(settings.stages)
-    @pipeline_parameters
+    @partial(pipeline_parameters, more=more)
     def osft_pipeline(
         dataset_uri: str,
         pvc_path: str = WORKSPACE_MOUNT_PATH,
@@ -128,8 +146,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         check_matrices: int = 0,
         validation_uri: str = "",
         validation_uri_split: str = "validation",
-        **training: Any,
-    ) -> OsftOutputs:
+        **declared: Any,
+    ) -> outputs_type:
         """Fine-tunes a language model with OSFT (Orthogonal Subspace Fine-Tuning, arXiv:2504.07097).
 
         It teaches the model something new and changes its weights only in the directions that matter least to what it
@@ -157,6 +175,8 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
             output_loss_chart: The loss chart.
             Output: "training completed".
         """
+        training = {name: value for name, value in declared.items() if name in _TRAINING_NAMES}
+        evaluation = {name: value for name, value in declared.items() if name in _EVALUATION_NAMES}
         with stage_settings(settings.stages):
             rows = RowSources(
                 dataset_uri=dataset_uri,
@@ -164,14 +184,20 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
                 validation_uri=validation_uri,
                 validation_uri_split=validation_uri_split,
             )
-            tasks = add_stages(pvc_path, rows, training, check_matrices)
+            tasks = add_stages(
+                pvc_path,
+                rows,
+                training,
+                check_matrices,
+                Evaluation(evaluation, settings.evaluation) if settings.evaluation else None,
+            )
         task = OsftTask(tasks)
         for purpose, keys in SECRET_KEYS.items():
             kubernetes.use_secret_as_env(
                 task, settings.secret_names[purpose], {key: key for key in keys}, optional=True
             )
         outputs: dict[str, Any] = dict(tasks.outputs())
-        return OsftOutputs(**outputs)
+        return outputs_type(**outputs)
 
     return OsftPipeline(osft_pipeline)
 

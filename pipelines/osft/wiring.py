@@ -1,6 +1,7 @@
-"""How the six stages are connected; osft_pipeline and train_model both use this."""
+"""How the stages are connected; osft_pipeline and train_model both use this."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -9,6 +10,7 @@ from kfp.dsl import pipeline_channel
 from kfp_osft import stages
 from kfp_osft.pipelines.osft.own_folder import check_own_folder
 from kfp_osft.shared.parameters.checking import check_parameters
+from kfp_osft.stages.evaluate_model.options import checked_options
 
 
 class OsftOutputs(NamedTuple):
@@ -20,8 +22,20 @@ class OsftOutputs(NamedTuple):
     Output: str
 
 
+class EvaluatedOutputs(NamedTuple):
+    """OsftOutputs, and those of evaluate_model."""
+
+    output_model: dsl.Model
+    output_metrics: dsl.Metrics
+    output_loss_chart: dsl.HTML
+    Output: str
+    output_evaluation: dsl.Metrics
+    output_report: dsl.HTML
+    passed: bool
+
+
 class StageTasks(NamedTuple):
-    """The tasks of the six stages in one pipeline."""
+    """The tasks of the stages in one pipeline: six, and evaluate_model where it is asked for."""
 
     resolve_dataset: dsl.PipelineTask
     preprocess: dsl.PipelineTask
@@ -29,14 +43,27 @@ class StageTasks(NamedTuple):
     collect_metrics: dsl.PipelineTask
     render_loss_chart: dsl.PipelineTask
     export_model: dsl.PipelineTask
+    evaluate_model: dsl.PipelineTask | None = None
+
+    @property
+    def present(self) -> dict[str, dsl.PipelineTask]:
+        """The tasks that are in the pipeline, by the names of the stages."""
+        return {name: task for name, task in self._asdict().items() if task is not None}
+
+    @property
+    def last(self) -> dsl.PipelineTask:
+        """The task that ends with what callers wait for: the evaluation, or else the exported model."""
+        return self.evaluate_model or self.export_model
 
     def outputs(self) -> dict[str, pipeline_channel.PipelineChannel]:
-        """The outputs, by the names of OsftOutputs."""
+        """The outputs, by the names of OsftOutputs or EvaluatedOutputs."""
+        evaluated = self.evaluate_model.outputs if self.evaluate_model else {}
         return {
             "output_model": self.export_model.outputs["output_model"],
             "output_metrics": self.collect_metrics.outputs["output_metrics"],
             "output_loss_chart": self.render_loss_chart.outputs["output_loss_chart"],
             "Output": self.export_model.outputs["Output"],
+            **{name: evaluated[name] for name in ("output_evaluation", "output_report", "passed") if evaluated},
         }
 
 
@@ -53,6 +80,7 @@ DISPLAY_NAMES = {
     "collect_metrics": "Collect metrics",
     "render_loss_chart": "Render loss chart",
     "export_model": "Export model",
+    "evaluate_model": "Evaluate model",
 }
 
 
@@ -68,6 +96,30 @@ _PODS = {
 }
 
 
+@dataclass(frozen=True)
+class EvaluationPod:
+    """Resources of the pod of evaluate_model, which loads one model after the other: in float32 up to 8 GB of weights,
+    larger ones as they were saved.
+
+    Attributes:
+        cpu, memory: Kubernetes quantities.
+        gpus: NVIDIA GPUs; 0 measures on CPU.
+        image: container image instead of the stages'; needed with a GPU, as theirs has a torch for CPUs.
+    """
+
+    cpu: str = "4"
+    memory: str = "24Gi"
+    gpus: int = 0
+    image: str = ""
+
+
+class Evaluation(NamedTuple):
+    """EVALUATION_PARAMETERS by name, constants or channels, and the pod they are used in."""
+
+    parameters: Mapping[str, Any]
+    pod: EvaluationPod = EvaluationPod()
+
+
 def check_constants(training: Mapping[str, Any]) -> None:
     """Checks the training parameters whose values are known when a pipeline is compiled; preprocess checks all of them.
 
@@ -75,6 +127,15 @@ def check_constants(training: Mapping[str, Any]) -> None:
         InputError: the values that are not allowed, one per line.
     """
     check_parameters({name: value for name, value in training.items() if not _is_known_later(value)})
+
+
+def check_evaluation_constants(evaluation: Mapping[str, Any]) -> None:
+    """Checks the parameters of an evaluation whose values are known when a pipeline is compiled.
+
+    Raises:
+        InputError: the values that are not allowed, one per line.
+    """
+    checked_options({name: value for name, value in evaluation.items() if not _is_known_later(value)})
 
 
 def _is_known_later(value: Any) -> bool:
@@ -94,14 +155,21 @@ class RowSources(NamedTuple):
     validation_uri_split: Any = "validation"
 
 
-def add_stages(pvc_path: Any, rows: RowSources, training: Mapping[str, Any], check_matrices: Any = 0) -> StageTasks:
-    """Adds the six stages to the pipeline that is being defined.
+def add_stages(
+    pvc_path: Any,
+    rows: RowSources,
+    training: Mapping[str, Any],
+    check_matrices: Any = 0,
+    evaluation: Evaluation | None = None,
+) -> StageTasks:
+    """Adds the six stages, and evaluate_model if asked for, to the pipeline that is being defined.
 
     Args:
         pvc_path: workspace folder, as in resolve_dataset.
         rows: to train on and to hold out.
         training: training parameters by name; preprocess has a default for each one left out.
         check_matrices: as in collect_metrics.
+        evaluation: None leaves evaluate_model out.
 
     Raises:
         InputError: a constant that is not allowed; outputs of tasks and pipeline parameters are checked by the stages.
@@ -130,8 +198,9 @@ def add_stages(pvc_path: Any, rows: RowSources, training: Mapping[str, Any], che
     chart = stages.render_loss_chart(metrics_path=collected.outputs["metrics_path"])
     exported = stages.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path)
 
-    tasks = StageTasks(resolved, prepared, launched, collected, chart, exported)
-    for task in tasks:
+    evaluated = _add_evaluation(evaluation, checkpoint_dir, pvc_path, exported) if evaluation else None
+    tasks = StageTasks(resolved, prepared, launched, collected, chart, exported, evaluated)
+    for task in tasks.present.values():
         # KFP's cache key is the arguments: it does not notice that the rows at a path, or the workspace, have changed.
         # Each stage recognizes its own earlier result by what it was made from.
         task.set_caching_options(False)
@@ -139,6 +208,22 @@ def add_stages(pvc_path: Any, rows: RowSources, training: Mapping[str, Any], che
         task = getattr(tasks, name)
         task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)
         task.set_memory_request(pod.memory).set_memory_limit(pod.memory)
-    for name, display_name in DISPLAY_NAMES.items():
-        getattr(tasks, name).set_display_name(display_name)
+    for name, task in tasks.present.items():
+        task.set_display_name(DISPLAY_NAMES[name])
     return tasks
+
+
+def _add_evaluation(
+    evaluation: Evaluation, checkpoint_dir: Any, pvc_path: Any, exported: dsl.PipelineTask
+) -> dsl.PipelineTask:
+    check_evaluation_constants(evaluation.parameters)
+    task = stages.evaluate_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, **evaluation.parameters)
+    task.after(exported)
+    pod = evaluation.pod
+    task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)
+    task.set_memory_request(pod.memory).set_memory_limit(pod.memory)
+    if pod.gpus:
+        task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(str(pod.gpus))
+    if pod.image:
+        task.set_container_image(pod.image)
+    return task

@@ -1,4 +1,4 @@
-"""What a training kept of what the base model knew: where the weights changed, and the loss before and after."""
+"""What a training kept of what the base model knew, by the weights: in which directions they changed."""
 
 import os
 import statistics
@@ -9,38 +9,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.knowledge.coverage import Coverage, coverage_of, percent
-from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
 from kfp_osft.shared.knowledge.kept_subspace import FreeChange, MatrixChange, ModelChanges
 from kfp_osft.shared.model.folder import model_folder, split_hub_id
-from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows.chat_tokens import ChatTokenizer, Sample
-from kfp_osft.shared.rows.files import read_rows
-from kfp_osft.shared.rows.messages import Problems, Warnings
-from kfp_osft.shared.rows.row_formats import conversations
 from kfp_osft.shared.training.run_file import RUN_FILE, read_run
 
 #: A leak beyond rounding above this share is one. OSFT leaves under 0.002, plain fine-tuning 0.8.
 MOST_LEAK = 0.05
-GENERAL = "general text"
 # What transformers reads of a model on the Hub.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 # The same weights in the formats of other libraries.
 _OTHER_FILES = ("*/*", "consolidated*")
-# Rows of a dataset that the loss is taken of, the first ones, and their length in tokens.
-_ROWS = 64
-_TOKENS = 2048
-# Of the time, what each model may take for its losses.
-_SHARE_OF_LOSSES = 0.25
-
-
-class TextLoss(NamedTuple):
-    """The mean loss of both models on the same tokens, in nats a token."""
-
-    text: str
-    tokens: int
-    before: float
-    after: float
 
 
 class KnowledgeCheck(NamedTuple):
@@ -50,13 +29,11 @@ class KnowledgeCheck(NamedTuple):
         changes: the limited matrices that were looked at.
         matrices: how many OSFT limits.
         free: the kinds of weights that changed and that OSFT does not limit.
-        losses: on the general text and on the dataset.
     """
 
     changes: list[MatrixChange]
     matrices: int
     free: list[FreeChange]
-    losses: list[TextLoss]
 
     @property
     def told(self) -> list[MatrixChange]:
@@ -122,12 +99,11 @@ class KnowledgeCheck(NamedTuple):
         return sum(change.changed and not change.can_be_told for change in self.changes)
 
     def metrics(self) -> dict[str, float]:
-        """The figures, flat as KFP's Metrics want them; shares are 0 to 1, losses in nats a token.
+        """The figures, flat as KFP's Metrics want them; shares are 0 to 1.
 
         kept_subspace_share_max (of the change, inside the directions to keep), kept_subspace_leak_max (beyond
         rounding), kept_subspace_matrices (looked at), kept_subspace_matrices_untold (hidden by rounding),
-        unlimited_kinds_changed (kinds of weights outside OSFT's limits), and general_text_loss_before,
-        general_text_loss_after, held_out_loss_before, held_out_loss_after, each where there is one.
+        unlimited_kinds_changed (kinds of weights outside OSFT's limits).
         """
         figures: dict[str, float] = {
             "kept_subspace_matrices": len(self.changes),
@@ -137,9 +113,6 @@ class KnowledgeCheck(NamedTuple):
         if self.leak is not None:
             figures["kept_subspace_share_max"] = max(change.share for change in self.told)
             figures["kept_subspace_leak_max"] = self.leak
-        for loss in self.losses:
-            name = "general_text" if loss.text == GENERAL else "held_out"
-            figures |= {f"{name}_loss_before": loss.before, f"{name}_loss_after": loss.after}
         return figures
 
 
@@ -186,7 +159,7 @@ def check_run(checkpoint_dir: Path, tuned_dir: Path, **options: Any) -> Knowledg
     Args:
         checkpoint_dir: of the run, with its osft_run.json.
         tuned_dir: the model that came out.
-        options: matrices, seconds, dataset, with_losses and tell of check_knowledge.
+        options: matrices, seconds and tell of check_knowledge.
 
     Raises:
         InputError: as check_knowledge; no osft_run.json.
@@ -219,42 +192,32 @@ def check_knowledge(
     *,
     matrices: int,
     seconds: float,
-    dataset: Path | None = None,
     kinds: Sequence[str] = (),
     target_patterns: Sequence[str] = (),
-    with_losses: bool = True,
     trust_remote_code: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> KnowledgeCheck:
-    """Compares a model with what was trained of it.
+    """Compares a model with what was trained of it; the matrices are read one at a time.
 
     Args:
         base_dir, tuned_dir: folders of the models in the format of transformers (safetensors).
         unfreeze_rank_ratio: the training's, 0.0 to 1.0.
         matrices: how many limited matrices to look at, at most; always the same ones.
-        seconds: the whole takes about that long at most: no further row and no further matrix is begun
-            when the time it takes is not there. The first of each always is.
-        dataset: rows that were not trained on; the loss is that of the assistants' tokens of the first 64.
+        seconds: the whole takes about that long at most: no further matrix is begun when the time it takes is not
+            there. The first one always is.
         trust_remote_code: whether code in the models' folders may run.
-        with_losses: False does not load the models, whose matrices are read one at a time.
         kinds: of the matrices that OSFT limited, where a run says them.
         target_patterns: the training's, where it does not; those of the model's family when empty.
         tell: takes a line for each figure as it comes.
 
     Raises:
-        InputError: models that do not belong together, or rows that are none.
+        InputError: models that do not belong together.
     """
     # Before torch is loaded: its waiting threads then leave the cores to others (see train_script).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     until = time.monotonic() + seconds
     kinds = kinds or coverage_of(str(base_dir), target_patterns, trust_remote_code).kinds
     changes = ModelChanges(base_dir, tuned_dir, unfreeze_rank_ratio, kinds)
-    losses: list[TextLoss] = []
-    if with_losses:
-        losses = _losses(base_dir, tuned_dir, dataset, seconds * _SHARE_OF_LOSSES, trust_remote_code)
-        tell(f"{'loss in nats a token':<52}{'before':>9}{'after':>9}")
-    for loss in losses:
-        tell(f"  {f'{loss.text}, {loss.tokens:,} tokens':<50}{loss.before:>9.3f}{loss.after:>9.3f}")
     tell(f"{'change of a limited matrix':<52}{'size':>9}{'to keep':>9}{'rounding':>10}")
     found: list[MatrixChange] = []
     longest = 0.0
@@ -268,42 +231,4 @@ def check_knowledge(
         begun, longest = time.monotonic(), max(longest, time.monotonic() - begun)
         if begun + longest > until:
             break
-    return KnowledgeCheck(found, len(changes.names), changes.free_changes(), losses)
-
-
-def _losses(
-    base_dir: Path, tuned_dir: Path, dataset: Path | None, seconds: float, trust_remote_code: bool
-) -> list[TextLoss]:
-    """On the general text and on the dataset; each model is loaded once, and sees the same rows."""
-    samples: dict[str, list[Sample]] = {}
-    before = {}
-    with loaded_model(base_dir, trust_remote_code) as (model, tokenizer):
-        samples[GENERAL] = [text_sample(tokenizer, GENERAL_TEXT)]
-        if dataset is not None:
-            samples[dataset.name] = _samples(dataset, tokenizer)
-        for text, of_text in samples.items():
-            before[text] = sample_losses(model, of_text, seconds)
-    losses = []
-    with loaded_model(tuned_dir, trust_remote_code) as (model, _):
-        for text, of_text in samples.items():
-            after = sample_losses(model, of_text[: len(before[text])], seconds)
-            first = before[text][: len(after)]
-            losses.append(TextLoss(text, sum(loss.tokens for loss in first), mean(first), mean(after)))
-    return losses
-
-
-def _samples(dataset: Path, tokenizer: Any) -> list[Sample]:
-    problems = Problems()
-    rows = list(conversations(islice(read_rows(dataset), _ROWS), False, problems, Warnings()))
-    problems.raise_if_any()
-    found = [sample for _, sample in ChatTokenizer(tokenizer).samples(rows)]
-    cut = [
-        Sample(
-            sample.input_ids[:_TOKENS], [(begin, min(end, _TOKENS)) for begin, end in sample.learnt if begin < _TOKENS]
-        )
-        for sample in found
-    ]
-    counted = [sample for sample in cut if sample.num_loss_counted_tokens]
-    if not counted:
-        raise InputError(f"dataset {dataset}: its first {_ROWS} rows have no assistant turn to take the loss of")
-    return counted
+    return KnowledgeCheck(found, len(changes.names), changes.free_changes())

@@ -124,9 +124,7 @@ def _kept(folder: Path, steps: list[dict], matrices: int) -> dict[str, float]:
     try:
         if not candidates:
             raise InputError("no checkpoint found")
-        check = check_run(
-            folder, candidates[0].folder, matrices=matrices, seconds=_CHECK_SECONDS, with_losses=False, tell=log
-        )
+        check = check_run(folder, candidates[0].folder, matrices=matrices, seconds=_CHECK_SECONDS, tell=log)
     except (InputError, OSError, RuntimeError, ValueError) as error:
         log(f"Warning: what the model kept could not be measured: {error}")
         return {}

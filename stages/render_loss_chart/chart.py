@@ -6,11 +6,12 @@ import textwrap
 from pathlib import Path
 
 from kfp_osft.shared.files.atomic import replacing_file
+from kfp_osft.shared.pages.theme import LIGHT, chart_config, vega_lite_version
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.plain_text import plain_text
 from kfp_osft.shared.training.metrics import summarize
 from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, chart_notes, is_drawable, loss_text
-from kfp_osft.stages.render_loss_chart.chart_spec import LIGHT, chart_config, chart_spec, vega_lite_version
+from kfp_osft.stages.render_loss_chart.chart_spec import chart_spec
 from kfp_osft.stages.render_loss_chart.html_page import Drawing, html_page
 
 # What the page shows of the step under the pointer: heading, column and kind.

@@ -1,19 +1,6 @@
-"""The fixed parts of the loss chart's page: its style sheet, the elements around the chart, and its script."""
+"""The fixed parts of the loss chart's page: its own styles, the elements around the chart, and its script."""
 
 STYLE = """
-* { box-sizing: border-box; }
-body { margin: 0; padding: 20px 24px 16px; background: var(--page); color: var(--ink); font-size: 14px;
-  line-height: 1.4; }
-h1 { margin: 0; font-size: 20px; font-weight: 600; line-height: 1.25; overflow-wrap: anywhere; }
-header p { margin: 3px 0 0; color: var(--muted); overflow-wrap: anywhere; }
-#notes p { margin: 12px 0 0; padding: 9px 12px; border-left: 3px solid var(--alarm);
-  background: var(--raised); border-radius: 0 4px 4px 0; max-width: 110ch; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px 16px;
-  margin: 18px 0 0; max-width: 1250px; }
-@media (max-width: 480px) { body { padding: 16px 14px 12px; } }
-dt { color: var(--muted); font-size: 12px; }
-dd { margin: 0; font-size: 17px; font-weight: 600; font-variant-numeric: tabular-nums; white-space: nowrap; }
-dd small { display: block; font-size: 12px; font-weight: 400; color: var(--muted); white-space: normal; }
 #bar { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 16px; margin: 18px 0 8px; }
 #bar span { color: var(--muted); font-size: 12px; }
 #zoom { flex: 1 1 200px; min-height: 27px; display: flex; align-items: center; }

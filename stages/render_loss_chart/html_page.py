@@ -1,27 +1,18 @@
 """One self-contained HTML page around a chart.
 
 Altair describes the chart; vl-convert-python supplies Vega, Vega-Lite and Vega-Embed, which are embedded in the page.
-KFP shows an HTML artifact through srcdoc in an iframe with sandbox="allow-scripts": scripts run, but there is no
-network, localStorage or download, so the page uses none of these. A script of ours (chart_page.py) follows the width
-and the color scheme, zooms, and shows the values under the pointer: Vega-Lite has no width "container" for stacked
-charts.
+A script of ours (chart_page.py) follows the width and the color scheme, zooms, and shows the values under the pointer:
+Vega-Lite has no width "container" for stacked charts.
 """
 
 import html
-import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.pages.page import framed_page, script_data, vega_bundle
+from kfp_osft.shared.pages.theme import DARK, LIGHT, chart_config
 from kfp_osft.stages.render_loss_chart.chart_page import DRAWING, SCRIPT, STYLE
-from kfp_osft.stages.render_loss_chart.chart_spec import (
-    DARK,
-    FONT,
-    LIGHT,
-    RIGHT_MARGIN,
-    chart_config,
-    vega_lite_version,
-)
+from kfp_osft.stages.render_loss_chart.chart_spec import RIGHT_MARGIN
 
 
 class Drawing(NamedTuple):
@@ -61,25 +52,13 @@ def html_page(
     """
     told = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n',
-        f"<title>{html.escape(title)}</title>\n<style>\n",
-        f":root {{ color-scheme: light dark; {_css_colors(LIGHT)} }}\n",
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {_css_colors(DARK)} }} }}\n",
-        f"body {{ font-family: {FONT}; }}\n{STYLE}</style>\n</head>\n<body>\n",
-        f"<header><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p></header>\n",
         f'<section id="notes">{told}</section>\n' if told else "",
         above,
         DRAWING if drawing else "",
         below,
         _scripts(drawing) if drawing else "",
-        "</body>\n</html>\n",
     ]
-    return "".join(parts)
-
-
-def _css_colors(colors: dict[str, str]) -> str:
-    return "; ".join(f"--{name}: {value}" for name, value in colors.items())
+    return framed_page(title, subtitle, "".join(parts), STYLE)
 
 
 def _scripts(drawing: Drawing) -> str:
@@ -92,16 +71,4 @@ def _scripts(drawing: Drawing) -> str:
         "margin": RIGHT_MARGIN,
     }
     del data["rows"]
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    return f"<script>{_vega()}</script>\n<script>\n((DATA) => {{{SCRIPT}}})({text});\n</script>\n"
-
-
-@cache
-def _vega() -> str:
-    import vl_convert
-
-    # Its stub requires `snippet`, which is optional.
-    bundle = vl_convert.javascript_bundle(vl_version=vega_lite_version())  # pyright: ignore[reportCallIssue]
-    if "</script" in bundle.lower() or "<!--" in bundle:
-        raise RuntimeError("the JavaScript bundle of vl-convert-python cannot be embedded in a <script> element")
-    return bundle
+    return f"<script>{vega_bundle()}</script>\n<script>\n((DATA) => {{{SCRIPT}}})({script_data(data)});\n</script>\n"

@@ -94,7 +94,9 @@ def started(monkeypatch):
     """Takes the place of the local run; returns the calls with their arguments."""
     calls = []
 
-    def run_locally(output_dir, dataset, dataset_split, training, quiet, validation_uri, validation_uri_split):
+    def run_locally(
+        output_dir, dataset, dataset_split, training, quiet, validation_uri, validation_uri_split, evaluation
+    ):
         calls.append(
             {
                 "output_dir": output_dir,
@@ -112,7 +114,7 @@ def started(monkeypatch):
     return calls
 
 
-COMMANDS = "{demo,run,check,compare,compile,manifest,image,runtime}"
+COMMANDS = "{demo,run,evaluate,sequence,check,compare,compile,manifest,image,runtime}"
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_an_error_of_the_program_itself_keeps_its_traceback_without_secrets(monk
     assert said.startswith("Traceback") and said.endswith("ZeroDivisionError: ***\n")
 
 
-def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(tmp_path, capsys):
+def test_compile_writes_the_pipeline_and_the_stages_and_prints_their_paths(tmp_path, capsys):
     assert main(["compile", "--output-dir", str(tmp_path / "yaml")]) == 0
     files = sorted((tmp_path / "yaml").iterdir())
     assert [file.name for file in files] == sorted(
@@ -329,9 +331,32 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(t
             "collect_metrics",
             "render_loss_chart",
             "export_model",
+            "evaluate_model",
         )
     )
     assert sorted(capsys.readouterr().out.splitlines()) == [str(file) for file in files]
+
+
+def test_compile_with_an_evaluation_writes_a_pipeline_that_has_it(tmp_path):
+    command = ["compile", "--output-dir", str(tmp_path), "--evaluate", "--evaluation-memory", "48Gi"]
+    assert main(command) == 0
+    text = (tmp_path / "osft_pipeline.yaml").read_text()
+    assert "comp-evaluate-model:" in text and "resourceMemoryLimit: 48Gi" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--evaluation-cpu", "4"], "--evaluation-cpu needs --evaluate or --sequence"),
+        (["--evaluate", "--evaluation-memory", "48GB"], "--evaluation-memory=48GB is not a Kubernetes quantity"),
+        (["--evaluate", "--evaluation-gpus", "-1"], "--evaluation-gpus=-1 is not allowed"),
+        (["--evaluate", "--evaluation-gpus", "1"], "--evaluation-gpus needs --evaluation-image"),
+        (["--evaluate", "--evaluation-image", "a b"], "the image 'a b' is not a container image's name"),
+    ],
+)
+def test_a_pod_of_the_evaluation_that_cannot_be_is_refused(tmp_path, capsys, options, problem):
+    assert main(["compile", "--output-dir", str(tmp_path), *options]) == 2
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -340,7 +365,7 @@ def test_compile_writes_the_pipeline_and_the_six_stages_and_prints_their_paths(t
         ([], ["demo", "run", "check", "compile", "manifest"]),
         (["demo"], ["--output-dir", "kfp-osft-output/demo", "--quiet"]),
         (["run"], ["--dataset", "--dataset-split", "--output-dir", "--quiet", "--dry-run"]),
-        (["check"], ["BASE", "TUNED", "--unfreeze-rank-ratio", "--dataset", "--matrices", "--max-minutes"]),
+        (["check"], ["BASE", "TUNED", "--unfreeze-rank-ratio", "--matrices", "--max-minutes"]),
         (["compile"], ["--output-dir", "(default: compiled)"]),
     ],
 )

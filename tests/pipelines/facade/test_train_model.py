@@ -1,6 +1,6 @@
 import inspect
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import kfp
 import pytest
@@ -86,6 +86,7 @@ SIGNATURE = [
     ("dataset_split", str, "train"),
     ("validation_uri", str, ""),
     ("validation_uri_split", str, "validation"),
+    ("evaluation", Optional[dict[str, Any]], None),
 ]
 TRAINING_ARGUMENTS = {parameter.name: parameter.type for parameter in ALL_PARAMETERS}
 # The outputs of make_values, by type.

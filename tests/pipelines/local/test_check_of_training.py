@@ -74,13 +74,13 @@ def test_a_training_is_followed_live_summed_up_and_known_to_have_kept_although_i
         "Metrics",
         "Chart",
         "Log",
-        "Check",
+        "Evaluate",
     ]
     assert summary["Weights"].startswith("Weights  kept: ") and "rounding to bfloat16" in summary["Weights"]
     assert (output / "loss_chart.png").is_file()
     (figures,) = output.glob("checkpoints/*/kept_knowledge.json")
     assert json.loads(figures.read_text())["kept_subspace_leak_max"] < 0.05
 
-    command = summary["Check"].split()[1:]
-    assert command[0] == "kfp-osft" and cli.main(command[1:]) == 0
+    command = summary["Evaluate"].split()[1:]
+    assert command[0] == "kfp-osft" and cli.main(["check", *command[2:]]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("Kept: ")

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.pipelines.local import summary
 from kfp_osft.pipelines.local.run import LocalRun
-from kfp_osft.pipelines.local.summary import check_local_run, show_run, summary_lines
-from kfp_osft.shared.knowledge.check import GENERAL, KnowledgeCheck, TextLoss
+from kfp_osft.pipelines.local.summary import QuickCheck, check_local_run, show_run, summary_lines
 from kfp_osft.shared.training.metrics import read_steps
+from kfp_osft.stages.evaluate_model.comparison import ALL_TEXTS, GENERAL, Compared
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_run_is_summarized_in_ten_lines(run, tiny_model):
         "Metrics",
         "Chart",
         "Log",
-        "Check",
+        "Evaluate",
     ]
     assert lines[:3] == [
         "Loss     5.750 at the first step, 4.000 at the last of 8, lowest 4.000 at step 8",
@@ -71,17 +71,17 @@ def test_a_run_is_summarized_in_ten_lines(run, tiny_model):
     ]
     assert lines[3].startswith("Weights  leaked: up to ") and "looked at 6 of 14 limited matrices" in lines[3]
     # A line to copy: names with blanks are quoted.
-    assert lines[-1] == f"Check    kfp-osft check {tiny_model} '{run.model}'"
+    assert lines[-1] == f"Evaluate kfp-osft evaluate {tiny_model} '{run.model}'"
 
 
 def test_rows_that_were_held_out_add_a_line(run, chat_rows):
     check = check_local_run(run, chat_rows)
     (line,) = [line for line in summary_lines(run, read_steps(run.steps.parent), check) if line.startswith("Task")]
-    assert line.startswith("Task     ") and " perplexity on rows.jsonl, not trained on (" in line
+    assert line.startswith("Task     ") and " perplexity on held-out rows (" in line
 
 
 def test_the_summary_says_what_to_think_of_the_loss_on_a_general_text(run):
-    check = KnowledgeCheck([], 0, [], [TextLoss(GENERAL, 100, 3.30, 3.55)])
+    check = QuickCheck("kept", [Compared(GENERAL, ALL_TEXTS, "loss", 3.30, 3.55, True, 100)])
     (line,) = [line for line in summary_lines(run, read_steps(run.steps.parent), check) if line.startswith("General")]
     assert line == (
         "General  28% more perplexity on a general text (27.1 before, 34.8 after): worse than before, the model "
@@ -118,14 +118,15 @@ def test_on_a_terminal_lines_are_wrapped_between_words_and_paths_stay_whole(run,
 
 def test_the_figures_of_the_check_lie_beside_the_metrics(run):
     check = check_local_run(run)
-    assert json.loads((run.steps.parent / "kept_knowledge.json").read_text()) == check.metrics()
+    figures = json.loads((run.steps.parent / "kept_knowledge.json").read_text())
+    assert figures["general_text_loss_after"] == check.losses[0].after and figures["kept_subspace_matrices"] == 6
 
 
 def test_a_large_model_is_not_loaded_unasked_and_the_summary_says_how_to_ask(run, monkeypatch):
     monkeypatch.setattr(summary, "_LARGEST_MODEL", 1000)
     assert check_local_run(run) is None
     lines = summary_lines(run, read_steps(run.steps.parent), None)
-    assert not any(line.startswith(("Weights", "General")) for line in lines) and lines[-1].startswith("Check ")
+    assert not any(line.startswith(("Weights", "General")) for line in lines) and lines[-1].startswith("Evaluate ")
 
 
 def test_a_check_that_fails_does_not_make_the_run_fail(run, tiny_model, tmp_path, capsys):

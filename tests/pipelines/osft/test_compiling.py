@@ -176,7 +176,7 @@ def test_without_pip_nothing_is_installed_and_the_program_is_the_same(fresh, tmp
     compile_all(tmp_path, PipelineSettings(stages=StageSettings(pip=False)))
 
     with_pip, without = _containers(fresh), _containers(tmp_path)
-    assert len(without) == len(with_pip) == 12
+    assert len(without) == len(with_pip) == 13
     for container, same in zip(without, with_pip, strict=True):
         assert "pip" not in " ".join(container["command"][:-1])
         assert container["command"] == same["command"][3:]

@@ -1,6 +1,5 @@
 """What a training kept: of a tiny model that is changed within OSFT's limits, without limits, and not at all."""
 
-import json
 import re
 import shutil
 
@@ -8,10 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kfp_osft.shared.knowledge.check import GENERAL, MOST_LEAK, check_knowledge
+from kfp_osft.shared.knowledge.check import MOST_LEAK, check_knowledge
 from kfp_osft.shared.knowledge.coverage import coverage_of
 from kfp_osft.shared.knowledge.kept_subspace import kept_rank, limited_matrices
-from kfp_osft.shared.reporting.errors import InputError
 
 RATIO = 0.25
 
@@ -105,65 +103,16 @@ def test_a_model_that_did_not_change_is_said_to_be_unchanged(models):
     check = checked(models(torch.float32, "same"))
     assert check.verdict == "unchanged: no weight changed; looked at 14 of 14 limited matrices"
     assert check.leak is None and "kept_subspace_leak_max" not in check.metrics()
-    assert check.losses[0].before == check.losses[0].after
 
 
-def test_the_losses_are_of_the_general_text_and_of_the_assistants_words_in_the_dataset(models, chat_rows, tmp_path):
-    rows = [json.loads(line) for line in chat_rows.read_text().splitlines()[:3]]
-    few = tmp_path / "few.jsonl"
-    few.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    base, tuned = models(torch.float32, "plain")
-    general, held_out = checked((base, tuned), dataset=few).losses
-    assert (general.text, held_out.text) == (GENERAL, "few.jsonl")
-    assert general.before != general.after and held_out.before != held_out.after
-
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    answers = [tokenizer(row["messages"][1]["content"] + "<|im_end|>")["input_ids"] for row in rows]
-    assert held_out.tokens == sum(map(len, answers))
-    model, total = AutoModelForCausalLM.from_pretrained(base), 0.0
-    for row, answer in zip(rows, answers, strict=True):
-        prompt = f"<|im_start|>user\n{row['messages'][0]['content']}<|im_end|>\n<|im_start|>assistant\n"
-        ids = torch.tensor([tokenizer(prompt)["input_ids"] + answer])
-        labels = torch.where(torch.arange(ids.shape[1]) < ids.shape[1] - len(answer), -100, ids)
-        with torch.inference_mode():
-            total += model(input_ids=ids, labels=labels).loss.item() * len(answer)
-    assert held_out.before == pytest.approx(total / held_out.tokens, abs=1e-4)
-    assert check_metrics_names(checked((base, tuned), dataset=few)) == {
-        "general_text_loss_before",
-        "general_text_loss_after",
-        "held_out_loss_before",
-        "held_out_loss_after",
-    }
-
-
-def check_metrics_names(check):
-    return {name for name in check.metrics() if "loss" in name}
-
-
-def test_without_time_one_matrix_and_some_rows_are_looked_at_all_the_same(models, chat_rows):
-    check = checked(models(torch.float32, "osft"), seconds=0, dataset=chat_rows)
+def test_without_time_one_matrix_is_looked_at_all_the_same(models):
+    check = checked(models(torch.float32, "osft"), seconds=0)
     assert len(check.changes) == 1 and check.matrices == 14
     assert "looked at 1 of 14 limited matrices" in check.verdict
-    assert check.losses[1].tokens > 0
 
 
 def test_each_figure_is_told_as_it_comes(models):
     told = []
     check = checked(models(torch.float32, "osft"), matrices=2, tell=told.append)
-    assert [change.name.removesuffix(".weight") for change in check.changes] == [line.split()[0] for line in told[3:]]
-    assert told[1].startswith("  general text") and all(len(line) <= 80 for line in told)
-
-
-@pytest.mark.parametrize(
-    ("row", "problem"),
-    [
-        ({"text": "x"}, "has no known format; it has 'text'"),
-        ({"messages": [{"role": "user", "content": "Hello?"}]}, "has no assistant turn to learn from"),
-    ],
-)
-def test_a_dataset_without_an_answer_is_refused(models, tmp_path, row, problem):
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(InputError, match=problem):
-        checked(models(torch.float32, "same"), dataset=tmp_path / "rows.jsonl")
+    assert [change.name.removesuffix(".weight") for change in check.changes] == [line.split()[0] for line in told[1:]]
+    assert all(len(line) <= 80 for line in told)

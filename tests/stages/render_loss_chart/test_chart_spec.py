@@ -8,14 +8,8 @@ import pytest
 import vl_convert
 
 from helpers.synthetic_training import training
-from kfp_osft.stages.render_loss_chart.chart_spec import (
-    DARK,
-    LIGHT,
-    RIGHT_MARGIN,
-    chart_config,
-    chart_spec,
-    vega_lite_version,
-)
+from kfp_osft.shared.pages.theme import DARK, LIGHT, chart_config, vega_lite_version
+from kfp_osft.stages.render_loss_chart.chart_spec import RIGHT_MARGIN, chart_spec
 
 LOSS_ALONE = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]
 EVERYTHING = training(300, loss={40: math.nan}, val_loss={120: 2.0})

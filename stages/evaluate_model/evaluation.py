@@ -1,0 +1,196 @@
+"""evaluate_model: base and tuned model side by side, a report, and whether the tuned one passes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
+from kfp_osft.shared.files.atomic import writable_folder, write_json
+from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds, model_on_disk
+from kfp_osft.shared.processes.pod import use_workspace
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.rows.files import dataset_files
+from kfp_osft.shared.training.run_file import MODELS, RUN_FILE, read_run
+from kfp_osft.stages.evaluate_model import comparison
+from kfp_osft.stages.evaluate_model.benchmarks import check_benchmarks
+from kfp_osft.stages.evaluate_model.card_section import add_to_card
+from kfp_osft.stages.evaluate_model.measuring import HeldOutRows, measure
+from kfp_osft.stages.evaluate_model.options import TASK_NAME, Options, checked_options
+from kfp_osft.stages.evaluate_model.report import write_report
+from kfp_osft.stages.evaluate_model.result import Evaluation, Models
+
+#: Folder of the workspace: an evaluation per model, and what was measured of each model.
+EVALUATIONS, MEASUREMENTS = "evaluations", "measurements"
+RESULT, REPORT = "evaluation.json", "evaluation.html"
+_MATRICES, _SECONDS = 12, 600.0
+
+
+class MetricsArtifact(Protocol):
+    """The part of a KFP Metrics artifact that is used here."""
+
+    def log_metric(self, metric: str, value: float) -> None: ...
+
+
+class Evaluated(NamedTuple):
+    """Outputs of the stage."""
+
+    passed: bool
+    evaluation_path: str
+
+
+def evaluate_model(
+    pvc_path: str,
+    output_report: OutputArtifact,
+    output_evaluation: MetricsArtifact,
+    checkpoint_dir: str = "",
+    base_model: str = "",
+    tuned_model: str = "",
+    dataset_path: str = "",
+    evaluation: Mapping[str, Any] | None = None,
+) -> Evaluated:
+    """Evaluates the model of a run, or any two models.
+
+    Args:
+        pvc_path: the workspace; the result goes to pvc_path/evaluations/<tuned model>.
+        output_report: gets the page.
+        output_evaluation: gets the figures.
+        checkpoint_dir: of a run whose model was exported: base model, tuned model and held-out rows are the run's.
+        base_model, tuned_model: folders or ids on the Hub, instead of the run's.
+        dataset_path: held-out rows, instead of the run's.
+        evaluation: EVALUATION_PARAMETERS by name.
+
+    Raises:
+        InputError: a parameter that is not allowed; models or rows that do not exist or do not belong together.
+        TrainingError: the gate is on, and the model does not pass; the report is in the workspace nevertheless.
+    """
+    options = checked_options(evaluation or {})
+    workspace = writable_folder("pvc_path", pvc_path)
+    use_workspace(workspace)
+    run = _run(checkpoint_dir) if checkpoint_dir else {}
+    if not checkpoint_dir and not (base_model and tuned_model):
+        raise InputError("give checkpoint_dir of a run, or base_model and tuned_model")
+    tuned = Path(tuned_model) if tuned_model else workspace / MODELS / Path(checkpoint_dir).absolute().name
+    models = models_of(base_model or run["osft"]["model_path"], str(tuned), run, fetch=bool(base_model))
+    rows = dataset_path or run.get("data", {}).get("validation_path") or ""
+    folder = workspace / EVALUATIONS / models.tuned.resolve().name
+    result = evaluate(models, Path(rows) if rows else None, options, folder, workspace / MEASUREMENTS)
+    for name, value in result.metrics().items():
+        output_evaluation.log_metric(name, value)
+    place_file(folder / REPORT, output_report)
+    check_gate(result, folder / REPORT)
+    return Evaluated(result.passed, str(folder / RESULT))
+
+
+def evaluate(models: Models, rows: Path | None, options: Options, folder: Path, cache: Path | None) -> Evaluation:
+    """Measures both models, logs what was found, and writes evaluation.json, the page, and a section of the card.
+
+    Args:
+        models: to compare.
+        rows: held out from the training, or None.
+        options: what else is measured.
+        folder: of the results.
+        cache: folder of measurements, so that each model is measured once; None keeps none.
+
+    Raises:
+        InputError: see evaluate_model.
+    """
+    if options.limits.min_improvement > 0 and rows is None:
+        raise InputError(
+            f"min_improvement={options.limits.min_improvement:g} needs held-out rows: give a dataset, or hold out a "
+            "share of the rows with training_validation_split"
+        )
+    held_out: list[HeldOutRows] = [options.held_out(TASK_NAME, rows)] if rows else []
+    held_out += [options.held_out(name, path) for name, path in options.earlier_tasks.items()]
+    for each in held_out:
+        dataset_files(each.path)
+    if options.benchmarks:
+        check_benchmarks(list(options.benchmarks), options.benchmarks_path)
+    before, after = (
+        measure(
+            model,
+            held_out,
+            benchmarks=options.benchmarks,
+            benchmarks_path=options.benchmarks_path,
+            cache=cache,
+            trust_remote_code=models.trust_remote_code,
+            label=label,
+        )
+        for model, label in ((models.base, "Base model"), (models.tuned, "Tuned model"))
+    )
+    figures = comparison.compared(before, after, TASK_NAME)
+    for line in comparison.table(figures):
+        log(line)
+    weights = _weights(models)
+    failures = comparison.failures(figures, options.limits)
+    result = Evaluation(models, before, after, figures, weights, failures, options)
+    if result.verdict:
+        log(f"Weights: {result.verdict}")
+    log("Passed" if result.passed else "\n".join(f"Not passed: {failure}" for failure in failures))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / RESULT, result.to_dict())
+    write_report(result, folder / REPORT)
+    add_to_card(result)
+    log(f"Report: {folder / REPORT}")
+    return result
+
+
+def check_gate(result: Evaluation, report: Path) -> None:
+    """Raises TrainingError if the gate is on and the model does not pass."""
+    if result.options.gate and not result.passed:
+        raise TrainingError(f"the model does not pass the gate: {'; '.join(result.failures)}. The report is {report}")
+
+
+def models_of(base: str, tuned: str, run: Mapping[str, Any] | None = None, fetch: bool = True) -> Models:
+    """The two models, with what the tuned one's osft_run.json, or the run's, says of the training.
+
+    Args:
+        base, tuned: folders or ids on the Hub.
+        run: what read_run gives for the run's checkpoints, where that is known.
+        fetch: whether a base model that is not on this computer is fetched from the Hub.
+
+    Raises:
+        InputError: a model does not exist.
+    """
+    base_dir, tuned_dir = model_on_disk("base_model", base, fetch), model_on_disk("tuned_model", tuned)
+    run = run or read_run(tuned_dir) or {}
+    osft = run.get("osft", {})
+    published = read_run(tuned_dir) or {}
+    return Models(
+        base_dir,
+        tuned_dir,
+        _without_folders(run.get("about", {}).get("base_model") or base),
+        published.get("model_name") or tuned_dir.resolve().name,
+        osft.get("unfreeze_rank_ratio"),
+        tuple(limited_kinds(run)),
+        trust_remote_code=bool(osft.get("trust_remote_code")),
+    )
+
+
+def _without_folders(model: str) -> str:
+    """A model's name for a report that others read: of a folder, its last part."""
+    return Path(model).name if Path(model).is_absolute() or model.startswith(("./", "../", "~")) else model
+
+
+def _weights(models: Models) -> KnowledgeCheck | None:
+    if models.unfreeze_rank_ratio is None:
+        log(f"The weights are not compared: no {RUN_FILE} says with which unfreeze_rank_ratio they were trained")
+        return None
+    return check_knowledge(
+        models.base,
+        models.tuned,
+        models.unfreeze_rank_ratio,
+        matrices=_MATRICES,
+        seconds=_SECONDS,
+        kinds=models.kinds,
+        target_patterns=models.target_patterns,
+        trust_remote_code=models.trust_remote_code,
+        tell=log,
+    )
+
+
+def _run(checkpoint_dir: str) -> dict[str, Any]:
+    run = read_run(Path(checkpoint_dir))
+    if run is None:
+        raise InputError(f"checkpoint_dir={checkpoint_dir} has no {RUN_FILE}: it is not known what was trained there")
+    return run

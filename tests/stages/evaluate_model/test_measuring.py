@@ -1,0 +1,94 @@
+"""What is measured of one model."""
+
+import json
+import shutil
+
+import pytest
+
+from kfp_osft.shared.model import loss
+from kfp_osft.stages.evaluate_model import measuring
+from kfp_osft.stages.evaluate_model.general_texts import general_texts
+from kfp_osft.stages.evaluate_model.measuring import HeldOutRows, measure
+
+TEXTS = {"prose": ["Take the train to Vienna."], "code": ["def f(x):\n    return x\n"]}
+
+
+def test_the_loss_is_that_of_the_assistants_words(tiny_model, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    messages = [{"role": "user", "content": "Peru?"}, {"role": "assistant", "content": "The capital is Lima."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}))
+    found = measure(tiny_model, [HeldOutRows("task", tmp_path / "rows.jsonl")], texts={}).rows["task"]
+
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(tiny_model)
+    prompt = tokenizer("<|im_start|>user\nPeru?<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    answer = tokenizer("The capital is Lima.<|im_end|>")["input_ids"]
+    labels = torch.tensor([[-100] * len(prompt) + answer])
+    with torch.inference_mode():
+        expected = model(input_ids=torch.tensor([prompt + answer]), labels=labels).loss.item()
+    assert found.loss == pytest.approx(expected, abs=1e-4)
+    assert (found.tokens, found.rows, found.short_answers) == (len(answer), 1, 1)
+
+
+def test_an_answer_matches_if_its_text_is_the_expected_one(tiny_model, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+
+    def write(*answers):
+        conversations = [
+            [{"role": "user", "content": f"Number {number}?"}, {"role": "assistant", "content": answer}]
+            for number, answer in enumerate(answers)
+        ]
+        rows.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
+        return measure(tiny_model, [HeldOutRows("task", rows)], texts={}).rows["task"]
+
+    answers = [example["answer"] for example in write("a", "b", "c").examples]
+    # The tiny model runs on: its answer, cut where the expected one ends, is not the expected one.
+    assert write("a", "b", "c").exact_match == sum(answer in ("a", "b", "c") for answer in answers) / 3
+    assert [example["expected"] for example in write("a", "b", "c").examples] == ["a", "b", "c"]
+
+
+def test_long_answers_are_not_compared_but_shown(tiny_model, chat_rows):
+    found = measure(tiny_model, [HeldOutRows("task", chat_rows, answer_tokens=2, examples=3)], texts={}).rows["task"]
+    assert (found.exact_match, found.short_answers, len(found.examples)) == (None, 0, 3)
+
+
+def test_what_was_measured_once_is_read_from_the_cache_and_only_what_is_new_is_measured(
+    tiny_model, chat_rows, tmp_path, monkeypatch
+):
+    first = HeldOutRows("first", chat_rows, rows=3)
+    before = measure(tiny_model, [first], texts=TEXTS, cache=tmp_path / "cache")
+
+    def not_again(*args):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(measuring, "_texts", not_again)
+    again = measure(shutil.copytree(tiny_model, tmp_path / "copy"), [first], texts=TEXTS, cache=tmp_path / "cache")
+    assert again == before
+    with_more = [first, HeldOutRows("second", chat_rows, rows=2)]
+    assert list(measure(tiny_model, with_more, texts=TEXTS, cache=tmp_path / "cache").rows) == ["first", "second"]
+
+
+def test_another_model_or_other_rows_are_measured_anew(tiny_model, changed, chat_rows, tmp_path):
+    rows = [HeldOutRows("first", chat_rows, rows=3)]
+    before = measure(tiny_model, rows, texts=TEXTS, cache=tmp_path)
+    after = measure(changed, rows, texts=TEXTS, cache=tmp_path)
+    assert before.rows["first"].loss != after.rows["first"].loss and before.general_loss != after.general_loss
+    more = measure(tiny_model, [HeldOutRows("first", chat_rows, rows=4)], texts=TEXTS, cache=tmp_path)
+    assert more.rows["first"].rows == 4
+
+
+def test_the_general_loss_is_the_mean_over_all_tokens(tiny_model):
+    found = measure(tiny_model, texts=TEXTS)
+    tokens = {kind: text.tokens for kind, text in found.texts.items()}
+    total = sum(found.texts[kind].loss * tokens[kind] for kind in TEXTS)
+    assert found.general_loss == pytest.approx(total / sum(tokens.values()))
+    assert measure(tiny_model, texts={}).general_loss is None
+
+
+def test_the_general_texts_are_of_several_kinds_and_some_thousand_tokens(tiny_model):
+    with loss.loaded_model(tiny_model) as (_, tokenizer):
+        tokens = sum(len(tokenizer(text)["input_ids"]) for texts in general_texts().values() for text in texts)
+    assert len(general_texts()) == 5
+    # Of the tiny model's tokenizer, which needs about twice as many as a real one.
+    assert 6_000 < tokens < 14_000

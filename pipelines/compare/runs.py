@@ -12,8 +12,8 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.figures import figures
 from kfp_osft.shared.training.metrics import read_steps, read_table, summarize
 from kfp_osft.shared.training.run_file import CHECKPOINTS, MODELS, RUN_FILE, data_made_from, library_versions, read_run
+from kfp_osft.shared.training.run_parameters import training_parameters
 from kfp_osft.stages.collect_metrics.collection import METRICS_FILE
-from kfp_osft.stages.export_model.run_parameters import training_parameters
 
 _PREFIX = "training_"
 # Parameters of the pods and of the stages, which change nothing about the model.

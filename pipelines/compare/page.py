@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 from kfp_osft.pipelines.compare.runs import ComparedRun
 from kfp_osft.pipelines.compare.table import NOT_COMPARABLE, as_html, differences, losses_compare, results
 from kfp_osft.shared.files.atomic import replacing_file
+from kfp_osft.shared.pages.theme import DARK, LIGHT, chart_config
 from kfp_osft.shared.training.metrics import number
 from kfp_osft.stages.render_loss_chart.chart_data import PANEL_FIELDS, drawn_datasets, is_drawable, thin
 from kfp_osft.stages.render_loss_chart.chart_spec import (
-    DARK,
-    LIGHT,
-    chart_config,
     color_and_shape,
     loss_axis,
     named_data,

@@ -122,7 +122,8 @@ def _read(place: Path, name: str) -> ComparedRun:
         steps = _steps(place)
         metrics = {**figures(place, steps, run), **_knowledge(place)}
         return ComparedRun(name, _made_from_record(run) if run else {}, library_versions(place), metrics, steps)
-    metrics = {key: value for key, value in run.get("metrics", {}).items() if isinstance(value, (int, float))}
+    measured = {**run.get("metrics", {}), **(run.get("evaluation") or {}).get("metrics", {})}
+    metrics = {key: value for key, value in measured.items() if isinstance(value, (int, float))}
     versions = run.get("library_versions") or {}
     return ComparedRun(name, _made_from_published(run), versions, metrics, _steps_of_model(place, run))
 

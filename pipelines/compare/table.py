@@ -31,7 +31,7 @@ class _Figure(NamedTuple):
     text: Callable[[float], str]
     # Whether a lower or a higher one is better; None where neither is.
     lower_is_better: bool | None = True
-    # Whether it says something only beside that of the same model on the same rows.
+    # Whether it says something only beside that of the same base model and rows, as a loss.
     is_loss: bool = False
 
 
@@ -65,6 +65,9 @@ _FIGURES = (
     _Figure("validation loss at the end", _metric("validation_loss"), _loss, is_loss=True),
     _Figure("lowest validation loss", _metric("lowest_validation_loss"), _loss, is_loss=True),
     _Figure("perplexity on held-out rows", _change("held_out"), _signed, is_loss=True),
+    _Figure(
+        "exact answers on held-out rows", _metric("held_out_exact_match_after"), "{:.0%}".format, False, is_loss=True
+    ),
     _Figure("perplexity on a general text", _change("general_text"), _signed),
     _Figure("change in the directions to keep", _metric("kept_subspace_share_max"), percent),
     _Figure("rows trained on", _metric("rows_kept"), _count, None),

@@ -59,6 +59,7 @@ def add_run(workspace: Path, rate: float, batch: int = 16, dataset: str = "rows.
             "dataset": {"name": dataset, "fingerprint": "0123456789abcdef"},
             "parameters": {"training_learning_rate": rate, "training_effective_batch_size": batch},
             "library_versions": {"torch": "2.13.0"},
+            "evaluation": {"passed": True, "metrics": {"held_out_exact_match_after": 0.5 + rate}},
             "metrics": {"mean_loss_last_tenth": 2 - rate, "wall_clock_seconds": 100.0 + 1000 * rate},
         }
         (model / "osft_run.json").write_text(json.dumps(content))
@@ -163,6 +164,10 @@ def test_the_figures_have_their_best_marked(sweep):
     assert cells(results(runs), "perplexity on a general text") == ("+28%", "0%")
     best = {row.heading: row.best for row in results(runs)}
     assert best["perplexity on a general text"] == {1} and best["steps"] == frozenset()
+
+
+def test_what_an_evaluation_measured_is_in_the_table(sweep):
+    assert cells(results(find_runs([sweep])), "exact answers on held-out rows") == ("50%", "50%")
 
 
 def test_losses_on_other_rows_have_no_best(tmp_path):

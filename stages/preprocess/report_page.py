@@ -8,6 +8,7 @@ from typing import Any
 
 from kfp_osft.shared.files.artifacts import OutputArtifact
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.stages.preprocess.data_report import tell_report
 
 _LABEL = re.compile(r"(\w[\w -]*): (.+)", re.DOTALL)
@@ -25,7 +26,7 @@ def publish(report: dict[str, Any], more: list[str], page: OutputArtifact | None
     if page is not None:
         place = Path(page.path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(as_markdown(lines), encoding="utf-8")
+        place.write_text(shown(as_markdown(lines)), encoding="utf-8", errors="backslashreplace")
 
 
 def as_markdown(lines: Sequence[str]) -> str:

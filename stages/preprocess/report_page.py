@@ -2,6 +2,7 @@
 
 import html
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def _item(line: str) -> str:
     fence = _FENCE
     while fence in rest:
         fence += "~"
-    return f"{item}\n\n{fence}text\n{rest}\n{fence}\n"
+    return f"{item}\n\n{fence}text\n{textwrap.dedent(rest)}\n{fence}\n"
 
 
 def _escaped(text: str) -> str:

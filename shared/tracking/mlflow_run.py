@@ -17,7 +17,7 @@ from typing import Any
 
 import kfp_osft
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.reporting.redaction import redacted
+from kfp_osft.shared.reporting.redaction import redacted, shown
 from kfp_osft.shared.training.metrics import number
 
 #: MLflow's own variable: where it is set, runs are logged.
@@ -49,7 +49,7 @@ class TrackedRun:
         """Logs parameters; one that was logged before with another value is an error of MLflow's."""
         from mlflow.entities import Param
 
-        items = [Param(name, str(value)[:_LONGEST_PARAMETER]) for name, value in parameters.items()]
+        items = [Param(name, shown(str(value))[:_LONGEST_PARAMETER]) for name, value in parameters.items()]
         for part in _parts(items, _PARAMETERS_AT_ONCE):
             self._client.log_batch(self.run_id, params=part)
 
@@ -73,7 +73,7 @@ class TrackedRun:
         """Sets tags; their names get the prefix kfp_osft."""
         from mlflow.entities import RunTag
 
-        items = [RunTag(f"kfp_osft.{name}", str(value)) for name, value in tags.items() if value not in (None, "")]
+        items = [RunTag(f"kfp_osft.{name}", shown(str(value))) for name, value in tags.items() if value not in (None, "")]
         for part in _parts(items, _TAGS_AT_ONCE):
             self._client.log_batch(self.run_id, tags=part)
 

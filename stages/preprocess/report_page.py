@@ -2,12 +2,14 @@
 
 import html
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.artifacts import OutputArtifact
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.stages.preprocess.data_report import tell_report
 
 _LABEL = re.compile(r"(\w[\w -]*): (.+)", re.DOTALL)
@@ -25,7 +27,7 @@ def publish(report: dict[str, Any], more: list[str], page: OutputArtifact | None
     if page is not None:
         place = Path(page.path)
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(as_markdown(lines), encoding="utf-8")
+        place.write_text(shown(as_markdown(lines)), encoding="utf-8", errors="backslashreplace")
 
 
 def as_markdown(lines: Sequence[str]) -> str:
@@ -42,7 +44,7 @@ def _item(line: str) -> str:
     fence = _FENCE
     while fence in rest:
         fence += "~"
-    return f"{item}\n\n{fence}text\n{rest}\n{fence}\n"
+    return f"{item}\n\n{fence}text\n{textwrap.dedent(rest)}\n{fence}\n"
 
 
 def _escaped(text: str) -> str:

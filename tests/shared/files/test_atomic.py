@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -315,3 +316,21 @@ def test_what_a_killed_process_left_a_day_ago_goes_and_what_may_be_at_work_stays
             unfinished.touch()
 
     assert not old.exists() and young.exists() and others.exists() and path.exists()
+
+
+@pytest.mark.parametrize("folder", ["a\0b", "/" + "a" * 5000, "/proc/x"])
+def test_a_folder_that_cannot_be_is_one_short_sentence(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        writable_folder("pvc_path", folder)
+    said = str(error.value)
+    assert said.startswith("pvc_path=") and "cannot be written: " in said and "\0" not in said and len(said) < 600
+
+
+@pytest.mark.parametrize("replacing", [replacing_file, replacing_folder])
+def test_a_full_disk_is_told_with_the_file_that_was_to_be(tmp_path, replacing):
+    path = tmp_path / "data.jsonl"
+    with pytest.raises(OSError, match="No space left") as error, replacing(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []

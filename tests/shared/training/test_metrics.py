@@ -321,3 +321,19 @@ def test_step_and_loss_alone_suffice():
 
 def test_no_steps_have_no_figures():
     assert summarize([]) == {}
+
+
+@pytest.mark.parametrize("field", ["loss", "epoch", "lr", "num_total_tokens", "total_samples_accumulated", "val_loss"])
+def test_a_number_of_hundreds_of_digits_is_no_figure(tmp_path, field):
+    write(tmp_path, [line(1) | {field: 10**400}, line(2)])
+    steps = read_steps(tmp_path)
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(math.isfinite(value) for value in summarize(steps).values())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"step": ' + "9" * 400 + ', "loss": 1.0}', '{"loss": ' + "9" * 5000])
+def test_what_no_trainer_writes_is_one_short_sentence(tmp_path, text):
+    path = write(tmp_path, [text, line(2)])
+    with pytest.raises(InputError) as error:
+        read_steps(tmp_path)
+    assert str(error.value).startswith(f"{path}, line 1: ") and len(str(error.value)) < 500

@@ -125,6 +125,11 @@ def run(image, script, tmp_path):
     return run_script
 
 
+def test_it_fits_into_an_item_of_a_command():
+    # Kubeflow Trainer 2.2: maxLength of an item is 64 KiB.
+    assert len(train_text().encode()) < 60_000
+
+
 def test_it_imports_nothing_that_a_training_image_lacks():
     imported = set()
     for node in ast.walk(ast.parse(train_text())):

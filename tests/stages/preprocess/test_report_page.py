@@ -53,5 +53,6 @@ def test_the_page_says_what_the_log_says(tmp_path, capsys):
 
     text = (tmp_path / "new" / "page").read_text()
     logged = capsys.readouterr().out
-    for said in ("3 read, 3 to train on", "the training has only 1 step", "about 1 GiB", "a\nb"):
+    for said in ("3 read, 3 to train on", "the training has only 1 step", "about 1 GiB"):
         assert said in text and said in logged
+    assert "\na\nb\n" in text and "\n    a\n    b\n" in logged

@@ -151,6 +151,19 @@ def test_markup_in_names_is_shown_as_text(tmp_path, count):
     assert page.count("</script>") == (2 if count else 0)
 
 
+@pytest.mark.parametrize(
+    "name", ["a\x07b", "a\x1b[31mb", "a\x00b", "a\udcff", "a\uffffb", "a\u202eb\x85\u2028", "a\nb", "x" * 100_000]
+)
+def test_a_name_that_no_svg_can_hold_does_not_end_the_drawing(tmp_path, name):
+    # vl-convert would end the process.
+    steps = training(8)
+    write_chart_page(steps, tmp_path / "chart.html", title=name, subtitle=name)
+    write_chart_png(steps, tmp_path / "chart.png", title=name, subtitle=name)
+    page = (tmp_path / "chart.html").read_text(encoding="utf-8")
+    assert name not in page and len(page) < 2_000_000
+    assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_chart_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     earlier = rendered(tmp_path, training(3))
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))

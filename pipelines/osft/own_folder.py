@@ -22,7 +22,7 @@ _CHANNEL = re.compile(r"{{channel:task=[^;]*;name=([^;]*);type=[^;]*;?}}")
 
 class _Use(NamedTuple):
     folder: str
-    group: tasks_group.TasksGroup | None
+    group: tasks_group.TasksGroup
     tasks: set[str]
 
 

@@ -7,7 +7,7 @@ the same when they run keep their checkpoints and models apart, and share final_
 import posixpath
 import re
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from kfp import dsl
@@ -23,20 +23,23 @@ _CHANNEL = re.compile(r"{{channel:task=[^;]*;name=([^;]*);type=[^;]*;?}}")
 class _Use(NamedTuple):
     folder: str
     group: tasks_group.TasksGroup
+    tasks: set[str]
 
 
 _uses: weakref.WeakKeyDictionary[pipeline_context.Pipeline, list[_Use]] = weakref.WeakKeyDictionary()
 
 
-def check_own_folder(pvc_path: Any) -> None:
-    """Notes that a training with this pvc_path is added to the pipeline that is being defined.
+def check_own_folder(pvc_path: Any, tasks: Iterable[dsl.PipelineTask]) -> None:
+    """Notes a training that was added to the pipeline that is being defined.
 
     Args:
         pvc_path: a text, or a channel.
+        tasks: of the training.
 
     Raises:
         InputError: it is in a dsl.ParallelFor on whose items pvc_path does not depend, or the pipeline has a training
-            with the same pvc_path that runs whenever this one does, or the other way round.
+            with the same pvc_path that runs whenever this one does, or the other way round, and from whose outputs
+            this one does not begin.
     """
     pipeline = pipeline_context.Pipeline.get_default_pipeline()
     if pipeline is None:
@@ -51,15 +54,28 @@ def check_own_folder(pvc_path: Any) -> None:
             )
     folder = posixpath.normpath(str(pvc_path).replace(dsl.WORKSPACE_PATH_PLACEHOLDER, WORKSPACE_MOUNT_PATH))
     earlier = _uses.setdefault(pipeline, [])
-    conditions = _conditions(group)
+    names = {task.name for task in tasks}
+    conditions, before = _conditions(group), _upstream(names, pipeline)
     for use in earlier:
         others = _conditions(use.group)
-        if use.folder == folder and (conditions <= others or others <= conditions):
+        if use.folder == folder and (conditions <= others or others <= conditions) and not use.tasks & before:
             raise InputError(
                 f"pvc_path={_source(pvc_path)} is given to two trainings of the pipeline, which would replace each "
                 f'other\'s final_model; give each a folder of its own, as in pvc_path=f"{_source(pvc_path)}/second"'
             )
-    earlier.append(_Use(folder, group))
+    earlier.append(_Use(folder, group, names))
+
+
+def _upstream(names: set[str], pipeline: pipeline_context.Pipeline) -> set[str]:
+    """The tasks that end before these begin, as far as it is known by now: .after may still be called."""
+    found: set[str] = set()
+    left = set(names)
+    while left:
+        task = pipeline.tasks[left.pop()]
+        inputs = {channel.task_name or "" for channel in task.channel_inputs}
+        left |= ((inputs | set(task.dependent_tasks)) & pipeline.tasks.keys()) - found
+        found |= left
+    return found
 
 
 def _chain(group: tasks_group.TasksGroup | None) -> Iterator[tasks_group.TasksGroup]:

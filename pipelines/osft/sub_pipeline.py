@@ -120,9 +120,10 @@ class OsftPipeline(graph_component.GraphComponent):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         check_constants({name: value for name, value in kwargs.items() if name in _TRAINING_NAMES})
-        check_own_folder(kwargs.get("pvc_path", WORKSPACE_MOUNT_PATH))
         check_evaluation_constants({name: value for name, value in kwargs.items() if name in _EVALUATION_NAMES})
-        return super().__call__(*args, **kwargs)
+        task = super().__call__(*args, **kwargs)
+        check_own_folder(kwargs.get("pvc_path", WORKSPACE_MOUNT_PATH), [task])
+        return task
 
 
 def build_osft_pipeline(settings: PipelineSettings) -> Any:

@@ -176,7 +176,6 @@ def add_stages(
             A pvc_path that another training of the pipeline has, see check_own_folder.
     """
     check_constants(training)
-    check_own_folder(pvc_path)
     unused = "dataset" if rows.dataset is None else "dataset_uri"
     sources = {name: value for name, value in rows._asdict().items() if name != unused}
     resolved = stages.resolve_dataset(pvc_path=pvc_path, **sources)
@@ -200,6 +199,7 @@ def add_stages(
 
     evaluated = _add_evaluation(evaluation, checkpoint_dir, pvc_path, exported) if evaluation else None
     tasks = StageTasks(resolved, prepared, launched, collected, chart, exported, evaluated)
+    check_own_folder(pvc_path, tasks.present.values())
     for task in tasks.present.values():
         # KFP's cache key is the arguments: it does not notice that the rows at a path, or the workspace, have changed.
         # Each stage recognizes its own earlier result by what it was made from.

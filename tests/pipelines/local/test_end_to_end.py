@@ -229,9 +229,9 @@ def in_a_loop_over_workspaces(model: str, rows: str, workspaces: list, receipts:
 @dsl.pipeline
 def in_a_loop_over_parameters(model: str, rows: str, workspace: str, receipts: str):
     dataset = dsl.importer(artifact_uri=rows, artifact_class=dsl.Dataset).output
-    # One after the other: both publish to the same final_model.
-    with dsl.ParallelFor([_LEARNING_RATE, _LEARNING_RATE], parallelism=1) as learning_rate:
-        task = _train(model, workspace, dataset, learning_rate=learning_rate)
+    # Twice the same, so that nothing is trained; one after the other.
+    with dsl.ParallelFor([_LEARNING_RATE, _LEARNING_RATE], parallelism=1) as rate:
+        task = _train(model, f"{workspace}/lr-{rate}", dataset, learning_rate=rate)
         _receive(task, receipts)
     count_models(models=dsl.Collected(task.outputs["output_model"]), receipts=receipts)
 
@@ -247,8 +247,8 @@ def in_an_exit_handler(model: str, rows: str, workspace: str, receipts: str):
 def twice_one_after_the_other(model: str, rows: str, workspace: str, receipts: str):
     made = write_rows(source=rows)
     imported = dsl.importer(artifact_uri=rows, artifact_class=dsl.Dataset)
-    first = _train(model, workspace, made.outputs["rows"])
-    second = _train(model, workspace, imported.output).after(first)
+    first = _train(model, f"{workspace}/a", made.outputs["rows"])
+    second = _train(model, f"{workspace}/b", imported.output).after(first)
     _receive(first, receipts)
     _receive(second, receipts)
 
@@ -274,9 +274,9 @@ def in_a_pipeline_that_is_nested(model: str, rows: str, workspace: str, receipts
 _PIPELINES = [
     (in_a_condition_that_an_upstream_output_decides, ["workspace"], {}),
     (in_a_loop_over_workspaces, ["other", "workspace"], {"models.txt": "2"}),
-    (in_a_loop_over_parameters, ["workspace", "workspace"], {"models.txt": "2"}),
+    (in_a_loop_over_parameters, [f"workspace/lr-{_LEARNING_RATE}"] * 2, {"models.txt": "2"}),
     (in_an_exit_handler, ["workspace"], {"end.txt": "SUCCEEDED"}),
-    (twice_one_after_the_other, ["workspace", "workspace"], {}),
+    (twice_one_after_the_other, ["workspace/a", "workspace/b"], {}),
     (in_a_pipeline_that_is_nested, ["workspace"], {}),
 ]
 

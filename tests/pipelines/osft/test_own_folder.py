@@ -3,12 +3,17 @@
 import pytest
 from kfp import dsl
 
-from helpers.compiled_pipeline import STAGES, compile_, make_values
+from helpers.compiled_pipeline import PYTHON_IMAGE, STAGES, compile_, make_values, say
 from helpers.compiled_pipeline import WORKSPACE as WORKSPACE_CONFIG
 from kfp_osft.pipelines import osft_pipeline, train_model
 from kfp_osft.shared.reporting.errors import InputError
 
 WORKSPACE = dsl.WORKSPACE_PATH_PLACEHOLDER
+
+
+@dsl.component(base_image=PYTHON_IMAGE)
+def repeat(text: str) -> str:
+    return text
 
 
 def train(**arguments):
@@ -103,6 +108,16 @@ def test_two_trainings_in_the_folder_of_one_parameter_are_refused_and_in_folders
 
     assert 'pvc_path=f"{folder}/second"' in refused(same, {"folder": str})
     compile_(apart, {"folder": str})
+
+
+def test_a_training_that_begins_from_the_outputs_of_another_may_share_its_folder():
+    def callers():
+        first = train(pvc_path="/data")
+        say(text=first.outputs["Output"])
+        second = train(pvc_path="/data", training_base_model=first.outputs["Output"])
+        train(pvc_path="/data", training_base_model=repeat(text=second.outputs["Output"]).output)
+
+    compile_(callers)
 
 
 def test_of_two_branches_only_one_runs_and_within_one_both_would():

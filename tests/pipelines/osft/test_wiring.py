@@ -52,7 +52,7 @@ def test_what_comes_from_a_task_a_parameter_or_a_placeholder_is_left_to_preproce
             "training_base_model": f"org/{name}",
             "training_metadata_labels": f"run={dsl.PIPELINE_JOB_NAME_PLACEHOLDER}",
         }
-        train_model(pvc_path="/pvc", dataset=rows_artifact(), **arguments)
+        train_model(pvc_path="/pvc/first", dataset=rows_artifact(), **arguments)
         osft_pipeline(pvc_path="/pvc", dataset_uri="org/rows", **arguments)
 
     compile_(callers)

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.pipelines import cli
+from kfp_osft.pipelines.command.config_file import read_config
 from kfp_osft.pipelines.local.repeated_run import repeated_run
 from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -84,6 +85,23 @@ def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tm
 
     parameters = {**_parameters(base_model), "training_seed": 3}
     assert calls == [(tmp_path / "out", str(rows), "train", parameters, False, "", "validation")]
+
+
+def test_the_run_becomes_a_config_file_that_is_the_same_run(
+    model: Path, base_model: Path, rows: Path, tmp_path: Path, monkeypatch
+):
+    # The command sets them for the stages.
+    for name in ("OSFT_LAUNCHER", "PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        monkeypatch.setenv(name, "")
+    config = tmp_path / "config.yaml"
+    out = str(tmp_path / "out")
+
+    code = cli.main(["run", "--from", str(model), "--epochs", "5", "--output-dir", out, "--write-config", str(config)])
+
+    assert code == 0
+    settings, _ = read_config(config)
+    parameters = {**_parameters(base_model), "training_num_epochs": 5}
+    assert settings == {"dataset_uri": str(rows), "output_dir": out, **parameters}
 
 
 def test_rows_that_have_changed_are_not_taken_for_the_runs(model: Path, rows: Path, capsys):

@@ -105,7 +105,9 @@ def test_the_counts_are_logged_returned_and_written_beside_the_data(run, dataset
         f"(95th percentile), at most {second}",
     ]
     coverage = Coverage.from_figures(about["osft_coverage"])
-    assert lines[-1] == coverage.describe() and lines[-1].startswith("OSFT limits 100% of the weights")
+    limited, memory, disk = lines[-3:]
+    assert limited == coverage.describe() and limited.startswith("OSFT limits 100% of the weights")
+    assert memory.startswith("Memory: about ") and disk.startswith("Disk: about ")
     assert report["osft"].items() >= about["osft_coverage"].items()
 
 

@@ -174,6 +174,7 @@ def writable_folder(parameter: str, folder: str) -> Path:
     path = Path(folder).absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path / "write-probe")
         probe = _beside(path / "write-probe")
         probe.touch()
         probe.unlink()

@@ -47,7 +47,9 @@ def add_evaluation_parameters(parser: argparse._ActionsContainer, only: str = ""
             continue
         option = f"--{parameter.name.replace('_', '-')}"
         # A boolean is a switch, as in kfp-osft run.
-        kind = {"action": "store_const", "const": True} if parameter.type is bool else {"type": _typed(parameter)}
+        kind: dict[str, Any] = (
+            {"action": "store_const", "const": True} if parameter.type is bool else {"type": _typed(parameter)}
+        )
         text = parameter.doc if parameter.type is bool else f"{parameter.description} Default: {parameter.default!r}."
         parser.add_argument(option, dest=parameter.name, default=None, help=text.replace("%", "%%"), **kind)
 

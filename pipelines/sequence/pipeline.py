@@ -70,7 +70,8 @@ def build_sequence_pipeline(plan: Plan, settings: PipelineSettings, evaluation: 
             _set(tasks, task, settings)
             model, before = f"{pvc_path}/{task.name}/final_model", tasks
         assert before is not None
-        return before.outputs()["output_model"]
+        output: Any = before.outputs()["output_model"]
+        return output
 
     return sequence
 

@@ -64,7 +64,7 @@ def run_sequence(plan: Plan, output_dir: Path, options: Options, quiet: bool = F
 
 def _learnt(task: Task, base: Path, made_from: str, folder: Path, quiet: bool) -> LearntTask:
     done = read_manifest(folder / _DONE, made_from)
-    if done and Path(done["model"]).is_dir() and Path(done["held_out"]).is_file():
+    if done and Path(done["held_out"]).is_file():
         log("Learnt before")
         return LearntTask(task, Path(done["model"]), Path(done["held_out"]), done["kept"])
     run = run_locally(
@@ -85,7 +85,7 @@ def _learnt(task: Task, base: Path, made_from: str, folder: Path, quiet: bool) -
     # The last model of this folder is final_model, which a later run may replace.
     model = run.model.resolve()
     kept = check_run(checkpoint_dir, model, matrices=_MATRICES, seconds=_SECONDS).verdict
-    write_manifest(folder / _DONE, made_from, model=str(model), held_out=held_out, kept=kept)
+    write_manifest(folder / _DONE, made_from, model, model=str(model), held_out=held_out, kept=kept)
     return LearntTask(task, model, Path(held_out), kept)
 
 

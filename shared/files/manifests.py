@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kfp_osft.shared.files.atomic import write_json
 from kfp_osft.shared.reporting.log import log
@@ -37,7 +38,7 @@ def sampled_digest(path: Path) -> str:
         return _sampled_digest(file, os.fstat(file.fileno()).st_size)
 
 
-def _sampled_digest(file: IO[bytes], size: int) -> str:
+def _sampled_digest(file: BufferedReader, size: int) -> str:
     if size <= _SAMPLES * _SAMPLE_BYTES:
         return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()

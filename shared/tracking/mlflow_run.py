@@ -47,7 +47,7 @@ class TrackedRun:
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Logs parameters; one that was logged before with another value is an error of MLflow's."""
-        from mlflow.entities import Param
+        from mlflow.entities import Param  # pyright: ignore[reportMissingImports]
 
         items = [Param(name, shown(str(value))[:_LONGEST_PARAMETER]) for name, value in parameters.items()]
         for part in _parts(items, _PARAMETERS_AT_ONCE):
@@ -55,14 +55,14 @@ class TrackedRun:
 
     def log_figures(self, figures: Mapping[str, float], step: int = 0) -> None:
         """Logs single figures, as of a step."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(time.time() * 1000)
         self._log_metrics([Metric(name, float(value), now, step) for name, value in figures.items()])
 
     def log_curves(self, steps: Sequence[Mapping[str, Any]]) -> None:
         """Logs the columns CURVES of the step table, each value at its step and time; twice is as once."""
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         values = [(name, number(step.get(name)), step) for step in steps for name in CURVES]
         self._log_metrics(
@@ -71,9 +71,11 @@ class TrackedRun:
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets tags; their names get the prefix kfp_osft."""
-        from mlflow.entities import RunTag
+        from mlflow.entities import RunTag  # pyright: ignore[reportMissingImports]
 
-        items = [RunTag(f"kfp_osft.{name}", shown(str(value))) for name, value in tags.items() if value not in (None, "")]
+        items = [
+            RunTag(f"kfp_osft.{name}", shown(str(value))) for name, value in tags.items() if value not in (None, "")
+        ]
         for part in _parts(items, _TAGS_AT_ONCE):
             self._client.log_batch(self.run_id, tags=part)
 
@@ -141,7 +143,7 @@ def tracked_run(run: Mapping[str, Any] | None) -> Iterator[TrackedRun | None]:
 
 
 def _run_of(run: Mapping[str, Any]) -> TrackedRun:
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
     client = MlflowClient()
     pipeline_run = run.get("pipeline_run") or {}
@@ -164,7 +166,7 @@ def _run_of(run: Mapping[str, Any]) -> TrackedRun:
 
 
 def _experiment(client: Any) -> str:
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # pyright: ignore[reportMissingImports]
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "")
     if not name and (experiment := os.environ.get("MLFLOW_EXPERIMENT_ID")):

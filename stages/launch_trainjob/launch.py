@@ -131,7 +131,7 @@ def _check_data(config: TrainingConfig) -> None:
 
 
 def _complete_earlier(
-    config: TrainingConfig, checkpoint_dir: Path, of_this_run: Mapping[str, Any], tell: bool
+    config: TrainingConfig, checkpoint_dir: Path, of_this_run: dict[str, Any], tell: bool
 ) -> str | None:
     """Name of the TrainJob of this training where it is complete already, with its checkpoint and its metrics.
 

@@ -97,7 +97,7 @@ def resume_exactly(arguments: list[str]) -> None:
     sampler.get_data_loader = get_resuming_data_loader
     load_optimizer_state = FullStateCheckpointer.load_optimizer_state
 
-    def load_with_learning_rate(checkpoint_dir: str, optimizer: Any, rank: int) -> None:
+    def load_with_learning_rate(checkpoint_dir: str | Path, optimizer: Any, rank: int) -> None:
         load_optimizer_state(checkpoint_dir, optimizer, rank)
         rates = FullStateCheckpointer.load_metadata(checkpoint_dir)["lr_scheduler_state"]["_last_lr"]
         for group, rate in zip(optimizer.param_groups, rates, strict=True):

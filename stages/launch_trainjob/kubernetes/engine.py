@@ -86,7 +86,7 @@ class ClusterTraining:
             pace=self._timing.pace,
         )
 
-    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], None]) -> None:
+    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], bool]) -> None:
         """Trains and returns when it is complete.
 
         A TrainJob of this very task that is running or complete is adopted; one that failed is replaced. If it still

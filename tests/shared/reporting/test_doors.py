@@ -45,6 +45,7 @@ CANARY = "the canary run looks into it"
 TRAINING = "the training prints and writes it in a process of its own, whose output is shown() by who follows it"
 CLUSTER = "what is secret goes to the cluster as a Secret"
 OTHERS = "bytes of others or of this package, as they are"
+NAMES = "figures, the names of models and rows, and texts of rows and answers"
 NOBODY = "in memory, or gone with the process"
 DOORS = {
     "pipelines/cli.py": PRINTED,
@@ -63,6 +64,9 @@ DOORS = {
     "pipelines/local/run_log.py": CANARY,
     "pipelines/local/summary.py": CANARY,
     "pipelines/osft/compiling.py": OTHERS,
+    "pipelines/sequence/card.py": NAMES,
+    "pipelines/sequence/page.py": NAMES,
+    "pipelines/sequence/sequence.py": NAMES,
     "shared/files/artifacts.py": CANARY,
     "shared/files/atomic.py": CANARY,
     "shared/files/manifests.py": CANARY,
@@ -76,6 +80,10 @@ DOORS = {
     "shared/training/metrics.py": CANARY,
     "stages/artifact_versions.py": CANARY,
     "stages/collect_metrics/collection.py": CANARY,
+    "stages/evaluate_model/card_section.py": NAMES,
+    "stages/evaluate_model/evaluation.py": NAMES,
+    "stages/evaluate_model/measuring.py": NAMES,
+    "stages/evaluate_model/report.py": NAMES,
     "stages/export_model/artifact.py": CANARY,
     "stages/export_model/export.py": CANARY,
     "stages/export_model/model_files.py": CANARY,

@@ -13,7 +13,7 @@ from kfp_osft.shared.reporting.redaction import guarded_output
 
 NAMES = [
     *("CLICKHOUSE_PASSWORD", "DATABASE_URL", "DB_PASS", "DBPASS", "GITHUB_PAT", "HF_TOKEN", "HF_TOKEN_READ"),
-    *("OPENAI_API_KEY", "PRIVATE_KEY", "SLACK_WEBHOOK_URL", "SSHKEY", "WANDB_KEY", "apiKey"),
+    *("OPENAI_API_KEY", "PRIVATE_KEY", "SLACK_WEBHOOK_URL", "SSHKEY", "ENCRYPTION_KEY", "apiKey"),
 ]
 CANARIES = {name: f"canary-{name}" for name in NAMES} | {
     "HTTPS_PROXY": "http://robot:canary-1/2@proxy:3128",

@@ -5,8 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from kfp_osft.shared.files.atomic import write_json
-from kfp_osft.shared.files.manifests import fingerprint
+from kfp_osft.shared.files.manifests import fingerprint, write_manifest
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.training.config import TrainingConfig
 
@@ -38,7 +37,7 @@ def with_data(pvc_path: str | Path, **parameters: Any) -> TrainingConfig:
     folder, made_from = Path(config.osft["data_output_dir"]), {"dataset": ["d" * 64]}
     folder.mkdir(parents=True)
     (folder / "data.jsonl").write_text('{"input_ids": [1], "labels": [1], "len": 1}\n')
-    write_json(folder / "manifest.json", {"fingerprint": fingerprint(made_from), "made_from": made_from})
+    write_manifest(folder / "manifest.json", made_from, [folder / "data.jsonl"])
     return dataclasses.replace(config, data={**config.data, "made_from": fingerprint(made_from)})
 
 

@@ -1,5 +1,5 @@
-"""Each stage is killed at up to 20 of its file operations and run again, and stages run at once in one workspace: in the
-end all is as if each had run alone and undisturbed."""
+"""Each stage is killed at up to 20 of its file operations and run again, and stages run at once in one workspace: in
+the end all is as if each had run alone and undisturbed."""
 
 import json
 import os
@@ -29,7 +29,7 @@ PAIRS = (
     ("render_loss_chart", "export_model"),
 )
 KILLS, ROUNDS = 20, 2
-# Of the stages that need seconds: one tokenizes and looks at the model's structure, the other starts a JavaScript engine.
+# Of the stages that take seconds: one looks at the model's structure, the other starts a JavaScript engine.
 FEWER_KILLS = {"preprocess": 12, "render_loss_chart": 8}
 
 

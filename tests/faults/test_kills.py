@@ -1,5 +1,5 @@
-"""Each stage is killed at some 20 of its file operations and run again, and stages run at once in one workspace: in the
-end all is as if each had run alone and undisturbed."""
+"""Each stage is killed at up to 20 of its file operations and run again, and stages run at once in one workspace: in
+the end all is as if each had run alone and undisturbed."""
 
 import json
 import os
@@ -22,13 +22,15 @@ STAGES = (
     "export_model",
 )
 PAIRS = (
-    *((stage, stage) for stage in STAGES),
+    *((stage, stage) for stage in STAGES if stage != "render_loss_chart"),
     ("resolve_dataset", "preprocess"),
     ("preprocess", "launch_trainjob"),
     ("collect_metrics", "export_model"),
     ("render_loss_chart", "export_model"),
 )
-KILLS, ROUNDS = 20, 3
+KILLS, ROUNDS = 20, 2
+# Of the stages that take seconds: one looks at the model's structure, the other starts a JavaScript engine.
+FEWER_KILLS = {"preprocess": 12, "render_loss_chart": 8}
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def disturbed(tmp_path: Path, tiny_model: Path, chat_rows: Path, count: Callable
                 "model": str(tiny_model),
                 "rows": str(chat_rows),
                 "url": f"{site.url}/rows.jsonl",
-                "kills": KILLS,
+                "kills": FEWER_KILLS.get(stages[0], KILLS),
                 "rounds": ROUNDS,
                 "seed": 14,
             }
@@ -70,7 +72,7 @@ def test_a_stage_that_is_killed_anywhere_gives_the_same_result_when_it_runs_agai
     found = disturbed("kills", stage)
 
     assert (found["wrong"], found["tracebacks"], found["left"]) == ([], [], [])
-    assert found["runs"] == min(KILLS, found["operations"])
+    assert found["runs"] == min(FEWER_KILLS.get(stage, KILLS), found["operations"])
 
 
 @pytest.mark.slow

@@ -73,7 +73,9 @@ class TrackedRun:
         """Sets tags; their names get the prefix kfp_osft."""
         from mlflow.entities import RunTag
 
-        items = [RunTag(f"kfp_osft.{name}", shown(str(value))) for name, value in tags.items() if value not in (None, "")]
+        items = [
+            RunTag(f"kfp_osft.{name}", shown(str(value))) for name, value in tags.items() if value not in (None, "")
+        ]
         for part in _parts(items, _TAGS_AT_ONCE):
             self._client.log_batch(self.run_id, tags=part)
 

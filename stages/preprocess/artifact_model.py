@@ -71,7 +71,7 @@ def base_of_artifact(artifact: ModelArtifact, workspace: Path, trust_remote_code
             for name in needed:
                 (unfinished / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(model / name, unfinished / name)
-            write_manifest(unfinished / _MANIFEST, made_from)
+            write_manifest(unfinished / _MANIFEST, made_from, unfinished)
     return str(folder)
 
 

@@ -6,13 +6,26 @@ import traceback
 from collections.abc import Sequence
 
 from kfp_osft import __version__
-from kfp_osft.pipelines.command import check, compare, compile_, demo, evaluate, image, manifest, run, runtime, sequence
+from kfp_osft.pipelines.command import (
+    ask,
+    check,
+    compare,
+    compile_,
+    demo,
+    evaluate,
+    image,
+    manifest,
+    push,
+    run,
+    runtime,
+    sequence,
+)
 from kfp_osft.pipelines.command.parameter_options import with_values_of_flags
 from kfp_osft.pipelines.command.parser import BAD_INPUT, Parser
 from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guarded_output
 
-_SUBCOMMANDS = (demo, run, evaluate, sequence, check, compare, compile_, manifest, image, runtime)
+_SUBCOMMANDS = (demo, run, evaluate, sequence, check, compare, ask, push, compile_, manifest, image, runtime)
 _FAILED = 1
 _INTERRUPTED = 130
 # What a shell gives for SIGPIPE.
@@ -48,7 +61,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         )
         return _FAILED
     except KeyboardInterrupt:
-        print(f"\n{program}: interrupted; the next run reuses the stages that completed", file=sys.stderr)
+        reused = "; the next run reuses the stages that completed" if options.command in ("run", "demo") else ""
+        print(f"\n{program}: interrupted{reused}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         return _nobody_reads()
@@ -84,7 +98,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         dest="command",
         required=True,
-        metavar="{demo,run,evaluate,sequence,check,compare,compile,manifest,image,runtime}",
+        metavar="{demo,run,evaluate,sequence,check,compare,ask,push,compile,manifest,image,runtime}",
     )
     for subcommand in _SUBCOMMANDS:
         subcommand.add_to(commands)

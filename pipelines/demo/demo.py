@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfp_osft.pipelines.demo.answers import answers
 from kfp_osft.pipelines.demo.example_dataset import example_dataset
 from kfp_osft.pipelines.demo.example_model import example_model
 from kfp_osft.pipelines.demo.wheels import cache_dir
+from kfp_osft.pipelines.use.answers import answers
 from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.metrics import read_table

@@ -25,10 +25,11 @@ _MLFLOW_STAGES = ("launch_trainjob", "collect_metrics", "render_loss_chart", "ex
 # Which stages get an environment variable, by its name; the first match wins.
 _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"KUBERNETES_.*|OSFT_LAUNCHER"), ("launch_trainjob",)),
-    (re.compile(r"OCI_PULL_SECRET_.*"), ("preprocess",)),
+    (re.compile(r"OCI_PULL_SECRET_.*"), ("preprocess", "export_model")),
     (re.compile(r"HF_.*|HUGGING_FACE_.*"), _HUB_STAGES),
     # Not AWS_CA_BUNDLE: what one client trusts, all do.
-    (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset",)),
+    (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset", "preprocess", "export_model")),
+    (re.compile(r"OSFT_MODELCAR_BASE"), ("preprocess", "export_model")),
     # preprocess only says whether it will be used.
     (re.compile(r"MLFLOW_TRACKING_URI"), ("preprocess", *_MLFLOW_STAGES)),
     (re.compile(r"MLFLOW_.*"), _MLFLOW_STAGES),

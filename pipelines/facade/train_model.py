@@ -31,6 +31,7 @@ def train_model(
 
     Inside a pipeline it adds the stages to that pipeline and returns one task that represents them. Outside a
     pipeline it runs them at once with kfp.local (call kfp.local.init first) and returns the finished task.
+    training_base_model may also be a Model artifact: task.outputs["output_model"] of an earlier training.
 
     Args:
         pvc_path: Workspace PVC root path (use dsl.WORKSPACE_PATH_PLACEHOLDER), or a folder of this computer. KFP
@@ -77,6 +78,8 @@ def train_model(
         return task
     if kubernetes_config is not None:
         raise InputError("kubernetes_config: a run on this computer has no pods; leave it out")
+    if isinstance(model := training.get("training_base_model"), dsl.Artifact):
+        training["training_base_model"] = model.uri
     from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings, build_osft_pipeline, osft_pipeline
 
     pipeline = osft_pipeline

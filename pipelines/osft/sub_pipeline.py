@@ -22,6 +22,7 @@ from kfp_osft.pipelines.osft.wiring import (
     add_stages,
     check_constants,
     check_evaluation_constants,
+    is_artifact,
 )
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.parameters.evaluation_parameters import EVALUATION_PARAMETERS
@@ -119,6 +120,10 @@ class OsftPipeline(graph_component.GraphComponent):
         vars(self).update(vars(pipeline))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if is_artifact(kwargs.get("training_base_model")):
+            raise InputError(
+                "training_base_model is an artifact, which KFP does not pass on into a nested pipeline; use train_model"
+            )
         check_constants({name: value for name, value in kwargs.items() if name in _TRAINING_NAMES})
         check_evaluation_constants({name: value for name, value in kwargs.items() if name in _EVALUATION_NAMES})
         task = super().__call__(*args, **kwargs)

@@ -155,6 +155,11 @@ class RowSources(NamedTuple):
     validation_uri_split: Any = "validation"
 
 
+def is_artifact(value: Any) -> bool:
+    """Whether the value is another task's output artifact."""
+    return isinstance(value, pipeline_channel.PipelineArtifactChannel)
+
+
 def add_stages(
     pvc_path: Any,
     rows: RowSources,
@@ -167,7 +172,8 @@ def add_stages(
     Args:
         pvc_path: workspace folder, as in resolve_dataset.
         rows: to train on and to hold out.
-        training: training parameters by name; preprocess has a default for each one left out.
+        training: training parameters by name; preprocess has a default for each one left out. training_base_model may
+            be another task's output artifact.
         check_matrices: as in collect_metrics.
         evaluation: None leaves evaluate_model out.
 
@@ -175,7 +181,10 @@ def add_stages(
         InputError: a constant that is not allowed; outputs of tasks and pipeline parameters are checked by the stages.
             A pvc_path that another training of the pipeline has, see check_own_folder.
     """
-    check_constants(training)
+    if is_artifact(model := training.get("training_base_model")):
+        others = {name: value for name, value in training.items() if name != "training_base_model"}
+        training = {**others, "base_model": model}
+    check_constants({name: value for name, value in training.items() if name != "base_model"})
     unused = "dataset" if rows.dataset is None else "dataset_uri"
     sources = {name: value for name, value in rows._asdict().items() if name != unused}
     resolved = stages.resolve_dataset(pvc_path=pvc_path, **sources)
@@ -195,7 +204,9 @@ def add_stages(
     checkpoint_dir = launched.outputs["checkpoint_dir"]
     collected = stages.collect_metrics(checkpoint_dir=checkpoint_dir, check_matrices=check_matrices)
     chart = stages.render_loss_chart(metrics_path=collected.outputs["metrics_path"])
-    exported = stages.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path)
+    exported = stages.export_model(
+        checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, export_uri=training.get("export_uri", "")
+    )
 
     evaluated = _add_evaluation(evaluation, checkpoint_dir, pvc_path, exported) if evaluation else None
     tasks = StageTasks(resolved, prepared, launched, collected, chart, exported, evaluated)

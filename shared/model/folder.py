@@ -9,6 +9,9 @@ from typing import Any
 
 from kfp_osft.shared.reporting.errors import InputError
 
+#: Folder in the workspace: base models that were brought there, each in a folder of a digest.
+BASE_MODELS = "base_models"
+
 
 def model_folder(base_model: str) -> Path | None:
     """The folder of a model on this computer or the PVC; None for a Hugging Face model id."""

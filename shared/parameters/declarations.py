@@ -64,11 +64,12 @@ def _patterns(name: str, value: str) -> list[str] | None:
     return patterns or None
 
 
-def _base_model(name: str, value: str) -> str:
+def _without_secret(name: str, value: str) -> str:
     if (seen := redacted(value)) != value:
         raise InputError(
-            f"{name}={seen}: a password or token in it would be shown to everybody; give credentials as HF_TOKEN or "
-            "OCI_PULL_SECRET_MODEL_DOWNLOAD in the environment, on a cluster from a Secret"
+            f"{name}={seen}: a password or token in it would be shown to everybody; give credentials as HF_TOKEN, "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or OCI_PULL_SECRET_MODEL_DOWNLOAD in the environment, on a "
+            "cluster from a Secret"
         )
     return value
 
@@ -136,11 +137,11 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
         str,
         "Qwen/Qwen2.5-1.5B-Instruct",
         "Base model to fine-tune.",
-        "a Hugging Face model id (perhaps with @ and a revision), the path of a model folder, or "
-        "oci://registry/repository with :tag or @sha256:digest",
+        "a Hugging Face model id (perhaps with @ and a revision), the path of a model folder, "
+        "oci://registry/repository with :tag or @sha256:digest, or s3://bucket/prefix",
         "osft.model_path",
         _not_blank,
-        read=_base_model,
+        read=_without_secret,
     ),
     Parameter(
         "training_effective_batch_size",
@@ -529,6 +530,16 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         lambda value: 0 <= value < 1,
     ),
     *TRAINER_PARAMETERS,
+    Parameter(
+        "export_uri",
+        str,
+        "",
+        "Where export_model pushes the model in addition.",
+        "empty for nowhere, s3://bucket/prefix, hf://org/name or oci://registry/repository:tag",
+        "",
+        lambda value: not value or value.startswith(("s3://", "hf://", "oci://")),
+        read=_without_secret,
+    ),
 )
 
 ALL_PARAMETERS = (*TRAINING_PARAMETERS, *EXTRA_PARAMETERS)

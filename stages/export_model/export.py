@@ -38,6 +38,7 @@ from kfp_osft.stages.export_model.model_card import carried_metadata
 from kfp_osft.stages.export_model.model_files import BaseModel, write_model
 from kfp_osft.stages.export_model.placing import let_others_read, show_as
 from kfp_osft.stages.export_model.published_run import public_name, without_paths, write_published
+from kfp_osft.stages.export_model.push.push import push_model
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
 #: On the PVC, by the name that today's component gives it: a link to the model of the last run.
@@ -54,7 +55,7 @@ class _Training(NamedTuple):
     source: dict[str, str]
 
 
-def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact) -> str:
+def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact, export_uri: str = "") -> str:
     """Publishes the best checkpoint as pvc_path/models/<run>, pvc_path/final_model and the artifact.
 
     The best is the one with the lowest validation loss where there was a validation, else the last; one that is not
@@ -67,19 +68,23 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         checkpoint_dir: what launch_trainjob returned.
         pvc_path: the workspace.
         output_model: gets the model's files and its metadata, see artifact_metadata.
+        export_uri: where the model is pushed in addition, see push_model; or empty.
 
     Returns:
         "training completed".
 
     Raises:
-        InputError: no sound checkpoint, or a workspace that cannot be written or is full.
+        InputError: no sound checkpoint, a workspace that cannot be written or is full, or a push that failed.
         TrainingError: the training broke the model, and training_export_broken_model is off.
     """
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
     folder = Path(checkpoint_dir)
     with _owning(folder):
-        return _export(folder, workspace, output_model)
+        model = _export(folder, workspace, output_model)
+        if export_uri.strip():
+            output_model.metadata["export_uri"] = _pushed(model, export_uri.strip())
+    return COMPLETED
 
 
 def _owning(folder: Path) -> contextlib.AbstractContextManager[object]:
@@ -91,7 +96,8 @@ def _owning(folder: Path) -> contextlib.AbstractContextManager[object]:
     return owned(folder / OWNER_FILE, "export_model", lives=lambda key: False)
 
 
-def _export(folder: Path, workspace: Path, output_model: ModelArtifact) -> str:
+def _export(folder: Path, workspace: Path, output_model: ModelArtifact) -> Path:
+    """Returns the run's own folder of the model."""
     steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     training = _training(folder)
@@ -124,7 +130,14 @@ def _export(folder: Path, workspace: Path, output_model: ModelArtifact) -> str:
     with tracked_run(training.run or None) as tracked:
         if tracked is not None:
             tracked.set_tags({key: metadata.get(key) for key in PLACES})
-    return COMPLETED
+    return model
+
+
+def _pushed(model: Path, export_uri: str) -> str:
+    try:
+        return push_model(model, export_uri, "export_uri")
+    except InputError as error:
+        raise InputError(f"{error}. The model itself is complete, in {model}; a retry goes on with the push") from None
 
 
 def _steps(folder: Path) -> list[dict]:

@@ -8,8 +8,10 @@ from kfp_osft.shared.files.manifests import file_digest, sampled_digest
 from kfp_osft.shared.model.folder import model_folder, safetensors_header
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.s3.store import SCHEME
 from kfp_osft.stages.preprocess.hub_model import HubModel, fetch_hub_weights, find_hub_model
 from kfp_osft.stages.preprocess.oci.model import is_oci_model, pull_model, pulled_digest
+from kfp_osft.stages.preprocess.s3_model import fetch_s3_model
 
 _PARAMETER = "training_base_model"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -30,7 +32,7 @@ class BaseModel(NamedTuple):
     """A base model that lies in a folder of this computer or of the workspace.
 
     Attributes:
-        name: what people know it by: a Hub id, an oci:// reference, or its path.
+        name: what people know it by: a Hub id, an oci:// or s3:// URI, or its path.
         folder: where it is. Of a Hub model the weights are missing until fetch_weights.
         hub: repository and weight files on the Hugging Face Hub; None for other models.
     """
@@ -41,14 +43,16 @@ class BaseModel(NamedTuple):
 
 
 def find_base_model(base_model: str, workspace: Path, trust_remote_code: bool = False) -> BaseModel:
-    """The base model in a folder: a model's own, an oci:// model pulled into the workspace, or the small files of a Hub
-    model at the commit that its id or id@revision means now.
+    """The base model in a folder: a model's own, an oci:// or s3:// model brought into the workspace, or the small
+    files of a Hub model at the commit that its id or id@revision means now.
 
     Raises:
         InputError: there is none, naming the parameter.
     """
     if is_oci_model(base_model):
         return BaseModel(base_model, pull_model(base_model, workspace).absolute())
+    if base_model.startswith(SCHEME):
+        return BaseModel(base_model, fetch_s3_model(base_model, workspace, trust_remote_code).absolute())
     folder = model_folder(base_model)
     if folder is not None:
         return BaseModel(str(folder.absolute()), folder.absolute())

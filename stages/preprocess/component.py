@@ -14,6 +14,8 @@ def preprocess(
     output_report: dsl.Output[dsl.Artifact],
     output_summary: dsl.Output[dsl.Markdown],
     validation_path: str = "",
+    # Not Optional[...], see resolve_dataset.
+    base_model: dsl.Input[dsl.Model] = None,  # pyright: ignore[reportArgumentType]
     **training: Any,
 ) -> NamedTuple("Outputs", [("data_path", str), ("num_samples", int), ("training_config", str)]):
     """Checks all parameters and the base model, and turns the rows into token ids and loss labels.
@@ -26,6 +28,7 @@ def preprocess(
         output_report: What became of the rows, as JSON.
         output_summary: Rows, steps, a sample, memory, disk and time, to read.
         validation_path: What resolve_dataset returned: rows to hold out from the training. Empty for none.
+        base_model: Upstream model artifact, instead of training_base_model.
         training parameters:
 
     Returns:
@@ -41,6 +44,7 @@ def preprocess(
         training,
         output_report,
         validation_path,
+        base_model,
         output_summary=output_summary,
         own_process=True,
     )

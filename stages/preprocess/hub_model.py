@@ -3,8 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatch
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,23 +11,7 @@ from kfp_osft.shared.model.folder import safetensors_header, split_hub_id
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-
-_SMALL_FILES = (
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "*.tiktoken",
-    "README.md",
-    "LICENSE*",
-    "NOTICE*",
-    "additional_chat_templates/*",
-)
-_CODE = "*.py"
-# The first of these that a model has.
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-# The same weights in the formats of other libraries.
-_OTHER_WEIGHTS = ("consolidated*", "adapter_*")
+from kfp_osft.stages.preprocess.needed_files import needed_files
 
 # How the cache calls a file: by git's digest or, of one in LFS, by that of its content.
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -71,7 +54,7 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
     try:
         found = HfApi().model_info(name, revision=revision)
         files = [sibling.rfilename for sibling in found.siblings or []]
-        wanted = [file for file in files if _matches(file, (*_SMALL_FILES, *([_CODE] if trust_remote_code else [])))]
+        wanted, weights = needed_files(files, trust_remote_code)
         folder = Path(snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted))
         if _drop_damaged(folder, wanted):
             snapshot_download(name, revision=found.sha, cache_dir=cache, allow_patterns=wanted)
@@ -80,7 +63,7 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
             listing.chmod(listing.stat().st_mode | 0o060)
         _remember(folder, revision or "main")
         assert found.sha is not None
-        return HubModel(name, found.sha, folder, tuple(_weights(files)), cache)
+        return HubModel(name, found.sha, folder, tuple(weights), cache)
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
         raise _not_given(base_model, error) from None
     # A Hub that is away, which is another exception with each HTTP client.
@@ -160,19 +143,6 @@ def _remember(folder: Path, revision: str) -> None:
         ref = folder.parents[1] / "refs" / revision
         ref.parent.mkdir(parents=True, exist_ok=True)
         ref.write_text(folder.name, encoding="utf-8")
-
-
-def _matches(file: str, patterns: Sequence[str]) -> bool:
-    """Whether a file is one of these; "*" stands for no "/"."""
-    return any(fnmatch(file, pattern) and file.count("/") == pattern.count("/") for pattern in patterns)
-
-
-def _weights(files: Sequence[str]) -> list[str]:
-    for pattern in _WEIGHTS:
-        found = [file for file in files if _matches(file, (pattern,)) and not _matches(file, _OTHER_WEIGHTS)]
-        if found:
-            return found
-    return []
 
 
 def _not_given(base_model: str, error: Exception) -> InputError:

@@ -13,6 +13,7 @@ from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 from kfp_osft.shared.knowledge.coverage import Coverage
+from kfp_osft.shared.model.destination import check_destination
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.processes.pod import use_workspace
@@ -26,6 +27,7 @@ from kfp_osft.shared.rows.row_formats import RowFormat, conversations
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.run_file import CHECKPOINTS
 from kfp_osft.shared.training.versions import TOKENIZING, TRAINING, installed_versions
+from kfp_osft.stages.preprocess.artifact_model import ModelArtifact, base_of_artifact
 from kfp_osft.stages.preprocess.base_model import (
     BaseModel,
     check_base_model,
@@ -80,6 +82,7 @@ def preprocess_dataset(
     training: Mapping[str, Any],
     output_report: OutputArtifact | None = None,
     validation_path: str = "",
+    base_artifact: ModelArtifact | None = None,
     *,
     output_summary: OutputArtifact | None = None,
     own_process: bool = False,
@@ -99,6 +102,7 @@ def preprocess_dataset(
         training: the training parameters by name.
         output_report: gets report.json.
         validation_path: file or folder of rows to hold out, or empty.
+        base_artifact: the base model, in place of training_base_model; or None.
         output_summary: gets the log's report as a page in Markdown.
         own_process: this process does nothing else, so that torch can be left out of it.
         with_weights: fetches the weights of a Hub model, which the training needs and nothing here does.
@@ -122,7 +126,11 @@ def preprocess_dataset(
     files = dataset_files(Path(dataset_path))
     validation_files = _validation_files(validation_path, checked)
     _check_first_row(Path(dataset_path), checked)
+    if export_uri := training.get("export_uri", "").strip():
+        check_destination("export_uri", export_uri)
     trusted = osft.get("trust_remote_code", False)
+    if base_artifact is not None:
+        osft["model_path"] = base_of_artifact(base_artifact, workspace, trusted)
     base_model = find_base_model(osft["model_path"], workspace, trusted)
     model = check_base_model(base_model, trusted)
     if tries_scheduler:

@@ -13,6 +13,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from kfp_osft.shared.files.downloads import (
+    MANIFEST,
+    PartialDownload,
+    check_room,
+    partial_download,
+)
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.network.retry import Backoff
@@ -23,12 +29,6 @@ from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.redaction import redacted
 from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
-from kfp_osft.stages.resolve_dataset.download import (
-    MANIFEST,
-    PartialDownload,
-    check_room,
-    partial_download,
-)
 
 #: Environment variable: the most that is fetched from a URL, in GiB.
 LIMIT_VARIABLE = "OSFT_MAX_DOWNLOAD_GIB"

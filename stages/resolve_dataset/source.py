@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.files.atomic import replacing_folder, writable_folder
+from kfp_osft.shared.files.downloads import MANIFEST, check_free, check_room, explaining_a_full_disk
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
@@ -18,7 +19,6 @@ from kfp_osft.shared.reporting.plain_text import plain_text
 from kfp_osft.shared.reporting.redaction import keep_secrets_of, redacted
 from kfp_osft.shared.rows.files import count_rows, dataset_files, descriptions, passed_over
 from kfp_osft.shared.rows.formats import has_data_extension
-from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_free, check_room, explaining_a_full_disk
 from kfp_osft.stages.resolve_dataset.http import fetch_from_http
 from kfp_osft.stages.resolve_dataset.hub import fetch_from_hub
 from kfp_osft.stages.resolve_dataset.s3 import fetch_from_s3

@@ -5,13 +5,13 @@ import shutil
 from pathlib import Path
 
 from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.downloads import MANIFEST, check_free
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.files import dataset_files, named_splits, saved_splits
 from kfp_osft.shared.training.run_file import dataset_source
-from kfp_osft.stages.resolve_dataset.download import MANIFEST, check_free
 
 _MOST_NAMES_SHOWN = 5
 

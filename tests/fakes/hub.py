@@ -1,5 +1,6 @@
 """A small local Hugging Face Hub: the API that huggingface_hub 2.4, datasets 5.2 and transformers 5.23 use."""
 
+import base64
 import hashlib
 import json
 import re
@@ -12,8 +13,9 @@ from fakes.local_server import LocalServer, QuietHandler
 
 _API = re.compile(
     r"/api/(?P<kind>datasets|models)/(?P<name>[^/]+(?:/[^/]+)?)"
-    r"(?:/(?P<what>revision|tree|paths-info)/(?P<rest>.+))?"
+    r"(?:/(?P<what>revision|tree|paths-info|preupload|commit)/(?P<rest>.+))?"
 )
+_LFS = re.compile(r"/(?P<name>.+)\.git/info/lfs/objects/batch")
 _RESOLVE = re.compile(
     r"/(?P<kind>datasets/)?(?P<name>[^/]+(?:/[^/]+)?)"
     r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)"
@@ -51,6 +53,8 @@ class HubServer(LocalServer):
     requests: list[str] = field(default_factory=list)
     broken: re.Pattern[str] | None = None
     on_request: Callable[[str], None] = lambda line: None
+    #: Large files by their sha256, as they were uploaded.
+    uploaded: dict[str, bytes] = field(default_factory=dict)
     _repositories: dict[tuple[str, str], _Repository] = field(default_factory=dict)
 
     def handler(self) -> type[QuietHandler]:
@@ -114,7 +118,9 @@ class _Handler(QuietHandler):
         try:
             if self.site.broken and self.site.broken.search(line):
                 raise _Refused(403, "")
-            if found := _API.fullmatch(path):
+            if (found := _API.fullmatch(path)) and found["what"] in ("preupload", "commit"):
+                self._write(path, body)
+            elif found:
                 self._answer_json(
                     self._api(
                         *found.group("kind", "name"),
@@ -124,6 +130,8 @@ class _Handler(QuietHandler):
                         body,
                     )
                 )
+            elif self.command in ("POST", "PUT") or path == "/api/whoami-v2":
+                self._write(path, body)
             elif found := _RESOLVE.fullmatch(path):
                 self._resolve("datasets" if found["kind"] else "models", *found.group("name", "revision", "path"))
             else:
@@ -132,7 +140,71 @@ class _Handler(QuietHandler):
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.code} if refused.code else {}
             self._answer(refused.status, b"", headers)
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def _write(self, path: str, body: bytes) -> None:
+        """What a push asks for."""
+        if self.headers.get("Authorization") != f"Bearer {self.site.token}" and not path.startswith("/upload/"):
+            raise _Refused(401, "")
+        if path == "/api/whoami-v2":
+            self._answer_json({"type": "user", "name": "somebody"})
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            if ("models", name) in self.site._repositories:
+                self._answer(409, json.dumps({"url": f"{self.site.url}/{name}"}).encode(), {})
+                return
+            self.site.commit(name, {}, kind="models", private=asked.get("visibility", "private") == "private")
+            self._answer_json({"url": f"{self.site.url}/{name}"})
+        elif path == "/api/validate-yaml":
+            self._answer_json({"errors": [], "warnings": []})
+        elif found := _LFS.fullmatch(path):
+            self._answer_json(
+                {"transfer": "basic", "objects": [self._large(each) for each in json.loads(body)["objects"]]}
+            )
+        elif path.startswith("/upload/"):
+            self.site.uploaded[path.removeprefix("/upload/")] = body
+            self._answer(200, b"", {})
+        elif found := _API.fullmatch(path):
+            _, commit = self.site._find("models", found["name"], "main", self.headers)
+            files = self.site._repositories["models", found["name"]].commits[commit]
+            if found["what"] == "preupload":
+                self._answer_json({"files": [self._upload_mode(each, files) for each in json.loads(body)["files"]]})
+            else:
+                self._answer_json(
+                    self._new_commit(found["name"], files, [json.loads(line) for line in body.splitlines()])
+                )
+        else:
+            raise _Refused(404, "")
+
+    def _large(self, asked: dict) -> dict:
+        """An object of Git LFS; without actions where it is there already."""
+        upload = {"upload": {"href": f"{self.site.url}/upload/{asked['oid']}"}}
+        return {**asked, **({} if asked["oid"] in self.site.uploaded else {"actions": upload})}
+
+    def _upload_mode(self, asked: dict, files: dict[str, bytes]) -> dict:
+        is_large = asked["path"].endswith(".safetensors")
+        there = files.get(asked["path"])
+        oid = None if there is None else hashlib.sha256(there).hexdigest() if is_large else _blob_id(there)
+        return {
+            "path": asked["path"],
+            "uploadMode": "lfs" if is_large else "regular",
+            "shouldIgnore": False,
+            **({"oid": oid} if oid else {}),
+        }
+
+    def _new_commit(self, name: str, files: dict[str, bytes], operations: list[dict]) -> dict:
+        files = dict(files)
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif operation["key"] == "lfsFile":
+                files[value["path"]] = self.site.uploaded[value["oid"]]
+            elif operation["key"] == "deletedFile":
+                del files[value["path"]]
+        oid = self.site.commit(name, files, kind="models")
+        return {"success": True, "commitOid": oid, "commitUrl": f"{self.site.url}/{name}/commit/{oid}"}
 
     def _api(self, kind: str, name: str, what: str, rest: str, query: dict[str, list[str]], body: bytes) -> object:
         if what == "revision":

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.request import urlopen
 
+import pytest
+
 
 class S3Server:
     """Runs while it is entered; up in about three seconds.
@@ -109,6 +111,20 @@ class S3Server:
             self.client.create_bucket(Bucket=bucket)
             self._buckets.add(bucket)
         return self.client.put_object(Bucket=bucket, Key=key, Body=content)["ETag"]
+
+    def be_known(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Sets what a data connection puts into a pod, and nothing else: no profile, no machine that gives out
+        credentials."""
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        for name, value in {
+            **self.environment,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_MAX_ATTEMPTS": "1",
+            "AWS_CONFIG_FILE": str(self._folder / "none"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(self._folder / "none"),
+        }.items():
+            monkeypatch.setenv(name, value)
 
     def _environment(self, key_id: str, secret: str) -> dict[str, str]:
         return {

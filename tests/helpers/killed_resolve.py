@@ -11,7 +11,9 @@ from pathlib import Path
 _PROGRAM = """
 import json, os, signal, sys
 from kfp_osft.shared.reporting import progress
-from kfp_osft.stages.resolve_dataset import download, hub
+from kfp_osft.shared.files import downloads
+from kfp_osft.shared.s3 import fetching
+from kfp_osft.stages.resolve_dataset import hub
 uri, pvc, point = json.loads(sys.argv[1])
 
 def kill(*arguments, **options):
@@ -25,13 +27,13 @@ if isinstance(point, int):
             if self._done >= point:
                 kill()
     # Small enough for progress to be recorded several times.
-    from kfp_osft.stages.resolve_dataset import http, s3
+    from kfp_osft.stages.resolve_dataset import http
     http._BYTES_BETWEEN_MARKS = 1 << 18
     http._PIECE = 1 << 16
-    s3._PART_SIZE = 1 << 20
-    http.Progress = s3.Progress = Progress
+    fetching._PART_SIZE = 1 << 20
+    http.Progress = fetching.Progress = Progress
 elif point == "publishing":
-    download.write_manifest = hub.write_manifest = kill
+    downloads.write_manifest = hub.write_manifest = kill
 elif point == "renaming":
     # replacing_folder calls os.rename; the manifest is written by then, and the folder is not in place yet.
     rename = os.rename

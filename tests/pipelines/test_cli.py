@@ -114,7 +114,7 @@ def started(monkeypatch):
     return calls
 
 
-COMMANDS = "{demo,run,evaluate,sequence,check,compare,compile,manifest,image,runtime}"
+COMMANDS = "{demo,run,evaluate,sequence,check,compare,ask,push,compile,manifest,image,runtime}"
 
 
 @pytest.mark.parametrize(

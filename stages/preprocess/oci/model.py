@@ -10,16 +10,13 @@ from typing import Any
 from kfp_osft.shared.files.atomic import replacing_folder
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned
+from kfp_osft.shared.model.folder import BASE_MODELS
+from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
+from kfp_osft.shared.oci.registry import SCHEME, Registry, size_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.stages.preprocess.oci.credentials import SECRET_VARIABLE
 from kfp_osft.stages.preprocess.oci.layers import MODELS, unpack_layers
-from kfp_osft.stages.preprocess.oci.registry import SCHEME, Registry, size_of
-
-#: Folder in the workspace: BASE_MODELS/<start of the digest>/<name of the repository>. A tag that moves gets another
-#: folder, so that no training loses the model it is reading.
-BASE_MODELS = "base_models"
 
 _FORMAT = 1
 _PARAMETER = "training_base_model"
@@ -43,6 +40,9 @@ def pull_model(base_model: str, workspace: Path) -> Path:
     The model is the folder with config.json and weights, below /models (a modelcar) or else anywhere in the image or
     artifact. Only files that transformers loads are kept. The credentials come from OCI_PULL_SECRET_MODEL_DOWNLOAD.
 
+    The folder is BASE_MODELS/<start of the digest>/<name of the repository>: a tag that moves gets another one, so that
+    no training loses the model it is reading.
+
     Args:
         base_model: oci://registry/repository:tag or @sha256:digest.
         workspace: existing folder.
@@ -51,7 +51,7 @@ def pull_model(base_model: str, workspace: Path) -> Path:
         InputError: a malformed reference or malformed credentials, no access, no such model, no space, or content
             that is corrupt, points outside its folder, or is not exactly one model.
     """
-    registry = Registry(base_model, os.environ.get(SECRET_VARIABLE))
+    registry = Registry(base_model, os.environ.get(SECRET_VARIABLE), _PARAMETER)
     digest = registry.digest()
     place = workspace / BASE_MODELS / digest.removeprefix("sha256:")[:12]
     model = place / registry.reference.name

@@ -117,13 +117,14 @@ ENVIRONMENT = {
     "KUBERNETES_SERVER_URL": LAUNCH,
     "KUBERNETES_AUTH_TOKEN": LAUNCH,
     "OSFT_LAUNCHER": LAUNCH,
-    "OCI_PULL_SECRET_MODEL_DOWNLOAD": ["preprocess"],
+    "OCI_PULL_SECRET_MODEL_DOWNLOAD": ["preprocess", "export-model"],
+    "OSFT_MODELCAR_BASE": ["preprocess", "export-model"],
     "HF_TOKEN": HUB,
     "HF_ENDPOINT": HUB,
     "HUGGING_FACE_HUB_TOKEN": HUB,
-    "AWS_ACCESS_KEY_ID": ["resolve-dataset"],
-    "AWS_SECRET_ACCESS_KEY": ["resolve-dataset"],
-    "S3_ENDPOINT": ["resolve-dataset"],
+    "AWS_ACCESS_KEY_ID": ["resolve-dataset", "preprocess", "export-model"],
+    "AWS_SECRET_ACCESS_KEY": ["resolve-dataset", "preprocess", "export-model"],
+    "S3_ENDPOINT": ["resolve-dataset", "preprocess", "export-model"],
     "AWS_CA_BUNDLE": STAGES,
     "SSL_CERT_FILE": STAGES,
     "OSFT_CA_BUNDLE": STAGES,
@@ -186,7 +187,7 @@ def test_a_secret_with_variables_for_different_stages_is_split():
         "preprocess": [("all-in-one", ["HF_TOKEN", "OCI_PULL_SECRET_MODEL_DOWNLOAD"])],
         "launch-trainjob": [("all-in-one", ["HF_TOKEN", "KUBERNETES_SERVER_URL"])],
         "collect-metrics": [("all-in-one", ["HF_TOKEN"])],
-        "export-model": [("all-in-one", ["HF_TOKEN"])],
+        "export-model": [("all-in-one", ["HF_TOKEN", "OCI_PULL_SECRET_MODEL_DOWNLOAD"])],
     }
 
 
@@ -213,7 +214,7 @@ def test_what_todays_pipelines_do_to_the_task_compiles_and_lands_where_it_is_nee
         "launch-trainjob": ["hf-token", "kubernetes-credentials"],
         "collect-metrics": ["hf-token"],
         "render-loss-chart": [],
-        "export-model": ["hf-token"],
+        "export-model": ["hf-token", "oci-pull-secret-model-download"],
     }
     assert {compiled.kubernetes(stage)["imagePullPolicy"] for stage in STAGES} == {"IfNotPresent"}
 

@@ -82,6 +82,7 @@ SIGNATURE = [
     ("training_save_dtype", str, ""),
     ("training_block_size", int, 0),
     ("training_report_to", str, ""),
+    ("export_uri", str, ""),
     ("dataset_uri", str, ""),
     ("dataset_split", str, "train"),
     ("validation_uri", str, ""),
@@ -286,6 +287,56 @@ def test_a_dataset_comes_from_an_importer():
         "validation_uri",
         "validation_uri_split",
     }
+
+
+def test_a_base_model_comes_from_an_earlier_training():
+    def callers():
+        first = train_model(pvc_path="/pvc/first")
+        train_model(pvc_path="/pvc/second", training_base_model=first.outputs["output_model"])
+
+    preprocess = compile_(callers).tasks["preprocess-2"]
+    assert preprocess["inputs"]["artifacts"] == {
+        "base_model": {"taskOutputArtifact": {"outputArtifactKey": "output_model", "producerTask": "export-model"}}
+    }
+    assert preprocess["dependentTasks"] == ["export-model", "resolve-dataset-2"]
+    assert "training_base_model" not in preprocess["inputs"]["parameters"]
+
+
+def test_a_base_model_comes_from_an_importer_and_not_from_rows():
+    def callers(artifact_class):
+        model = dsl.importer(artifact_uri="s3://bucket/model", artifact_class=artifact_class)
+        train_model(pvc_path="/pvc", training_base_model=model.output)
+
+    given = compile_(lambda: callers(dsl.Model)).tasks["preprocess"]["inputs"]["artifacts"]
+    assert given["base_model"]["taskOutputArtifact"]["producerTask"] == "importer"
+    with pytest.raises(Exception, match="Incompatible argument passed to the input 'base_model'"):
+        compile_(lambda: callers(dsl.Dataset))
+
+
+def test_a_base_model_artifact_is_refused_by_a_nested_osft_pipeline():
+    def callers():
+        model = dsl.importer(artifact_uri="s3://bucket/model", artifact_class=dsl.Model)
+        osft_pipeline(dataset_uri="org/rows", training_base_model=model.output)
+
+    with pytest.raises(InputError, match="does not pass on into a nested pipeline; use train_model"):
+        compile_(callers)
+
+
+def test_the_models_destination_is_known_to_the_stage_that_checks_it_and_the_one_that_pushes():
+    def callers():
+        train_model(pvc_path="/pvc", export_uri="s3://models/bot")
+
+    compiled = compile_(callers)
+    for stage in ("preprocess", "export-model"):
+        given = compiled.tasks[stage]["inputs"]["parameters"]["export_uri"]
+        assert given == {"runtimeValue": {"constant": "s3://models/bot"}}
+
+
+@pytest.mark.parametrize("uri", ["models/bot", "gs://models/bot", "s3://key:secretsecret@models/bot"])
+def test_a_destination_that_is_none_is_refused_when_the_pipeline_is_compiled(uri):
+    with pytest.raises(InputError, match="^export_uri=") as error:
+        compile_(lambda: train_model(pvc_path="/pvc", export_uri=uri))
+    assert "secretsecret" not in str(error.value)
 
 
 def test_rows_come_by_uri_from_a_constant_a_parameter_or_another_task():
@@ -529,6 +580,12 @@ def test_outside_a_pipeline_it_runs_the_same_stages_on_the_artifacts_rows(local_
 def test_outside_a_pipeline_held_out_rows_are_passed_on(local_call):
     given = {"validation_uri": "org/rows", "validation_uri_split": "test", "dataset_columns": "messages=dialog"}
     assert local_call(pvc_path="/pvc", dataset_uri="org/rows", **given).items() >= given.items()
+
+
+def test_outside_a_pipeline_a_base_model_is_the_artifacts_folder(local_call):
+    model = dsl.Model(name="output_model", uri="/artifacts/output_model", metadata={})
+    given = local_call(pvc_path="/pvc", dataset_uri="org/rows", training_base_model=model)
+    assert given["training_base_model"] == "/artifacts/output_model"
 
 
 def test_outside_a_pipeline_rows_come_by_uri_too(local_call):

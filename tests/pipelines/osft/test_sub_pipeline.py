@@ -22,24 +22,23 @@ PIPELINE_LIMIT = 600_000
 
 _MLFLOW = {"mlflow-credentials": {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH"}}
 # The Secrets that users of the present pipelines have, and MLflow's, and the stages whose work needs them.
+S3_VARIABLES = {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_S3_ENDPOINT",
+    "AWS_DEFAULT_REGION",
+    "AWS_S3_BUCKET",
+    "AWS_ENDPOINT_URL",
+    "AWS_REGION",
+}
+OF_STORES = {
+    "hf-token": {"HF_TOKEN"},
+    "oci-pull-secret-model-download": {"OCI_PULL_SECRET_MODEL_DOWNLOAD"},
+    "s3-secret": S3_VARIABLES,
+}
 SECRETS = {
-    "resolve-dataset": {
-        "hf-token": {"HF_TOKEN"},
-        "s3-secret": {
-            "AWS_ACCESS_KEY_ID",
-            "AWS_SECRET_ACCESS_KEY",
-            "AWS_S3_ENDPOINT",
-            "AWS_DEFAULT_REGION",
-            "AWS_S3_BUCKET",
-            "AWS_ENDPOINT_URL",
-            "AWS_REGION",
-        },
-    },
-    "preprocess": {
-        "hf-token": {"HF_TOKEN"},
-        "oci-pull-secret-model-download": {"OCI_PULL_SECRET_MODEL_DOWNLOAD"},
-        "mlflow-credentials": {"MLFLOW_TRACKING_URI"},
-    },
+    "resolve-dataset": {"hf-token": {"HF_TOKEN"}, "s3-secret": S3_VARIABLES},
+    "preprocess": {**OF_STORES, "mlflow-credentials": {"MLFLOW_TRACKING_URI"}},
     "launch-trainjob": {
         "hf-token": {"HF_TOKEN"},
         "kubernetes-credentials": {"KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"},
@@ -47,7 +46,7 @@ SECRETS = {
     },
     "collect-metrics": {"hf-token": {"HF_TOKEN"}, **_MLFLOW},
     "render-loss-chart": _MLFLOW,
-    "export-model": {"hf-token": {"HF_TOKEN"}, **_MLFLOW},
+    "export-model": {**OF_STORES, **_MLFLOW},
 }
 
 

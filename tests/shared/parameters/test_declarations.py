@@ -110,6 +110,7 @@ ARRIVALS = {
     "training_save_dtype": ("bfloat16", ("osft", "save_dtype", "bfloat16")),
     "training_block_size": (512, ("osft", "block_size", 512)),
     "training_report_to": ("wandb, mlflow", ("data", "report_to", ["mlflow", "wandb"])),
+    "export_uri": ("s3://models/bot", None),
 }
 
 DEFAULTS = {

@@ -1,6 +1,5 @@
 import gzip
 import itertools
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,9 +14,11 @@ from fakes.local_server import LocalServer, QuietHandler
 from fakes.s3 import S3Server
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
+from kfp_osft.shared.files import downloads
 from kfp_osft.shared.reporting import progress
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.resolve_dataset import download, s3
+from kfp_osft.shared.s3 import fetching
+from kfp_osft.stages.resolve_dataset import s3
 from kfp_osft.stages.resolve_dataset.source import resolve
 
 #: Several parts of what is fetched at once, in rows that all differ.
@@ -32,18 +33,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(autouse=True)
-def environment(store: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a data connection puts into a pod, and nothing else: no profile, no machine that gives out credentials."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        **store.environment,
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_MAX_ATTEMPTS": "1",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-    }.items():
-        monkeypatch.setenv(name, value)
+def environment(store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.be_known(monkeypatch)
 
 
 @pytest.fixture
@@ -80,7 +71,7 @@ def test_an_object_is_fetched_with_its_name(store: S3Server, bucket: str, pvc: P
 def test_a_large_object_is_fetched_in_parts_at_once(
     store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(s3, "_PART_SIZE", 1 << 18)
+    monkeypatch.setattr(fetching, "_PART_SIZE", 1 << 18)
     store.put(bucket, "rows.jsonl", MANY)
 
     assert fetched(f"s3://{bucket}/rows.jsonl", pvc).read_bytes() == MANY
@@ -192,8 +183,8 @@ def test_an_earlier_copy_is_not_taken_when_the_store_cannot_be_asked(
 def test_an_object_that_changes_while_it_is_fetched_is_fetched_whole(
     store: S3Server, bucket: str, pvc: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ):
-    monkeypatch.setattr(s3, "_PART_SIZE", 1 << 18)
-    monkeypatch.setattr(s3, "_PARTS_AT_ONCE", 1)
+    monkeypatch.setattr(fetching, "_PART_SIZE", 1 << 18)
+    monkeypatch.setattr(fetching, "PARTS_AT_ONCE", 1)
     store.put(bucket, "rows.jsonl", MANY)
     versions = [MANY.replace(b"question", b"QUESTIO%d" % number) for number in range(times)]
     left = list(versions)
@@ -204,7 +195,7 @@ def test_an_object_that_changes_while_it_is_fetched_is_fetched_whole(
                 store.put(bucket, "rows.jsonl", left.pop(0))
             super().add(size)
 
-    monkeypatch.setattr(s3, "Progress", Progress)
+    monkeypatch.setattr(fetching, "Progress", Progress)
 
     uri = f"s3://{bucket}/rows.jsonl"
     if times == 1:
@@ -398,8 +389,8 @@ def test_objects_that_do_not_fit_on_the_disk_are_refused_before_they_are_fetched
 ):
     store.put(bucket, "rows.jsonl", MANY)
     # A disk on which everything but a byte less than this is taken.
-    free = download.shutil.disk_usage("/").free
-    monkeypatch.setattr(download, "_ROOM_TO_LEAVE", free - 1_000_000)
+    free = downloads.shutil.disk_usage("/").free
+    monkeypatch.setattr(downloads, "_ROOM_TO_LEAVE", free - 1_000_000)
 
     assert re.fullmatch(
         rf"dataset_uri=s3://{bucket}/rows\.jsonl: needs [\d.]+ MiB, but pvc_path={pvc} has .* free",
@@ -498,9 +489,9 @@ def test_objects_whose_keys_are_one_path_are_two_files(
     """AWS keeps such keys apart, which the store of the tests does not: its listing and answers are changed."""
     store.put(bucket, "p/x/a.jsonl", jsonl("one"))
     store.put(bucket, "p/other.jsonl", jsonl("two"))
-    make_client = s3._client
+    make_client = s3.open_store
 
-    def client_of_aws(place: s3._Place) -> object:
+    def client_of_aws(place: s3.Place) -> object:
         client = make_client(place)
 
         def rename(parsed: dict, **_: object) -> None:
@@ -514,7 +505,7 @@ def test_objects_whose_keys_are_one_path_are_two_files(
         client.meta.events.register_last("before-parameter-build.s3.GetObject", rename_back)
         return client
 
-    monkeypatch.setattr(s3, "_client", client_of_aws)
+    monkeypatch.setattr(s3, "open_store", client_of_aws)
 
     folder = fetched(f"s3://{bucket}/p", pvc)
 

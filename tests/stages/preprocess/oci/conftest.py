@@ -7,8 +7,8 @@ import pytest
 
 from fakes.registry import Layout, Registry
 from helpers.oci_models import below
-from kfp_osft.stages.preprocess.oci import registry as oci_registry
-from kfp_osft.stages.preprocess.oci.credentials import SECRET_VARIABLE
+from kfp_osft.shared.oci import registry as oci_registry
+from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
 
 
 @pytest.fixture(scope="session")

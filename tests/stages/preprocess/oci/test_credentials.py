@@ -24,7 +24,7 @@ from helpers.oci_models import (
     error_of,
     needs_registry,
 )
-from kfp_osft.stages.preprocess.oci.credentials import SECRET_VARIABLE, docker_auths
+from kfp_osft.shared.oci.credentials import SECRET_VARIABLE, docker_auths
 from kfp_osft.stages.preprocess.oci.model import pull_model
 
 AUTH = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

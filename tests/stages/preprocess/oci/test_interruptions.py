@@ -12,10 +12,10 @@ import pytest
 
 from fakes.registry import Gate, Layout, Registry
 from helpers.oci_models import MODEL, below, contents, error_of, is_clean, needs_registry, start_pull, wait_until
+from kfp_osft.shared.oci import registry as oci_registry
+from kfp_osft.shared.oci.registry import parse_reference
 from kfp_osft.shared.reporting import progress
-from kfp_osft.stages.preprocess.oci import registry as oci_registry
 from kfp_osft.stages.preprocess.oci.model import pull_model
-from kfp_osft.stages.preprocess.oci.registry import parse_reference
 
 
 @needs_registry
@@ -53,7 +53,7 @@ def test_a_connection_that_is_always_cut_is_reported(
         reference = gate.through(push(layout.tar(below("models"))))
         message = error_of(pull_model, reference, workspace)
 
-    assert message.startswith(f"training_base_model={reference}: cannot be pulled (skopeo: ")
+    assert message.startswith(f"training_base_model={reference}: cannot be copied (skopeo: ")
     assert "EOF" in message
     assert not list(workspace.rglob("config.json"))
 
@@ -106,7 +106,7 @@ def test_a_pull_killed_while_pulling_resumes_with_the_missing_layers(
         process.wait()
         assert not list(workspace.rglob("config.json"))
         # skopeo goes with it.
-        repository = parse_reference(reference).repository
+        repository = parse_reference(reference, "uri").repository
         wait_until(
             lambda: not [
                 process

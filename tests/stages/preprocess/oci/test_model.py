@@ -26,11 +26,11 @@ from fakes.registry import (
     link,
 )
 from helpers.oci_models import MODEL, OTHER, below, contents, error_of, is_clean, needs_registry, start_pull
+from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
+from kfp_osft.shared.oci.registry import parse_reference
 from kfp_osft.stages import preprocess
 from kfp_osft.stages.preprocess.base_model import BaseModel, check_base_model
-from kfp_osft.stages.preprocess.oci.credentials import SECRET_VARIABLE
 from kfp_osft.stages.preprocess.oci.model import pull_model, pulled_digest
-from kfp_osft.stages.preprocess.oci.registry import parse_reference
 from pytest_kfp_local import KfpLocal
 
 
@@ -70,7 +70,7 @@ def test_of_an_image_only_the_model_is_kept(
 
     assert contents(model) == MODEL | {"additional_chat_templates/tools.jinja": b"{{ messages }}"}
     assert model.is_relative_to(workspace) and is_clean(workspace)
-    assert model.name == parse_reference(reference).name
+    assert model.name == parse_reference(reference, "uri").name
 
 
 @needs_registry
@@ -160,7 +160,7 @@ def test_a_model_that_does_not_fit_is_reported_before_it_is_pulled(
     registry: Registry, layout: Layout, push: Callable, workspace: Path
 ):
     layer = layout.tar(below("models"), "gzip")
-    repository = parse_reference(push(layer, config=ARTIFACT_CONFIG)).repository
+    repository = parse_reference(push(layer, config=ARTIFACT_CONFIG), "uri").repository
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,

@@ -9,8 +9,8 @@ import pytest
 
 from fakes.registry import INDEX, Gate, Layout, Registry
 from helpers.oci_models import MODEL, OTHER, below, contents, error_of, needs_registry, weights
+from kfp_osft.shared.oci.registry import parse_reference
 from kfp_osft.stages.preprocess.oci.model import pull_model
-from kfp_osft.stages.preprocess.oci.registry import parse_reference
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from kfp_osft.stages.preprocess.oci.registry import parse_reference
     ],
 )
 def test_a_reference_is_read(base_model: str, parts: tuple):
-    assert parse_reference(base_model) == parts
+    assert parse_reference(base_model, "training_base_model") == parts
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_malformed_reference_is_rejected(base_model: str, workspace: Path):
 
 
 def test_a_password_in_a_reference_is_not_shown():
-    message = error_of(parse_reference, "oci://user:hunter2@quay.io/org/model")
+    message = error_of(parse_reference, "oci://user:hunter2@quay.io/org/model", "training_base_model")
 
     assert message.startswith("training_base_model=oci://***@quay.io/org/model is not allowed")
 
@@ -88,7 +88,7 @@ def test_a_missing_skopeo_is_reported(workspace: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PATH", str(workspace))
 
     assert error_of(pull_model, "oci://quay.io/org/model:1", workspace) == (
-        "training_base_model=oci://quay.io/org/model:1: oci:// models are pulled with skopeo, which is not installed "
+        "training_base_model=oci://quay.io/org/model:1: oci:// needs skopeo, which is not installed "
         "here; use a stage image that has it, or install the package skopeo on your computer (apt, dnf or "
         "brew)"
     )
@@ -177,7 +177,7 @@ def test_an_index_gives_its_amd64_image_or_its_only_one(
 
 @needs_registry
 def test_an_empty_index_is_reported(registry: Registry, push: Callable, layout: Layout, workspace: Path):
-    repository = parse_reference(push(layout.tar({}))).repository
+    repository = parse_reference(push(layout.tar({})), "uri").repository
     manifest = {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
     reference = registry.put_manifest(manifest, repository, "empty")
 

@@ -50,18 +50,19 @@ class Credentials:
             text = text.replace(secret, "***")
         return text
 
+    def missing(self, host: str) -> str | None:
+        """What to say where a config has no entry for a registry; None where it has, or where there is no config."""
+        hosts = {key.partition("/")[0] for key in self._auths or {}}
+        if self._auths is None or host in hosts or (host in _DOCKER_HUB and hosts & _DOCKER_HUB):
+            return None
+        return "it has no entry for this registry in 'auths'"
+
     def refused(self, host: str) -> str:
         """The message for a registry that refused these credentials."""
         if self._auths is None:
             state = "it is not set"
         else:
-            hosts = {key.partition("/")[0] for key in self._auths}
-            has_entry = host in hosts or (host in _DOCKER_HUB and hosts & _DOCKER_HUB)
-            state = (
-                "its entry for this registry was not accepted"
-                if has_entry
-                else "it has no entry for this registry in 'auths'"
-            )
+            state = self.missing(host) or "its entry for this registry was not accepted"
         return (
             f"the registry {host} denied access. It needs credentials in {SECRET_VARIABLE} (of the Secret "
             f"{_SECRET_NAME}, the content of a Docker config.json): {state}. Some registries also answer this way "

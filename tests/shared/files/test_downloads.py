@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from helpers.question_rows import files_in, put
-from kfp_osft.shared.files.manifests import read_manifest
-from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.resolve_dataset import download
-from kfp_osft.stages.resolve_dataset.download import (
+from kfp_osft.shared.files import downloads
+from kfp_osft.shared.files.downloads import (
     MANIFEST,
     check_room,
     explaining_a_full_disk,
     partial_download,
 )
+from kfp_osft.shared.files.manifests import read_manifest
+from kfp_osft.shared.reporting.errors import InputError
 
 
 class Interrupted(Exception):
@@ -74,7 +74,7 @@ def test_what_does_not_agree_with_its_mark_is_not_trusted(tmp_path: Path, damage
         if damage == "mark cut":
             # The line after a cut one is a line of its own.
             partial.mark("x", 2)
-            assert download.PartialDownload(partial.folder).trusted_bytes("x") == 2
+            assert downloads.PartialDownload(partial.folder).trusted_bytes("x") == 2
 
 
 def _download_the_same(folder: Path, answer) -> None:

@@ -1,8 +1,8 @@
 """An OCI registry: references to it, and skopeo, which talks to it.
 
 skopeo is in the stages' image, as it is what today's component pulls with; on a person's computer it comes from the
-system's packages. It knows the registries' ways of authentication, verifies TLS and each digest while it pulls, and
-pulls several layers at once.
+system's packages. It knows the registries' ways of authentication, verifies TLS and each digest, and copies several
+layers at once.
 """
 
 import contextlib
@@ -20,16 +20,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from kfp_osft.shared.network.certificates import REMEDY
 from kfp_osft.shared.network.retry import Backoff
+from kfp_osft.shared.oci.credentials import SECRET_VARIABLE, Credentials
 from kfp_osft.shared.processes.process_tree import start_watchdog
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.sizes import size_text
-from kfp_osft.stages.preprocess.oci.credentials import Credentials
 
 SCHEME = "oci://"
 
-_PARAMETER = "training_base_model"
 _ATTEMPTS = 4
 _FIRST_PAUSE = 2.0
 _SECONDS_TO_ANSWER = 120
@@ -79,18 +78,18 @@ class _Failure(Exception):
         self.passing = passing
 
 
-def parse_reference(base_model: str) -> Reference:
+def parse_reference(uri: str, parameter: str) -> Reference:
     """Reads oci://registry/repository[:tag][@sha256:digest]; the tag is `latest` where neither is given.
 
     Raises:
         InputError: the text is not such a reference.
     """
-    match = _REFERENCE.fullmatch(base_model.removeprefix(SCHEME))
+    match = _REFERENCE.fullmatch(uri.removeprefix(SCHEME))
     # How Docker distinguishes a registry from the first part of a repository.
     if not match or not (set(".:") & set(match["host"]) or match["host"] == "localhost"):
-        shown = re.sub(r"//[^/]*:[^/]*@", "//***@", base_model)
+        shown = re.sub(r"//[^/]*:[^/]*@", "//***@", uri)
         raise InputError(
-            f"{_PARAMETER}={shown} is not allowed; allowed: oci://registry/repository:tag or "
+            f"{parameter}={shown} is not allowed; allowed: oci://registry/repository:tag or "
             "oci://registry/repository@sha256:<64 hex digits>, the repository in lower case"
         )
     return Reference(match["host"], match["repository"], match["tag"] or "latest", match["digest"])
@@ -102,14 +101,15 @@ class Registry:
     Each method raises InputError if what it is asked for does not exist, cannot be pulled, or is not what it must be.
     """
 
-    def __init__(self, base_model: str, config: str | None) -> None:
-        """Args: see parse_reference and Credentials.
+    def __init__(self, uri: str, config: str | None, parameter: str) -> None:
+        """Args: see parse_reference and Credentials; parameter: where the URI was given, for messages.
 
         Raises:
-            InputError: base_model is not an oci:// reference, or the config is malformed.
+            InputError: uri is not an oci:// reference, or the config is malformed.
         """
-        self.reference = parse_reference(base_model)
-        self._base_model = base_model
+        self.reference = parse_reference(uri, parameter)
+        self._uri = uri
+        self._said = f"{parameter}={uri}"
         self._credentials = Credentials(config)
         self._manifests: dict[str, bytes] = {}
 
@@ -203,39 +203,64 @@ class Registry:
             for leftover in folder.glob("oci-put-blob*"):
                 leftover.unlink()
             # Keep layers as they are: skopeo would compress a file that is not a tar.
-            with (
-                self._command(
-                    "copy",
-                    "--quiet",
-                    self._tls("--src-tls-verify"),
-                    "--dest-oci-accept-uncompressed-layers",
-                    self.reference.at(digest),
-                    f"oci:{folder.name}:model",
-                ) as (command, options),
-                tempfile.TemporaryFile() as errors,
-            ):
-                # A process group of its own, which the watchdog kills.
-                # A relative path: in oci:PATH:NAME the path cannot contain a colon.
-                process = subprocess.Popen(
-                    command, cwd=folder.parent, stdout=errors, stderr=errors, start_new_session=True, **options
-                )
-                watchdog = start_watchdog(process.pid)
-                watch = _watcher(folder, size)
-                try:
-                    while process.poll() is None:
-                        with contextlib.suppress(subprocess.TimeoutExpired):
-                            process.wait(1)
-                        watch()
-                finally:
-                    process.kill()
-                    process.wait()
-                    watchdog.kill()
-                    watchdog.wait()
-                errors.seek(0)
-                if process.returncode:
-                    raise self._failure(errors.read())
+            arguments = (self._tls("--src-tls-verify"), "--dest-oci-accept-uncompressed-layers")
+            self._copy(folder, *arguments, self.reference.at(digest), f"oci:{folder.name}:model", watched=size)
 
         self._with_retries(fetch, lambda: size_of(folder / "blobs"))
+
+    def push(self, layout: Path) -> None:
+        """Pushes the image that an OCI layout holds under the name "model", byte for byte, to the reference's tag.
+
+        Blobs that the registry has already are not sent again, and the manifest comes last.
+        """
+        arguments = ("--preserve-digests", self._tls("--dest-tls-verify"))
+        self._with_retries(
+            lambda: self._copy(layout, *arguments, f"oci:{layout.name}:model", self.reference.at(None)), lambda: 0
+        )
+
+    def check_push(self) -> None:
+        """Sees, without asking the registry, that a push may begin.
+
+        Raises:
+            InputError: a digest instead of a tag, or skopeo is missing.
+        """
+        if self.reference.digest:
+            raise self._error("a model is pushed to a tag, not to a digest")
+        with self._command():
+            pass
+        if warning := self._credentials.missing(self.reference.host):
+            log(f"Warning: {self._said}: {SECRET_VARIABLE}: {warning}")
+
+    def _copy(self, folder: Path, *arguments: str, watched: int = 0) -> None:
+        """skopeo copy, from or to the layout in the folder.
+
+        Args:
+            watched: bytes that are to come to the folder; 0 where it only gives.
+        """
+        with (
+            self._command("copy", "--quiet", *arguments) as (command, options),
+            tempfile.TemporaryFile() as errors,
+        ):
+            # A process group of its own, which the watchdog kills.
+            # A relative path: in oci:PATH:NAME the path cannot contain a colon.
+            process = subprocess.Popen(
+                command, cwd=folder.parent, stdout=errors, stderr=errors, start_new_session=True, **options
+            )
+            watchdog = start_watchdog(process.pid)
+            watch = _watcher(folder, watched) if watched else lambda: None
+            try:
+                while process.poll() is None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(1)
+                    watch()
+            finally:
+                process.kill()
+                process.wait()
+                watchdog.kill()
+                watchdog.wait()
+            errors.seek(0)
+            if process.returncode:
+                raise self._failure(errors.read())
 
     @contextlib.contextmanager
     def _command(self, *arguments: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
@@ -243,7 +268,7 @@ class Registry:
         skopeo = shutil.which("skopeo")
         if skopeo is None:
             raise self._error(
-                "oci:// models are pulled with skopeo, which is not installed here; use a stage image that has it, "
+                "oci:// needs skopeo, which is not installed here; use a stage image that has it, "
                 "or install the package skopeo on your computer (apt, dnf or brew)"
             )
         environment = {key: value for key, value in os.environ.items() if _NEEDED_VARIABLES.fullmatch(key)}
@@ -266,11 +291,11 @@ class Registry:
                 pause, before = backoff.pause(got_further=now > before), now
                 if not failure.passing or pause is None:
                     raise self._error(str(failure)) from None
-                log(f"{self._base_model}: {failure}; trying again in {pause:g} s")
+                log(f"{self._uri}: {failure}; trying again in {pause:g} s")
                 time.sleep(pause)
 
     def _error(self, message: str) -> InputError:
-        return InputError(f"{_PARAMETER}={self._base_model}: {message}")
+        return InputError(f"{self._said}: {message}")
 
     def _failure(self, errors: bytes) -> _Failure:
         """What skopeo's output means, with its own last message."""
@@ -285,13 +310,13 @@ class Registry:
         found = (
             (passing, meaning) for pattern, passing, meaning in _MEANINGS if re.search(pattern, reason, re.IGNORECASE)
         )
-        passing, meaning = next(found, (True, "cannot be pulled"))
+        passing, meaning = next(found, (True, "cannot be copied"))
         return _Failure(f"{meaning or self._credentials.refused(self.reference.host)} (skopeo: {said})", passing)
 
 
 # Pattern in skopeo's message, whether another try may succeed, and what it means (None: credentials).
 _MEANINGS: Sequence[tuple[str, bool, str | None]] = (
-    (r"permission denied|read-only file system", False, "the workspace is not writable"),
+    (r"permission denied$|read-only file system", False, "the workspace is not writable"),
     (
         r"unauthorized|authentication required|denied|forbidden|invalid username/password|status(?: code)?:? 40[13]",
         False,

@@ -110,6 +110,9 @@ def measure(
     Raises:
         InputError: rows that cannot be read; a benchmark that does not exist, or lm-eval is not installed.
     """
+    if not any(model_dir.glob("*.safetensors")):
+        # Nothing tells such a model from another.
+        cache = None
     measures = ModelMeasures()
     by_kind = general_texts() if texts is None else texts
     jobs = [

@@ -151,7 +151,7 @@ def measure(
             result = job.found[job.name] = job.run(model, tokenizer)
             if file:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_manifest(file, key, result=asdict(result))
+                write_manifest(file, key, (), result=asdict(result))
     return measures
 
 

@@ -85,7 +85,10 @@ def _learnt(task: Task, base: Path, made_from: str, folder: Path, quiet: bool) -
     # The last model of this folder is final_model, which a later run may replace.
     model = run.model.resolve()
     kept = check_run(checkpoint_dir, model, matrices=_MATRICES, seconds=_SECONDS).verdict
-    write_manifest(folder / _DONE, made_from, model, model=str(model), held_out=held_out, kept=kept)
+    # The card beside the weights may still change.
+    write_manifest(
+        folder / _DONE, made_from, sorted(model.glob("*.safetensors")), model=str(model), held_out=held_out, kept=kept
+    )
     return LearntTask(task, model, Path(held_out), kept)
 
 

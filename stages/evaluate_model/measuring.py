@@ -110,6 +110,9 @@ def measure(
     Raises:
         InputError: rows that cannot be read; a benchmark that does not exist, or lm-eval is not installed.
     """
+    if not any(model_dir.glob("*.safetensors")):
+        # Nothing tells such a model from another.
+        cache = None
     measures = ModelMeasures()
     by_kind = general_texts() if texts is None else texts
     jobs = [
@@ -148,7 +151,7 @@ def measure(
             result = job.found[job.name] = job.run(model, tokenizer)
             if file:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_manifest(file, key, [], result=asdict(result))
+                write_manifest(file, key, (), result=asdict(result))
     return measures
 
 

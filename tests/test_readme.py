@@ -64,7 +64,7 @@ def test_the_links_lead_somewhere():
 
 
 def test_the_messages_that_the_readme_explains_are_in_the_code():
-    files = [file for room in ("shared", "stages") for file in (_ROOT / room).rglob("*.py")]
+    files = [file for room in ("shared", "stages", "pipelines") for file in (_ROOT / room).rglob("*.py")]
     sources = "".join(file.read_text(encoding="utf-8") for file in files)
     # A message may be broken over several literals of the source.
     joined = re.sub(r'"\n\s+f?"', "", sources)
@@ -121,43 +121,61 @@ def test_the_compile_command_of_the_readme_writes_the_files_and_the_code_can_be_
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_train_train_again_and_check(tmp_path: Path, tiny_model: Path, chat_rows: Path):
-    command, repeat_and_check = [command for command in _blocks(_README, "sh") if "kfp-osft run" in command]
+def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, tiny_model: Path, chat_rows: Path):
+    command, afterwards = [command for command in _blocks(_README, "sh") if "kfp-osft run" in command]
     _set_the_scene(tmp_path, tiny_model, chat_rows)
 
     output = _run_command(command, tmp_path)
 
-    assert (tmp_path / "out/final_model/model.safetensors").is_file()
+    first = (tmp_path / "out/final_model/model.safetensors").read_bytes()
     assert (tmp_path / "out/loss_chart.html").is_file()
     for words in ("[3/6] Train with OSFT", "step 8/8", "Loss  ", "Model  ", "Chart  "):
         assert words in output
     for noise in ("KFP Executor", "executor_input", "\x1b["):
         assert noise not in output
 
-    repeat, check = repeat_and_check.splitlines()
+    repeat, evaluate, check, compare, ask, train_on = afterwards.splitlines()
     _run_command(repeat, tmp_path)
-    assert (tmp_path / "again/final_model/model.safetensors").read_bytes() == (
-        tmp_path / "out/final_model/model.safetensors"
-    ).read_bytes()
-    assert "loss, held-out rows" in _run_command(check, tmp_path)
+    assert (tmp_path / "again/final_model/model.safetensors").read_bytes() == first
+    assert "held-out rows" in _run_command(evaluate, tmp_path)
+    assert "limited matrices" in _run_command(check, tmp_path)
+    _run_command(compare, tmp_path)
+    assert (tmp_path / "comparison.html").is_file()
+    _run_command(ask, tmp_path)
+    _run_command(train_on, tmp_path)
+    assert len([*(tmp_path / "out/models").iterdir()]) == 2
 
 
 @pytest.mark.slow
-def test_the_examples_of_the_stages_run_one_after_the_other(tmp_path: Path, tiny_model: Path, chat_rows: Path):
+def test_the_settings_and_the_sequence_of_the_readme_are_read(tmp_path: Path, tiny_model: Path, chat_rows: Path):
+    settings, tasks = _blocks(_README, "yaml")
+    _set_the_scene(tmp_path, tiny_model, chat_rows)
+    (tmp_path / "config.yaml").write_text(settings, encoding="utf-8")
+    (tmp_path / "tasks.yaml").write_text(tasks, encoding="utf-8")
+
+    assert "2 epochs" in _run_command("kfp-osft run config.yaml --dry-run", tmp_path)
+    _run_command("kfp-osft compile --sequence tasks.yaml", tmp_path)
+    assert (tmp_path / "compiled/osft_sequence.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_the_examples_in_python_run_one_after_the_other(tmp_path: Path, tiny_model: Path, chat_rows: Path):
     _set_the_scene(tmp_path, tiny_model, chat_rows)
     examples = [code for name in stages.__all__ for code in _blocks(_stage_readme(name), "python")]
     examples += [code for code in _blocks(_README, "python") if "local.init" in code]
-    assert len(examples) == len(stages.__all__) + 1
+    assert len(examples) == len(stages.__all__) + 2
 
     for number, code in enumerate(examples):
         _run([sys.executable, _written(tmp_path / f"example_{number}.py", code)], tmp_path)
 
     assert (tmp_path / "workspace/final_model/model.safetensors").is_file()
+    assert len([*tmp_path.glob("sweep/lr-*/final_model/model.safetensors")]) == 2
 
 
 def _set_the_scene(folder: Path, model: Path, rows: Path) -> None:
     (folder / "model").symlink_to(model)
-    (folder / "rows.jsonl").symlink_to(rows)
+    for name in ("rows.jsonl", "second.jsonl"):
+        (folder / name).symlink_to(rows)
 
 
 def _written(file: Path, code: str) -> str:

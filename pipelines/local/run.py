@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import sys
 import tempfile
 import warnings
@@ -16,7 +15,7 @@ from kfp_osft.pipelines.local.run_log import RunLog, without_colors
 from kfp_osft.pipelines.osft.sub_pipeline import OsftPipeline, PipelineSettings, build_osft_pipeline, osft_pipeline
 from kfp_osft.pipelines.osft.wiring import EvaluationPod
 from kfp_osft.shared.files.atomic import writable_folder
-from kfp_osft.shared.files.leftovers import remove_leftovers
+from kfp_osft.shared.files.leftovers import mark_of_this_process, remove_leftovers
 from kfp_osft.shared.files.ownership import OWNER_FILE, Owned, owned
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -181,10 +180,11 @@ def _wait_for_the_stage() -> None:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[None]:
-    """A folder for temporary files that is deleted after the run: KFP leaves each stage's program behind."""
-    remove_leftovers(_of_killed_runs())
+    """A folder for temporary files that is deleted after the run: KFP leaves each stage's program behind. Those of
+    killed runs go too."""
+    remove_leftovers(Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"))
     earlier = os.environ.get("TMPDIR")
-    with tempfile.TemporaryDirectory(prefix=f"{_TEMPORARY}{os.getpid()}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{_TEMPORARY}{mark_of_this_process()}") as folder:
         os.environ["TMPDIR"] = folder
         try:
             yield
@@ -192,17 +192,3 @@ def _temporary_folder() -> Iterator[None]:
             os.environ.pop("TMPDIR")
             if earlier is not None:
                 os.environ["TMPDIR"] = earlier
-
-
-def _of_killed_runs() -> Iterator[Path]:
-    """The temporary folders of processes that are no more, and could not remove them."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*"):
-        process = re.fullmatch(r"(\d+)-\w+", folder.name.removeprefix(_TEMPORARY))
-        if not process:
-            continue
-        try:
-            os.kill(int(process[1]), 0)
-        except ProcessLookupError:
-            yield folder
-        except (PermissionError, OverflowError):  # somebody else's, or no process id
-            continue

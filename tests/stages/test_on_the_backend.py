@@ -171,7 +171,7 @@ def test_a_training_that_is_complete_is_taken_from_the_workspace(pod: BackendPod
 
     (trained / "_internal_data_processing" / "data.jsonl").write_text("")
     about = {key: run[key] for key in ("trainjob_name", "osft", "about")}
-    write_manifest(trained / "osft_run.json", config["fingerprint"], (), **about)
+    write_manifest(trained / "osft_run.json", config["fingerprint"], (), checkpoint=None, **about)
 
     ran = complete(pod.run(stages.launch_trainjob, case))
 

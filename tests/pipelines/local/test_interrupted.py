@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kfp_osft.shared.files.leftovers import mark_of_this_process
+
 # A pipeline whose stage needs a second after Ctrl-C, as kfp.local starts one.
 RUN = """
 import subprocess, sys
@@ -30,8 +32,7 @@ def osft_pipeline(**arguments):
     with subprocess.Popen([sys.executable, "-c", STAGE, sys.argv[1]], stdout=subprocess.PIPE) as stage:
         stage.stdout.read()
 
-module.osft_pipeline = osft_pipeline
-module._run(Path(sys.argv[1]), {}, False)
+module._run(Path(sys.argv[1]), {}, False, osft_pipeline)
 """
 
 
@@ -63,7 +64,9 @@ def test_temporary_folders_of_killed_runs_are_removed_and_those_of_others_stay(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    left, used, others = (tmp_path / name for name in (f"kfp-osft-{dead.pid}-x", f"kfp-osft-{os.getpid()}-x", "y"))
+    ours = mark_of_this_process()
+    of_dead = ours.replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+    left, used, others = (tmp_path / name for name in (f"kfp-osft-{of_dead}x", f"kfp-osft-{ours}x", "y"))
     for folder in (left, used, others):
         folder.mkdir()
 

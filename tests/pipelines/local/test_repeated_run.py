@@ -84,7 +84,7 @@ def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tm
     cli.main(["run", "--from", str(model / "osft_run.json"), "--output-dir", str(tmp_path / "out"), "--seed", "3"])
 
     parameters = {**_parameters(base_model), "training_seed": 3}
-    assert calls == [(tmp_path / "out", str(rows), "train", parameters, False, "", "validation")]
+    assert calls == [(tmp_path / "out", str(rows), "train", parameters, False, "", "validation", None)]
 
 
 def test_the_run_becomes_a_config_file_that_is_the_same_run(

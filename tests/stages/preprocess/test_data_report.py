@@ -43,7 +43,7 @@ def test_a_long_sample_is_truncated_in_the_log_only(capsys: pytest.CaptureFixtur
 
     tell_report(told)
 
-    assert capsys.readouterr().out.splitlines()[-1] == "x" * 4000 + " ..." and len(told["sample"]) == 5000
+    assert capsys.readouterr().out.splitlines()[-1] == "    " + "x" * 4000 + " ..." and len(told["sample"]) == 5000
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,7 @@ DOORS = {
     "stages/preprocess/osft_coverage.py": "figures, to the process that asked",
     "stages/preprocess/report_page.py": "shown()",
     "stages/preprocess/runs_data.py": CANARY,
+    "stages/preprocess/samples.py": CANARY,
     "stages/preprocess/training_data.py": CANARY,
     "stages/render_loss_chart/chart.py": CANARY,
     "stages/resolve_dataset/http.py": OTHERS,

@@ -40,7 +40,7 @@ from kfp_osft.stages.preprocess.training_data import SCHEDULERS_OF_ARGUMENTS, pr
 def test_a_bad_parameter_is_reported_before_the_rows_are_read(
     error_of, chat_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: dict, message: str
 ):
-    monkeypatch.setattr(training_data, "_write_samples", None)
+    monkeypatch.setattr(training_data, "write_samples", None)
     parameters = {
         name: value.replace("{tmp}", str(tmp_path)) if isinstance(value, str) else value
         for name, value in parameters.items()

@@ -8,9 +8,10 @@ import ast
 import bz2
 import functools
 import io
+import json
 import re
-import tarfile
 import tokenize
+from collections.abc import Mapping
 from pathlib import Path
 
 import kfp_osft
@@ -41,22 +42,21 @@ def config_map_name() -> str:
 
 
 def package_archive() -> bytes:
-    """A tar.bz2 without times and owners, in a fixed order. bzip2 has one implementation, which gives the same bytes
-    everywhere (gzip's differ between zlib and zlib-ng). Docstrings and comments are blank lines in it: they would be a
-    third of its size, and `kubectl apply` accepts at most 262,144 bytes."""
-    files = _archived_files()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in sorted(files):
-            member = tarfile.TarInfo(name)
-            member.size = len(files[name])
-            archive.addfile(member, io.BytesIO(files[name]))
-    return bz2.compress(buffer.getvalue())
+    """The archive of _archived_files; see packed."""
+    return packed(_archived_files())
+
+
+def packed(files: Mapping[str, str]) -> bytes:
+    """JSON {name: source} compressed with bzip2, which has one implementation and so gives the same bytes everywhere
+    (gzip's differ between zlib and zlib-ng)."""
+    return bz2.compress(json.dumps(files, sort_keys=True, ensure_ascii=False).encode())
 
 
 @functools.cache
-def _archived_files() -> dict[str, bytes]:
-    return {name: without_words(content.decode()).encode() for name, content in package_files(FOLDER).items()}
+def _archived_files() -> dict[str, str]:
+    """Docstrings and comments are blank lines in it: they would be a third of its size, and `kubectl apply` accepts
+    at most 262,144 bytes."""
+    return {name: without_words(source) for name, source in package_files(FOLDER).items()}
 
 
 def without_words(source: str) -> str:

@@ -15,7 +15,7 @@ metadata:
   labels: {{app.kubernetes.io/name: kfp-osft, app.kubernetes.io/version: "{version}"}}
 immutable: true
 binaryData:
-  kfp_osft.tar.bz2: {archive}
+  kfp_osft.json.bz2: {archive}
 """
 _ROLE = """\
 ---

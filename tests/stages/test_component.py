@@ -1,3 +1,5 @@
+import bz2
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from kfp_osft import stages
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import STAGE_IMAGE, StageSettings, stage_settings
 from kfp_osft.stages.find_package import ARCHIVE, MOUNT_PATH
-from kfp_osft.stages.package import config_map_name, package_archive, package_digest
+from kfp_osft.stages.package import config_map_name, package_archive, package_digest, packed
 
 STAGES = [getattr(stages, name) for name in stages.__all__]
 # Some 400 kB of Workflow for the whole pipeline come from 16 kB a stage.
@@ -175,11 +177,22 @@ def test_other_code_than_was_compiled_is_not_imported_and_the_error_says_where_i
     other = tmp_path / "other/kfp_osft"
     other.mkdir(parents=True)
     (other / "__init__.py").write_text("print('imported')")
-    subprocess.run(["tar", "-cjf", archive, "-C", tmp_path / "other", "kfp_osft/__init__.py"], check=True)
+    archive.write_bytes(packed({"kfp_osft/__init__.py": "print('imported')"}))
 
     done = run_alone(mounted, tmp_path, KFP_OSFT_FOLDER=str(other))
     assert done.returncode == 1 and done.stdout == ""
     assert f"(another version is in {archive}) (another version is in {other})" in done.stderr
+
+
+def test_an_archive_with_names_outside_its_folder_writes_nothing(mounted, tmp_path):
+    archive = tmp_path / "mount" / Path(ARCHIVE).name
+    files = json.loads(bz2.decompress(package_archive()))
+    archive.write_bytes(packed(files | {"../../escaped.py": "", str(tmp_path / "absolute.py"): ""}))
+
+    done = run_alone(mounted, tmp_path)
+    assert done.returncode == 1
+    assert f"is missing (another version is in {archive})" in done.stderr
+    assert not [*tmp_path.rglob("*.py")]
 
 
 @pytest.mark.parametrize(

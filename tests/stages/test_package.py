@@ -1,26 +1,30 @@
 import ast
 import bz2
 import io
+import json
 import re
 import shutil
-import tarfile
 import tokenize
 from pathlib import Path
 
 from kfp_osft.stages.find_package import digest_of, package_files
-from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_archive, package_digest
+from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_archive, package_digest, packed
 
 
-def members():
-    with tarfile.open(fileobj=io.BytesIO(bz2.decompress(package_archive()))) as archive:
-        return archive.getmembers()
+def archived() -> dict[str, str]:
+    return json.loads(bz2.decompress(package_archive()))
 
 
 def test_the_archive_has_the_stages_and_what_they_share_but_no_pipelines_and_no_readme():
-    names = [member.name for member in members()]
+    names = archived().keys()
     assert {name.split("/")[1] for name in names} == {"__init__.py", "shared", "stages"}
     assert all(name.endswith(".py") for name in names)
     assert "kfp_osft/stages/preprocess/training_data.py" in names
+
+
+def test_the_archives_names_stay_below_the_folder_that_they_are_written_to():
+    for name in archived():
+        assert re.fullmatch(r"kfp_osft(/\w+)+\.py", name), name
 
 
 def test_the_archive_is_small_enough_for_kubectl_apply_as_a_config_map():
@@ -32,10 +36,16 @@ def test_the_config_maps_name_is_one_for_a_volume_too():
     assert re.fullmatch(r"kfp-osft-0-1-0-[0-9a-f]{10}", config_map_name())
 
 
-def test_the_archive_tells_nothing_of_the_machine_it_was_made_on():
-    for member in members():
-        owner = (member.uid, member.gid, member.uname, member.gname)
-        assert (member.mtime, owner, member.mode, member.isfile()) == (0, (0, 0, "", ""), 0o644, True)
+def test_the_archives_bytes_depend_on_nothing_but_names_and_sources():
+    files = archived()
+    assert packed(dict(reversed(files.items()))) == package_archive()
+    assert list(files) == sorted(files)
+
+
+def test_the_digest_tells_apart_which_text_is_a_name_and_which_a_source():
+    digests = {digest_of(files) for files in ({}, {"a": "bc"}, {"ab": "c"}, {"a": "b", "c": ""}, {"a": "", "c": "b"})}
+    assert len(digests) == 5
+    assert digest_of({"a": "1", "b": "2"}) == digest_of({"b": "2", "a": "1"})
 
 
 def test_the_archive_has_the_digest_that_stages_ask_for(tmp_path):
@@ -63,20 +73,16 @@ def test_a_folder_without_the_package_holds_no_files(tmp_path: Path):
     assert package_files(tmp_path) == package_files(tmp_path / "nowhere") == {}
 
 
-def test_the_archives_modules_are_the_sources_without_docstrings_and_comments_line_for_line(tmp_path: Path):
-    file = tmp_path / "archive"
-    file.write_bytes(package_archive())
-    archived, sources = package_files(file), package_files(FOLDER)
-    assert archived.keys() == sources.keys()
-    for name, content in archived.items():
-        assert content.count(b"\n") == sources[name].count(b"\n")
-        assert _code(content) == _code(sources[name]), name
-        assert not [
-            token for token in tokenize.tokenize(io.BytesIO(content).readline) if token.type == tokenize.COMMENT
-        ]
+def test_the_archives_modules_are_the_sources_without_docstrings_and_comments_line_for_line():
+    sources = package_files(FOLDER)
+    for name, source in archived().items():
+        assert source.count("\n") == sources[name].count("\n")
+        assert _code(source) == _code(sources[name]), name
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        assert not [token for token in tokens if token.type == tokenize.COMMENT]
 
 
-def _code(source: bytes) -> str:
+def _code(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:

@@ -12,7 +12,7 @@ from kfp_osft.stages.package import config_map_name, package_archive
 def test_the_manifest_is_the_code_the_role_and_its_binding():
     code, role, binding = yaml.safe_load_all(manifest())
     assert (code["kind"], code["metadata"]["name"], code["immutable"]) == ("ConfigMap", config_map_name(), True)
-    assert base64.b64decode(code["binaryData"]["kfp_osft.tar.bz2"]) == package_archive()
+    assert base64.b64decode(code["binaryData"]["kfp_osft.json.bz2"]) == package_archive()
     assert role["metadata"]["name"] == binding["roleRef"]["name"] == binding["metadata"]["name"] == "osft-launcher"
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "pipeline-runner-dspa"}]
 

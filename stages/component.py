@@ -19,7 +19,9 @@ from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.kubernetes_syntax import is_image
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import find_package
-from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_digest, without_words
+from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
+from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_digest
+from kfp_osft.stages.source_text import without_words
 from kfp_osft.stages.training_parameters import documented, with_training_parameters
 
 #: The image that the present OSFT component runs in: training-hub with a CPU torch, Python 3.12.
@@ -29,7 +31,7 @@ PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 _HEAD = """{source}
 
-find_package("{version}", "{digest}", "{archive_digest}", "{config_map}")
+find_package("{version}", "{digest}", "{archive}", "{archive_digest}", "{config_map}")
 from kfp_osft.shared.reporting.stage import begin_stage
 
 begin_stage()
@@ -131,7 +133,7 @@ class Stage(PythonComponent):
             task = super().__call__(*args, **kwargs)
         else:
             task = _component(self.python_func, self.options, settings)(*args, **kwargs)
-        mounts = {} if settings.package else {config_map_name(): find_package.MOUNT_PATH}
+        mounts = {} if settings.package else {config_map_name(): MOUNT_PATH}
         mounts |= {settings.certificates: certificates.MOUNT_PATH} if settings.certificates else {}
         from kfp import kubernetes
 
@@ -179,6 +181,7 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         source=inspect.getsource(find_package),
         version=kfp_osft.__version__,
         digest=package_digest(),
+        archive=ARCHIVE,
         archive_digest=archive_digest(),
         config_map=config_map_name(),
     )

@@ -9,9 +9,6 @@ import pathlib
 import sys
 import tempfile
 
-MOUNT_PATH = "/opt/kfp-osft"
-ARCHIVE = f"{MOUNT_PATH}/kfp_osft.json.bz2"
-
 
 def package_files(place):
     # Name -> source of the modules in an archive or in a folder kfp_osft; {} if there is neither.
@@ -25,13 +22,13 @@ def digest_of(files):
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def find_package(version, digest, archive_digest, config_map):
+def find_package(version, digest, archive, archive_digest, config_map):
     global package_copy
     spec = importlib.util.find_spec("kfp_osft")
     installed = spec and spec.origin and pathlib.Path(spec.origin).parent
     others = ""
     # Mounted, installed, or that of the process that runs kfp.local.
-    for place in (ARCHIVE, installed, os.environ.get("KFP_OSFT_FOLDER")):
+    for place in (archive, installed, os.environ.get("KFP_OSFT_FOLDER")):
         files = package_files(pathlib.Path(place)) if place else {}
         # The digest covers the names too: what is written below has the names that were compiled.
         if digest_of(files) in (digest, archive_digest):

@@ -4,20 +4,20 @@ The package is not embedded in the stages' components: Argo stores each byte of 
 Workflow, and four times more for each iteration of a loop. It comes from a ConfigMap, or is installed.
 """
 
-import ast
 import bz2
 import functools
-import io
 import json
 import re
-import tokenize
 from collections.abc import Mapping
 from pathlib import Path
 
 import kfp_osft
 from kfp_osft.stages.find_package import digest_of, package_files
+from kfp_osft.stages.source_text import without_words
 
 FOLDER = Path(next(iter(kfp_osft.__path__)))
+# What makes components and this archive, which no pod does: names of files in stages/ and below it.
+_ONLY_TO_COMPILE = ("component.py", "find_package.py", "package.py")
 
 
 @functools.cache
@@ -56,21 +56,8 @@ def packed(files: Mapping[str, str]) -> bytes:
 def _archived_files() -> dict[str, str]:
     """Docstrings and comments are blank lines in it: they would be a third of its size, and `kubectl apply` accepts
     at most 262,144 bytes."""
-    return {name: without_words(source) for name, source in package_files(FOLDER).items()}
-
-
-def without_words(source: str) -> str:
-    """A module without its docstrings and comments, line for line, so that tracebacks name the lines of the source."""
-    lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            words = node.body[0]
-            assert words.end_lineno is not None
-            # A body needs a statement.
-            lines[words.lineno - 1] = " " * words.col_offset + '""'
-            lines[words.lineno : words.end_lineno] = [""] * (words.end_lineno - words.lineno)
-    for token in tokenize.generate_tokens(io.StringIO("".join(f"{line}\n" for line in lines)).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column].rstrip()
-    return "".join(f"{line}\n" for line in lines)
+    return {
+        name: without_words(source)
+        for name, source in package_files(FOLDER).items()
+        if not (name.startswith("kfp_osft/stages/") and name.endswith(tuple(f"/{each}" for each in _ONLY_TO_COMPILE)))
+    }

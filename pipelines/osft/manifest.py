@@ -1,8 +1,10 @@
 """What an administrator applies to a project once per version: the stages' code and the rights of launch_trainjob."""
 
 import base64
+from pathlib import Path
 
 import kfp_osft
+from kfp_osft.stages.mount import ARCHIVE
 from kfp_osft.stages.package import config_map_name, package_archive
 
 _CONFIG_MAP = """\
@@ -15,7 +17,7 @@ metadata:
   labels: {{app.kubernetes.io/name: kfp-osft, app.kubernetes.io/version: "{version}"}}
 immutable: true
 binaryData:
-  kfp_osft.json.bz2: {archive}
+  {file}: {archive}
 """
 _ROLE = """\
 ---
@@ -62,6 +64,7 @@ def manifest(service_account: str = SERVICE_ACCOUNT, role: str = ROLE, with_role
     code = _CONFIG_MAP.format(
         version=kfp_osft.__version__,
         name=config_map_name(),
+        file=Path(ARCHIVE).name,
         archive=base64.b64encode(package_archive()).decode("ascii"),
     )
     return code + (_ROLE.format(role=role, service_account=service_account) if with_role else "")

@@ -20,7 +20,8 @@ import pytest
 from helpers.places import SHARED_DATA
 from kfp_osft.shared.files.run_workspace import MOUNT_PATH as WORKSPACE
 from kfp_osft.stages.component import Stage
-from kfp_osft.stages.find_package import ARCHIVE, MOUNT_PATH, digest_of, package_files
+from kfp_osft.stages.find_package import digest_of, package_files
+from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
 from kfp_osft.stages.package import FOLDER, package_digest, packed
 
 CASES = SHARED_DATA / "cases" / "backend"

@@ -11,7 +11,7 @@ from helpers.compiled_pipeline import compile_
 from kfp_osft import stages
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import STAGE_IMAGE, StageSettings, stage_settings
-from kfp_osft.stages.find_package import ARCHIVE, MOUNT_PATH
+from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
 from kfp_osft.stages.package import config_map_name, package_archive, package_digest, packed
 
 STAGES = [getattr(stages, name) for name in stages.__all__]

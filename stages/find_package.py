@@ -22,7 +22,7 @@ def digest_of(files):
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def find_package(version, digest, archive, archive_digest, config_map):
+def find_package(version, digest, archive, archive_digest, config_map, manifest):
     global package_copy
     spec = importlib.util.find_spec("kfp_osft")
     installed = spec and spec.origin and pathlib.Path(spec.origin).parent
@@ -44,6 +44,6 @@ def find_package(version, digest, archive, archive_digest, config_map):
         others += f" (another version is in {place})" if files else ""
     sys.exit(
         f"Error: this stage's code, kfp-osft {version} with digest {digest[:10]}, is missing{others}; 'oc apply' the "
-        f"kfp-osft.yaml that 'kfp-osft manifest' writes (ConfigMap {config_map}), install that version in the image, "
-        "or compile with --package."
+        f"{manifest} that 'kfp-osft compile' writes (ConfigMap {config_map}), install that version in the image, or "
+        "compile with --package."
     )

@@ -1,4 +1,4 @@
-"""kfp_osft as the stages need it: one archive, the same bytes on every machine, and the digest of its content.
+"""kfp_osft as the stages need it: archives, the same bytes on every machine, and the digests of their content.
 
 The package is not embedded in the stages' components: Argo stores each byte of a component five times in the run's
 Workflow, and four times more for each iteration of a loop. It comes from a ConfigMap, or is installed.
@@ -9,6 +9,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import kfp_osft
@@ -16,7 +17,7 @@ from kfp_osft.stages.find_package import digest_of, package_files
 from kfp_osft.stages.source_text import without_words
 
 FOLDER = Path(next(iter(kfp_osft.__path__)))
-# What makes components and this archive, which no pod does: names of files in stages/ and below it.
+# What makes components and these archives, which no pod does: names of files in stages/ and below it.
 _ONLY_TO_COMPILE = ("component.py", "find_package.py", "package.py")
 
 
@@ -26,38 +27,70 @@ def package_digest() -> str:
     return digest_of(package_files(FOLDER))
 
 
-@functools.cache
-def archive_digest() -> str:
-    """Digest of the files in the archive."""
-    return digest_of(_archived_files())
+@dataclass(frozen=True)
+class Archive:
+    """The code of some stages with all that they share, in a ConfigMap of its own.
 
-
-def config_map_name() -> str:
-    """Name of the ConfigMap with exactly this code, such as kfp-osft-0-1-0-0123456789.
-
-    KFP's driver names the pod's volume after it, and a volume's name is a DNS label: no dots.
+    Attributes:
+        name: begins the ConfigMap's name, and is the name of the YAML file with it.
+        stages: names of the stages.
     """
-    version = re.sub("[^a-z0-9]+", "-", kfp_osft.__version__.lower())
-    return f"kfp-osft-{version}-{package_digest()[:10]}"
+
+    name: str
+    stages: tuple[str, ...]
+
+    @property
+    def config_map(self) -> str:
+        """Name of the ConfigMap with exactly this code, such as kfp-osft-0-1-0-0123456789.
+
+        KFP's driver names the pod's volume after it, and a volume's name is a DNS label: no dots.
+        """
+        version = re.sub("[^a-z0-9]+", "-", kfp_osft.__version__.lower())
+        return f"{self.name}-{version}-{package_digest()[:10]}"
+
+    @property
+    def manifest(self) -> str:
+        """Name of the YAML file with the ConfigMap."""
+        return f"{self.name}.yaml"
+
+    @functools.cached_property
+    def files(self) -> dict[str, str]:
+        """The modules by name. Docstrings and comments are blank lines in them: they would be a third of the size, and
+        `kubectl apply` accepts at most 262,144 bytes."""
+        sources = package_files(FOLDER)
+        return {name: without_words(source) for name, source in sources.items() if self._holds(name)}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Digest of the files; see digest_of."""
+        return digest_of(self.files)
+
+    def content(self) -> bytes:
+        """The archive; see packed."""
+        return packed(self.files)
+
+    def _holds(self, name: str) -> bool:
+        _, layer, *inner = name.split("/")
+        if layer != "stages":
+            return True
+        return inner[-1] not in _ONLY_TO_COMPILE and (len(inner) == 1 or inner[0] in self.stages)
 
 
-def package_archive() -> bytes:
-    """The archive of _archived_files; see packed."""
-    return packed(_archived_files())
+#: osft_pipeline.
+CORE = Archive(
+    "kfp-osft",
+    ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "render_loss_chart", "export_model"),
+)
+#: The optional stage, so that the archive of the others has room to grow.
+EVALUATION = Archive("kfp-osft-evaluate", ("evaluate_model",))
+
+
+def archive_of(stage: str) -> Archive:
+    """The archive with the code of a stage."""
+    return EVALUATION if stage in EVALUATION.stages else CORE
 
 
 def packed(files: Mapping[str, str]) -> bytes:
     """JSON {name: source} compressed with bzip2, which has one implementation and so gives the same bytes everywhere
     (gzip's differ between zlib and zlib-ng)."""
     return bz2.compress(json.dumps(files, sort_keys=True, ensure_ascii=False).encode())
-
-
-@functools.cache
-def _archived_files() -> dict[str, str]:
-    """Docstrings and comments are blank lines in it: they would be a third of its size, and `kubectl apply` accepts
-    at most 262,144 bytes."""
-    return {
-        name: without_words(source)
-        for name, source in package_files(FOLDER).items()
-        if not (name.startswith("kfp_osft/stages/") and name.endswith(tuple(f"/{each}" for each in _ONLY_TO_COMPILE)))
-    }

@@ -190,8 +190,11 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
     )
     tail = (_TAIL_OF_TRAINING if hasattr(function, "__signature__") else "") + _TAIL
     tail = tail.format(function=function.__name__)
-    # Without docstrings: Argo stores the program five times.
-    command[-1] = re.sub(r"\n{3,}", "\n\n", without_words(head + command[-1] + tail))
+    # Argo stores the program five times. Blank lines stay between functions.
+    program = without_words(head + command[-1] + tail).lstrip()
+    command[-1] = re.sub(r"\n{2,}(?= )", "\n", re.sub(r"\n{3,}", "\n\n", program))
+    # As often the script that starts it, in which KFP aligns the arguments with blanks.
+    command[-2] = re.sub(" {2,}", " ", command[-2])
     if settings.package:
         # Like KFP itself without dependencies: the image has what the stages need.
         kfp = f"'kfp=={kfp_version}'"

@@ -43,7 +43,6 @@ def find_package(version, digest, archive, archive_digest, config_map, manifest)
             return
         others += f" (another version is in {place})" if files else ""
     sys.exit(
-        f"Error: this stage's code, kfp-osft {version} with digest {digest[:10]}, is missing{others}; 'oc apply' the "
-        f"{manifest} that 'kfp-osft compile' writes (ConfigMap {config_map}), install that version in the image, or "
-        "compile with --package."
+        f"Error: this stage's code, kfp-osft {version}, is missing{others}; 'oc apply' the {manifest} that 'kfp-osft "
+        f"compile' writes (ConfigMap {config_map}), install that version in the image, or compile with --package."
     )

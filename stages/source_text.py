@@ -12,9 +12,10 @@ def without_words(source: str) -> str:
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             words = node.body[0]
             assert words.end_lineno is not None
+            lines[words.lineno - 1 : words.end_lineno] = [""] * (words.end_lineno - words.lineno + 1)
             # A body needs a statement.
-            lines[words.lineno - 1] = " " * words.col_offset + '""'
-            lines[words.lineno : words.end_lineno] = [""] * (words.end_lineno - words.lineno)
+            if len(node.body) == 1:
+                lines[words.lineno - 1] = " " * words.col_offset + '""'
     for token in tokenize.generate_tokens(io.StringIO("".join(f"{line}\n" for line in lines)).readline):
         if token.type == tokenize.COMMENT:
             row, column = token.start

@@ -1,6 +1,7 @@
 import bz2
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from kfp_osft import stages
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import STAGE_IMAGE, StageSettings, stage_settings
 from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
-from kfp_osft.stages.package import CORE, EVALUATION, package_digest, packed
+from kfp_osft.stages.package import CORE, EVALUATION, packed
 
 STAGES = [getattr(stages, name) for name in stages.__all__]
 # Some 400 kB of Workflow for the whole pipeline come from 16 kB a stage.
@@ -54,6 +55,13 @@ def mounted(tmp_path):
 def test_a_stages_command_is_small_because_argo_keeps_it_five_times(component):
     arguments = [*container(component).command, *container(component).args]
     assert sum(len(str(argument).encode()) for argument in arguments) < ARGUMENT_LIMIT
+
+
+@pytest.mark.parametrize("component", STAGES, ids=stages.__all__)
+def test_a_stages_program_has_blank_lines_only_between_its_functions(component):
+    program = container(component).command[-1]
+    assert not re.search(r"\n\n( |\n)", program) and not re.search(r'^ *""$|^ *#', program, re.MULTILINE)
+    assert "  " not in container(component).command[-2]
 
 
 @pytest.mark.parametrize("component", STAGES, ids=stages.__all__)
@@ -183,9 +191,9 @@ def test_code_that_is_not_there_is_one_sentence_with_three_ways_out(component, a
     done = run_alone(head(component), tmp_path)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
-        f"Error: this stage's code, kfp-osft 0.1.0 with digest {package_digest()[:10]}, is missing; 'oc apply' the "
-        f"{file} that 'kfp-osft compile' writes (ConfigMap {archive.config_map}), install that version in the image, "
-        "or compile with --package.\n"
+        f"Error: this stage's code, kfp-osft 0.1.0, is missing; 'oc apply' the {file} that 'kfp-osft "
+        f"compile' writes (ConfigMap {archive.config_map}), install that version in the image, or compile with "
+        "--package.\n"
     )
 
 

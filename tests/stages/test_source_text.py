@@ -17,9 +17,14 @@ def test_a_module_keeps_its_code_and_its_lines_but_no_docstrings_and_comments():
         assert without_words(text) == text
 
 
+def test_a_body_of_a_docstring_alone_stays_a_body():
+    text = without_words('class Refused(Exception):\n    """Not allowed,\n    at all."""\n')
+    assert text == 'class Refused(Exception):\n    ""\n\n'
+
+
 def _code(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            node.body[0] = ast.Pass()
+            node.body = node.body[1:] or [ast.Pass()]
     return ast.dump(tree)

@@ -20,9 +20,9 @@ import pytest
 from helpers.places import SHARED_DATA
 from kfp_osft.shared.files.run_workspace import MOUNT_PATH as WORKSPACE
 from kfp_osft.stages.component import Stage
-from kfp_osft.stages.find_package import digest_of, package_files
+from kfp_osft.stages.find_package import digest_of
 from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
-from kfp_osft.stages.package import FOLDER, package_digest, packed
+from kfp_osft.stages.package import CORE, packed
 
 CASES = SHARED_DATA / "cases" / "backend"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the recorded inputs of the real driver are not available")
@@ -57,7 +57,7 @@ class Ran:
 
 
 class BackendPod:
-    """The pods of one run, one after another, with a common workspace.
+    """The pods of one run of osft_pipeline, one after another, with a common workspace.
 
     Attributes:
         workspace: stands for /kfp-workspace.
@@ -70,10 +70,7 @@ class BackendPod:
         for name in (WORKSPACE.name, "s3", "tmp", "outputs", "mount"):
             (folder / name).mkdir(parents=True)
         # The stage must look for the workspace where it is here.
-        files = {
-            name: source.replace(f'"{WORKSPACE}"', f'"{self.workspace}"')
-            for name, source in package_files(FOLDER).items()
-        }
+        files = {name: source.replace(f'"{WORKSPACE}"', f'"{self.workspace}"') for name, source in CORE.files.items()}
         self._digest = digest_of(files)
         (folder / "mount" / Path(ARCHIVE).name).write_bytes(packed(files))
 
@@ -101,7 +98,7 @@ class BackendPod:
         executor = _RUN_EXECUTOR.format(s3=self._s3)
         changed = {
             MOUNT_PATH: str(self._folder / "mount"),
-            package_digest(): self._digest,
+            CORE.digest: self._digest,
             _EXECUTOR: f'python3 -c "{executor}"',
         }
         arguments = [*command, *(str(part).replace("{{$}}", json.dumps(case)) for part in container.args)]

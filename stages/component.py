@@ -19,7 +19,9 @@ from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.kubernetes_syntax import is_image
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages import find_package
-from kfp_osft.stages.package import FOLDER, archive_digest, config_map_name, package_digest, without_words
+from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
+from kfp_osft.stages.package import FOLDER, archive_of, package_digest
+from kfp_osft.stages.source_text import without_words
 from kfp_osft.stages.training_parameters import documented, with_training_parameters
 
 #: The image that the present OSFT component runs in: training-hub with a CPU torch, Python 3.12.
@@ -29,7 +31,7 @@ PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 _HEAD = """{source}
 
-find_package("{version}", "{digest}", "{archive_digest}", "{config_map}")
+find_package("{version}", "{digest}", "{archive}", "{archive_digest}", "{config_map}", "{manifest}")
 from kfp_osft.shared.reporting.stage import begin_stage
 
 begin_stage()
@@ -54,7 +56,7 @@ class StageSettings:
     Attributes:
         image: container image.
         package: requirement that pip installs in each stage to bring kfp_osft, such as "kfp-osft==0.1.0" or a wheel's
-            URL; when empty, the code comes from the image or from the ConfigMap that `kfp-osft manifest` prints.
+            URL; when empty, the code comes from the image or from the ConfigMaps that `kfp-osft manifest` prints.
         pip: False for a cluster without a package index: the image must contain what the stages need.
         pull_policy: imagePullPolicy of the image, one of PULL_POLICIES; empty leaves it to Kubernetes.
         certificates: name of a ConfigMap with certificate authorities that the stages trust in addition to the public
@@ -120,6 +122,7 @@ class Stage(PythonComponent):
     def __init__(self, function: Callable, options: dict[str, Any]) -> None:
         self.options = options
         component = _component(function, options, StageSettings())
+        self.config_map = archive_of(function.__name__).config_map
         super().__init__(component.component_spec, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> dsl.PipelineTask:
@@ -131,7 +134,7 @@ class Stage(PythonComponent):
             task = super().__call__(*args, **kwargs)
         else:
             task = _component(self.python_func, self.options, settings)(*args, **kwargs)
-        mounts = {} if settings.package else {config_map_name(): find_package.MOUNT_PATH}
+        mounts = {} if settings.package else {self.config_map: MOUNT_PATH}
         mounts |= {settings.certificates: certificates.MOUNT_PATH} if settings.certificates else {}
         from kfp import kubernetes
 
@@ -175,17 +178,23 @@ def _component(function: Callable, options: dict[str, Any], settings: StageSetti
         described.description = None
     # KFP puts the program's source last in the command (component_factory).
     command = spec.implementation.container.command
+    archive = archive_of(function.__name__)
     head = _HEAD.format(
         source=inspect.getsource(find_package),
         version=kfp_osft.__version__,
         digest=package_digest(),
-        archive_digest=archive_digest(),
-        config_map=config_map_name(),
+        archive=ARCHIVE,
+        archive_digest=archive.digest,
+        config_map=archive.config_map,
+        manifest=archive.manifest,
     )
     tail = (_TAIL_OF_TRAINING if hasattr(function, "__signature__") else "") + _TAIL
     tail = tail.format(function=function.__name__)
-    # Without docstrings: Argo stores the program five times.
-    command[-1] = re.sub(r"\n{3,}", "\n\n", without_words(head + command[-1] + tail))
+    # Argo stores the program five times. Blank lines stay between functions.
+    program = without_words(head + command[-1] + tail).lstrip()
+    command[-1] = re.sub(r"\n{2,}(?= )", "\n", re.sub(r"\n{3,}", "\n\n", program))
+    # As often the script that starts it, in which KFP aligns the arguments with blanks.
+    command[-2] = re.sub(" {2,}", " ", command[-2])
     if settings.package:
         # Like KFP itself without dependencies: the image has what the stages need.
         kfp = f"'kfp=={kfp_version}'"

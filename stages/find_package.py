@@ -1,52 +1,48 @@
 """The head of each stage's program: finds the kfp_osft it was compiled with, and checks it before importing it."""
 
+import bz2
 import hashlib
 import importlib.util
+import json
 import os
 import pathlib
 import sys
-import tarfile
 import tempfile
-
-MOUNT_PATH = "/opt/kfp-osft"
-ARCHIVE = f"{MOUNT_PATH}/kfp_osft.tar.bz2"
 
 
 def package_files(place):
-    # Name -> content of the files in a folder kfp_osft or an archive of one; {} if there is neither.
+    # Name -> source of the modules in an archive or in a folder kfp_osft; {} if there is neither.
     if place.is_file():
-        with tarfile.open(place) as archive:
-            return {file.name: content.read() for file in archive if (content := archive.extractfile(file))}
-    modules = [*place.glob("__init__.py"), *(place / "shared").rglob("*.py"), *(place / "stages").rglob("*.py")]
-    return {f"kfp_osft/{file.relative_to(place).as_posix()}": file.read_bytes() for file in modules}
+        return json.loads(bz2.decompress(place.read_bytes()))
+    modules = [*place.glob("__init__.py"), *place.glob("shared/**/*.py"), *place.glob("stages/**/*.py")]
+    return {file.relative_to(place.parent).as_posix(): file.read_bytes().decode() for file in modules}
 
 
 def digest_of(files):
-    lines = [f"{name} {hashlib.sha256(files[name]).hexdigest()}\n" for name in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def find_package(version, digest, archive_digest, config_map):
+def find_package(version, digest, archive, archive_digest, config_map, manifest):
     global package_copy
     spec = importlib.util.find_spec("kfp_osft")
     installed = spec and spec.origin and pathlib.Path(spec.origin).parent
     others = ""
     # Mounted, installed, or that of the process that runs kfp.local.
-    for place in (ARCHIVE, installed, os.environ.get("KFP_OSFT_FOLDER")):
+    for place in (archive, installed, os.environ.get("KFP_OSFT_FOLDER")):
         files = package_files(pathlib.Path(place)) if place else {}
+        # The digest covers the names too: what is written below has the names that were compiled.
         if digest_of(files) in (digest, archive_digest):
             if place != installed:
                 # The folder is deleted when the program ends.
                 package_copy = tempfile.TemporaryDirectory(prefix="kfp_osft_")
-                for name, content in files.items():
+                for name, source in files.items():
                     file = pathlib.Path(package_copy.name, name)
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(content)
+                    file.write_bytes(source.encode())
                 sys.path.insert(0, package_copy.name)
             return
         others += f" (another version is in {place})" if files else ""
     sys.exit(
-        f"Error: this stage's code, kfp-osft {version} with digest {digest[:10]}, is missing{others}; 'oc apply' the "
-        f"kfp-osft.yaml that 'kfp-osft manifest' writes (ConfigMap {config_map}), install that version in the image, "
-        "or compile with --package."
+        f"Error: this stage's code, kfp-osft {version}, is missing{others}; 'oc apply' the {manifest} that 'kfp-osft "
+        f"compile' writes (ConfigMap {config_map}), install that version in the image, or compile with --package."
     )

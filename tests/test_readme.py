@@ -113,6 +113,7 @@ def test_the_compile_command_of_the_readme_writes_the_files_and_the_code_can_be_
     assert {file.name for file in (tmp_path / "compiled").iterdir()} == {
         "osft_pipeline.yaml",
         "kfp-osft.yaml",
+        "kfp-osft-evaluate.yaml",
         *(f"{name}.yaml" for name in stages.__all__),
     }
     assert (tmp_path / apply.split()[-1]).is_file()

@@ -34,7 +34,8 @@ def add_to(commands: Subcommands) -> None:
     parser = commands.add_parser(
         "compile",
         help="write the YAML to upload to a cluster",
-        description="Writes osft_pipeline.yaml and one YAML for each stage.",
+        description="Writes osft_pipeline.yaml and one YAML for each stage, to upload, and kfp-osft.yaml and "
+        "kfp-osft-evaluate.yaml with the stages' code, to apply to the project.",
     )
     add_output_dir(parser, "compiled", "YAML files")
     parser.add_argument(
@@ -77,7 +78,8 @@ def add_to(commands: Subcommands) -> None:
         default="",
         metavar="REQUIREMENT",
         help="requirement that pip installs in the stages to bring kfp-osft: kfp-osft==0.1.0 or a wheel's URL "
-        "(default: none, the code comes from the ConfigMap in kfp-osft.yaml or from the image)",
+        "(default: none, the code comes from the ConfigMaps in kfp-osft.yaml and kfp-osft-evaluate.yaml, or from the "
+        "image)",
     )
     for purpose in SECRET_PURPOSES:
         parser.add_argument(
@@ -92,13 +94,15 @@ def add_to(commands: Subcommands) -> None:
     parser.add_argument(
         "--evaluate",
         action="store_true",
-        help="add evaluate_model, which measures the exported model beside its base model, to osft_pipeline",
+        help="add evaluate_model, which measures the exported model beside its base model, to osft_pipeline; apply "
+        "kfp-osft-evaluate.yaml to the project too",
     )
     parser.add_argument(
         "--sequence",
         type=Path,
         metavar="tasks.yaml",
-        help="write osft_sequence.yaml too: the tasks of this file one after the other, each evaluated",
+        help="write osft_sequence.yaml too: the tasks of this file one after the other, each evaluated; apply "
+        "kfp-osft-evaluate.yaml to the project too",
     )
     pod = parser.add_argument_group("the pod of evaluate_model, with --evaluate or --sequence")
     pod.add_argument("--evaluation-cpu", default=None, metavar="QUANTITY", help="CPU cores (default: 4)")

@@ -47,7 +47,8 @@ def train_model(
         validation_uri: Rows to hold out from the training, as dataset_uri of resolve_dataset; empty for none.
         validation_uri_split: Split of validation_uri.
         evaluation: Parameters of evaluate_model by name, such as {"max_forgetting": 0.05, "gate": True}; {} for its
-            defaults. It then runs on the exported model, and `.after(task)` waits for it. None for no evaluation.
+            defaults. It then runs on the exported model, and `.after(task)` waits for it; on a cluster its code comes
+            from kfp-osft-evaluate.yaml. None for no evaluation.
 
     Returns:
         A task whose outputs are output_model, output_metrics, output_loss_chart and Output ("training completed"); with

@@ -7,17 +7,19 @@ import yaml
 from kfp import compiler
 
 from kfp_osft import stages
-from kfp_osft.pipelines.osft.manifest import manifest
+from kfp_osft.pipelines.osft.manifest import evaluation_manifest, manifest
 from kfp_osft.pipelines.osft.stage_pipelines import build_stage_pipeline
 from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings, build_osft_pipeline
 from kfp_osft.pipelines.osft.workflow_size import MOST, estimate
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.stages.package import CORE, EVALUATION
 
-MANIFEST = "kfp-osft.yaml"
+#: What brings the stages' code to a project, by file name.
+MANIFESTS = {CORE.manifest: manifest, EVALUATION.manifest: evaluation_manifest}
 
 
 def compile_all(folder: Path, settings: PipelineSettings | None = None) -> list[Path]:
-    """Writes osft_pipeline.yaml, one YAML per stage and kfp-osft.yaml; the same sources give the same bytes.
+    """Writes osft_pipeline.yaml, one YAML per stage, and the MANIFESTS; the same sources give the same bytes.
 
     Args:
         folder: created if missing.
@@ -35,8 +37,9 @@ def compile_all(folder: Path, settings: PipelineSettings | None = None) -> list[
     pipelines |= {name: build_stage_pipeline(name, settings) for name in stages.__all__}
     files = [compile_pipeline(pipeline, folder / f"{name}.yaml") for name, pipeline in pipelines.items()]
     if not settings.stages.package:
-        (folder / MANIFEST).write_text(manifest(), encoding="utf-8")
-        files.append(folder / MANIFEST)
+        for name, text in MANIFESTS.items():
+            (folder / name).write_text(text(), encoding="utf-8")
+            files.append(folder / name)
     return files
 
 

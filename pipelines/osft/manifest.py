@@ -1,12 +1,14 @@
 """What an administrator applies to a project once per version: the stages' code and the rights of launch_trainjob."""
 
 import base64
+from pathlib import Path
 
 import kfp_osft
-from kfp_osft.stages.package import config_map_name, package_archive
+from kfp_osft.stages.mount import ARCHIVE
+from kfp_osft.stages.package import CORE, EVALUATION, Archive
 
 _CONFIG_MAP = """\
-# The code of the stages of kfp-osft {version}. Versions can coexist: each pipeline names the one it was compiled with,
+# The code of {stages} of kfp-osft {version}. Versions can coexist: each pipeline names the one it was compiled with,
 # and an upgrade does not affect running pipelines.
 apiVersion: v1
 kind: ConfigMap
@@ -15,7 +17,7 @@ metadata:
   labels: {{app.kubernetes.io/name: kfp-osft, app.kubernetes.io/version: "{version}"}}
 immutable: true
 binaryData:
-  kfp_osft.tar.bz2: {archive}
+  {file}: {archive}
 """
 _ROLE = """\
 ---
@@ -52,16 +54,27 @@ ROLE = "osft-launcher"
 
 
 def manifest(service_account: str = SERVICE_ACCOUNT, role: str = ROLE, with_role: bool = True) -> str:
-    """YAML of the ConfigMap with the stages' code, and of the Role and RoleBinding of launch_trainjob.
+    """YAML of the ConfigMap with the code of osft_pipeline's stages, and of launch_trainjob's Role and RoleBinding.
 
     Args:
         service_account: service account of the pipeline's pods; the Role is bound to it.
         role: name of Role and RoleBinding.
         with_role: False leaves out the Role and RoleBinding.
     """
-    code = _CONFIG_MAP.format(
+    role_of_launcher = _ROLE.format(role=role, service_account=service_account) if with_role else ""
+    return _config_map(CORE, "the stages") + role_of_launcher
+
+
+def evaluation_manifest() -> str:
+    """YAML of the ConfigMap with the code of evaluate_model, which needs no Role."""
+    return _config_map(EVALUATION, "evaluate_model, the optional stage,")
+
+
+def _config_map(archive: Archive, stages: str) -> str:
+    return _CONFIG_MAP.format(
+        stages=stages,
         version=kfp_osft.__version__,
-        name=config_map_name(),
-        archive=base64.b64encode(package_archive()).decode("ascii"),
+        name=archive.config_map,
+        file=Path(ARCHIVE).name,
+        archive=base64.b64encode(archive.content()).decode("ascii"),
     )
-    return code + (_ROLE.format(role=role, service_account=service_account) if with_role else "")

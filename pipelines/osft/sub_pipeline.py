@@ -29,7 +29,7 @@ from kfp_osft.shared.parameters.evaluation_parameters import EVALUATION_PARAMETE
 from kfp_osft.shared.parameters.kubernetes_syntax import is_name
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import StageSettings, stage_settings
-from kfp_osft.stages.package import config_map_name
+from kfp_osft.stages.package import CORE, EVALUATION
 
 #: Purpose of a Secret -> its keys, which are also the names of the environment variables. All Secrets are optional.
 SECRET_KEYS = {
@@ -102,9 +102,14 @@ class PipelineSettings:
         return dsl.WorkspaceConfig(size=self.workspace_size, kubernetes=dsl.KubernetesWorkspaceConfig(patch))
 
 
-def _with_source(settings: StageSettings) -> Callable[[Callable], Callable]:
+def _with_source(settings: PipelineSettings) -> Callable[[Callable], Callable]:
     """Puts the version, and where the stages' code comes from, into a docstring."""
-    code = f"pip install {settings.package}" if settings.package else f"ConfigMap {config_map_name()}, or the image"
+    if settings.stages.package:
+        code = f"pip install {settings.stages.package}"
+    elif settings.evaluation:
+        code = f"ConfigMaps {CORE.config_map} and {EVALUATION.config_map}, or the image"
+    else:
+        code = f"ConfigMap {CORE.config_map}, or the image"
 
     def decorate(function: Callable) -> Callable:
         function.__doc__ = (function.__doc__ or "").replace("VERSION", __version__).replace("SOURCE", code)
@@ -143,7 +148,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
         pipeline_config=dsl.PipelineConfig(workspace=settings.workspace()),
     )
     @with_defaults(settings.defaults)
-    @_with_source(settings.stages)
+    @_with_source(settings)
     @partial(pipeline_parameters, more=more)
     def osft_pipeline(
         dataset_uri: str,

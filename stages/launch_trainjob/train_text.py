@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from kfp_osft.stages.package import without_words
+from kfp_osft.stages.source_text import without_words
 
 # In the order in which they are defined: a part may use those before it.
 _PARTS = (

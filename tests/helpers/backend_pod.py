@@ -5,15 +5,12 @@ Differences from a real pod: the folders at the root (/kfp-workspace, /s3, the C
 the test, pip installs nothing, and the random user may read all files, as Python may be installed in a home folder.
 """
 
-import bz2
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,9 @@ import pytest
 from helpers.places import SHARED_DATA
 from kfp_osft.shared.files.run_workspace import MOUNT_PATH as WORKSPACE
 from kfp_osft.stages.component import Stage
-from kfp_osft.stages.find_package import ARCHIVE, MOUNT_PATH, digest_of, package_files
-from kfp_osft.stages.package import FOLDER, package_digest
+from kfp_osft.stages.find_package import digest_of
+from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
+from kfp_osft.stages.package import CORE, packed
 
 CASES = SHARED_DATA / "cases" / "backend"
 needs_cases = pytest.mark.skipif(not CASES.is_dir(), reason="the recorded inputs of the real driver are not available")
@@ -59,7 +57,7 @@ class Ran:
 
 
 class BackendPod:
-    """The pods of one run, one after another, with a common workspace.
+    """The pods of one run of osft_pipeline, one after another, with a common workspace.
 
     Attributes:
         workspace: stands for /kfp-workspace.
@@ -72,12 +70,9 @@ class BackendPod:
         for name in (WORKSPACE.name, "s3", "tmp", "outputs", "mount"):
             (folder / name).mkdir(parents=True)
         # The stage must look for the workspace where it is here.
-        files = {
-            name: content.replace(f'"{WORKSPACE}"'.encode(), f'"{self.workspace}"'.encode())
-            for name, content in package_files(FOLDER).items()
-        }
+        files = {name: source.replace(f'"{WORKSPACE}"', f'"{self.workspace}"') for name, source in CORE.files.items()}
         self._digest = digest_of(files)
-        (folder / "mount" / Path(ARCHIVE).name).write_bytes(_archive(files))
+        (folder / "mount" / Path(ARCHIVE).name).write_bytes(packed(files))
 
     def case(self, name: str) -> dict[str, Any]:
         """The recorded input of a stage from the real driver, with this pod's paths."""
@@ -103,7 +98,7 @@ class BackendPod:
         executor = _RUN_EXECUTOR.format(s3=self._s3)
         changed = {
             MOUNT_PATH: str(self._folder / "mount"),
-            package_digest(): self._digest,
+            CORE.digest: self._digest,
             _EXECUTOR: f'python3 -c "{executor}"',
         }
         arguments = [*command, *(str(part).replace("{{$}}", json.dumps(case)) for part in container.args)]
@@ -175,13 +170,3 @@ def _upload(place: Path) -> dict[str, bytes]:
     if place.is_file():
         return {"": place.read_bytes()}
     return {str(file.relative_to(place)): file.read_bytes() for file in sorted(place.rglob("*")) if file.is_file()}
-
-
-def _archive(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return bz2.compress(buffer.getvalue())

@@ -8,13 +8,13 @@ from kfp import dsl
 from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
 
 from kfp_osft.shared.network import certificates
-from kfp_osft.stages import find_package
+from kfp_osft.stages.mount import MOUNT_PATH
 
 STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
 LAUNCH = ["launch-trainjob"]
 HUB = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "export-model"]
 #: Where the stages mount their own code, and certificate authorities.
-OWN_MOUNTS = (find_package.MOUNT_PATH, certificates.MOUNT_PATH)
+OWN_MOUNTS = (MOUNT_PATH, certificates.MOUNT_PATH)
 PYTHON_IMAGE = "python:3.11"
 WORKSPACE = dsl.WorkspaceConfig(
     size="1Gi", kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch={"accessModes": ["ReadWriteMany"]})

@@ -324,6 +324,7 @@ def test_compile_writes_the_pipeline_and_the_stages_and_prints_their_paths(tmp_p
         f"{name}.yaml"
         for name in (
             "kfp-osft",
+            "kfp-osft-evaluate",
             "osft_pipeline",
             "resolve_dataset",
             "preprocess",

@@ -1,4 +1,7 @@
+import bz2
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +12,8 @@ from helpers.compiled_pipeline import compile_
 from kfp_osft import stages
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import STAGE_IMAGE, StageSettings, stage_settings
-from kfp_osft.stages.find_package import ARCHIVE, MOUNT_PATH
-from kfp_osft.stages.package import config_map_name, package_archive, package_digest
+from kfp_osft.stages.mount import ARCHIVE, MOUNT_PATH
+from kfp_osft.stages.package import CORE, EVALUATION, packed
 
 STAGES = [getattr(stages, name) for name in stages.__all__]
 # Some 400 kB of Workflow for the whole pipeline come from 16 kB a stage.
@@ -42,7 +45,7 @@ def mounted(tmp_path):
     """The head of a stage, with the archive at a place of the test's."""
     archive = tmp_path / "mount" / Path(ARCHIVE).name
     archive.parent.mkdir()
-    archive.write_bytes(package_archive())
+    archive.write_bytes(CORE.content())
     source = head(stages.launch_trainjob)
     assert MOUNT_PATH in source
     return source.replace(MOUNT_PATH, str(archive.parent))
@@ -52,6 +55,13 @@ def mounted(tmp_path):
 def test_a_stages_command_is_small_because_argo_keeps_it_five_times(component):
     arguments = [*container(component).command, *container(component).args]
     assert sum(len(str(argument).encode()) for argument in arguments) < ARGUMENT_LIMIT
+
+
+@pytest.mark.parametrize("component", STAGES, ids=stages.__all__)
+def test_a_stages_program_has_blank_lines_only_between_its_functions(component):
+    program = container(component).command[-1]
+    assert not re.search(r"\n\n( |\n)", program) and not re.search(r'^ *""$|^ *#', program, re.MULTILINE)
+    assert "  " not in container(component).command[-2]
 
 
 @pytest.mark.parametrize("component", STAGES, ids=stages.__all__)
@@ -66,8 +76,8 @@ def test_a_stage_in_a_pipeline_mounts_the_code_whether_it_is_there_or_not():
     platform = compile_(callers).platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert platform["exec-collect-metrics"]["configMapAsVolume"] == [
         {
-            "configMapName": config_map_name(),
-            "configMapNameParameter": {"runtimeValue": {"constant": config_map_name()}},
+            "configMapName": CORE.config_map,
+            "configMapNameParameter": {"runtimeValue": {"constant": CORE.config_map}},
             "mountPath": MOUNT_PATH,
             "optional": True,
         },
@@ -80,6 +90,15 @@ def test_a_stage_in_a_pipeline_mounts_the_code_whether_it_is_there_or_not():
     ]
 
 
+def test_the_optional_stage_mounts_its_own_code_at_the_same_place():
+    def callers():
+        stages.evaluate_model(pvc_path="/data")
+
+    platform = compile_(callers).platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    mounts = platform["exec-evaluate-model"]["configMapAsVolume"]
+    assert (mounts[0]["configMapName"], mounts[0]["mountPath"]) == (EVALUATION.config_map, MOUNT_PATH)
+
+
 def test_no_other_config_map_is_mounted_where_the_settings_name_none():
     def callers():
         with stage_settings(StageSettings(certificates="")):
@@ -87,7 +106,7 @@ def test_no_other_config_map_is_mounted_where_the_settings_name_none():
 
     platform = compile_(callers).platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     mounts = platform["exec-collect-metrics"]["configMapAsVolume"]
-    assert [mount["configMapName"] for mount in mounts] == [config_map_name()]
+    assert [mount["configMapName"] for mount in mounts] == [CORE.config_map]
 
 
 def test_an_image_with_a_blank_is_refused():
@@ -160,13 +179,21 @@ def test_the_code_of_the_parent_process_is_found_where_kfp_local_makes_an_enviro
     assert done.returncode == 0, done.stderr
 
 
-def test_code_that_is_not_there_is_one_sentence_with_three_ways_out(tmp_path):
-    done = run_alone(head(stages.launch_trainjob), tmp_path)
+@pytest.mark.parametrize(
+    ("component", "archive", "file"),
+    [
+        (stages.launch_trainjob, CORE, "kfp-osft.yaml"),
+        (stages.evaluate_model, EVALUATION, "kfp-osft-evaluate.yaml"),
+    ],
+    ids=["launch_trainjob", "evaluate_model"],
+)
+def test_code_that_is_not_there_is_one_sentence_with_three_ways_out(component, archive, file, tmp_path):
+    done = run_alone(head(component), tmp_path)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr == (
-        f"Error: this stage's code, kfp-osft 0.1.0 with digest {package_digest()[:10]}, is missing; 'oc apply' the "
-        f"kfp-osft.yaml that 'kfp-osft manifest' writes (ConfigMap {config_map_name()}), install that version in the "
-        "image, or compile with --package.\n"
+        f"Error: this stage's code, kfp-osft 0.1.0, is missing; 'oc apply' the {file} that 'kfp-osft "
+        f"compile' writes (ConfigMap {archive.config_map}), install that version in the image, or compile with "
+        "--package.\n"
     )
 
 
@@ -175,11 +202,22 @@ def test_other_code_than_was_compiled_is_not_imported_and_the_error_says_where_i
     other = tmp_path / "other/kfp_osft"
     other.mkdir(parents=True)
     (other / "__init__.py").write_text("print('imported')")
-    subprocess.run(["tar", "-cjf", archive, "-C", tmp_path / "other", "kfp_osft/__init__.py"], check=True)
+    archive.write_bytes(packed({"kfp_osft/__init__.py": "print('imported')"}))
 
     done = run_alone(mounted, tmp_path, KFP_OSFT_FOLDER=str(other))
     assert done.returncode == 1 and done.stdout == ""
     assert f"(another version is in {archive}) (another version is in {other})" in done.stderr
+
+
+def test_an_archive_with_names_outside_its_folder_writes_nothing(mounted, tmp_path):
+    archive = tmp_path / "mount" / Path(ARCHIVE).name
+    files = json.loads(bz2.decompress(CORE.content()))
+    archive.write_bytes(packed(files | {"../../escaped.py": "", str(tmp_path / "absolute.py"): ""}))
+
+    done = run_alone(mounted, tmp_path)
+    assert done.returncode == 1
+    assert f"is missing (another version is in {archive})" in done.stderr
+    assert not [*tmp_path.rglob("*.py")]
 
 
 @pytest.mark.parametrize(

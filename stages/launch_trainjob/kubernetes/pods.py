@@ -19,10 +19,10 @@ from kfp_osft.shared.processes.pod import cache_folders
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.memory import check_pod
-from kfp_osft.stages import find_package
 from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import progress_port
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 from kfp_osft.stages.launch_trainjob.train_trackers import is_of_unwanted_tracker
+from kfp_osft.stages.mount import MOUNT_PATH as STAGES_MOUNT_PATH
 
 _GPU = "nvidia.com/gpu"
 _NO_ACCELERATORS = ("cpu", "memory", "ephemeral-storage", "storage", "hugepages-")
@@ -30,7 +30,7 @@ _DEFAULTS = {parameter.name: parameter.default for parameter in ALL_PARAMETERS}
 # The launcher's own: the training needs no credentials of the cluster, and installs nothing.
 _LAUNCHERS_OWN = ("KUBERNETES_", "KFP_", "OSFT_", "PIP_")
 # Useless to the training: its script is self-contained, and the certificate authorities are in the workspace.
-_LAUNCHERS_MOUNTS = (find_package.MOUNT_PATH, certificates.MOUNT_PATH)
+_LAUNCHERS_MOUNTS = (STAGES_MOUNT_PATH, certificates.MOUNT_PATH)
 _SHARED_MEMORY = "/dev/shm"
 #: Secrets that the training may need and that the launcher passes on if it has only their values.
 HANDED_ON_SECRETS = ("HF_TOKEN",)

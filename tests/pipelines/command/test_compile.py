@@ -9,7 +9,7 @@ from kfp_osft.pipelines.command import compile_
 from kfp_osft.pipelines.command.compile_ import form_defaults
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import PULL_POLICIES, STAGE_IMAGE
-from kfp_osft.stages.package import config_map_name
+from kfp_osft.stages.package import CORE, EVALUATION
 
 DIGEST = f"registry.example.com/team/kfp-osft@sha256:{'0' * 64}"
 
@@ -85,7 +85,8 @@ def test_the_form_says_of_each_parameter_where_it_belongs_and_what_is_required(c
 @pytest.mark.parametrize(
     ("options", "source"),
     [
-        ([], f"ConfigMap {config_map_name()}, or the image"),
+        ([], f"ConfigMap {CORE.config_map}, or the image"),
+        (["--evaluate"], f"ConfigMaps {CORE.config_map} and {EVALUATION.config_map}, or the image"),
         (["--package", "kfp-osft==0.1.0"], "pip install kfp-osft==0.1.0"),
     ],
 )

@@ -13,7 +13,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 # Other tests may put another folder in the place of kfp_osft.shared; this one is the repository's.
 from helpers.places import COMPILED
 from kfp_osft import stages
-from kfp_osft.pipelines.osft.compiling import MANIFEST, compile_all
+from kfp_osft.pipelines.osft.compiling import MANIFESTS, compile_all
 from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import StageSettings
@@ -21,7 +21,7 @@ from kfp_osft.stages.component import StageSettings
 # The version of KFP that compiled/ is made with; it writes its own version into the files.
 KFP_VERSION = "2.17.0"
 PIPELINES = ["osft_pipeline.yaml", *(f"{name}.yaml" for name in stages.__all__)]
-NAMES = [*PIPELINES, "kfp-osft.yaml"]
+NAMES = [*PIPELINES, "kfp-osft.yaml", "kfp-osft-evaluate.yaml"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -138,7 +138,7 @@ def _containers(folder: Path) -> list[dict]:
     return [
         executor["container"]
         for file in sorted(folder.glob("*.yaml"))
-        if file.name != MANIFEST
+        if file.name not in MANIFESTS
         for executor in next(yaml.safe_load_all(file.read_text(encoding="utf-8")))["deploymentSpec"][
             "executors"
         ].values()

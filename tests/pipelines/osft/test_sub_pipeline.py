@@ -13,7 +13,7 @@ from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.pipelines.parameter_groups import group_of
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
-from kfp_osft.stages.package import config_map_name
+from kfp_osft.stages.package import CORE
 
 STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
 PARAMETER_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
@@ -186,7 +186,7 @@ def test_all_stages_mount_the_code_and_the_clusters_certificate_authorities(plat
         assert [
             (item["configMapName"], item["mountPath"], item["optional"]) for item in config["configMapAsVolume"]
         ] == [
-            (config_map_name(), "/opt/kfp-osft", True),
+            (CORE.config_map, "/opt/kfp-osft", True),
             ("odh-trusted-ca-bundle", "/etc/pki/tls/custom-certs", True),
         ]
 

@@ -114,7 +114,6 @@ DOORS = {
     "stages/launch_trainjob/train_script.py": TRAINING,
     "stages/launch_trainjob/train_trackers.py": TRAINING,
     "stages/launch_trainjob/train_validation.py": TRAINING,
-    "stages/package.py": OTHERS,
     "stages/preprocess/artifact_model.py": OTHERS,
     "stages/preprocess/hub_model.py": "a commit's digest",
     "stages/preprocess/oci/layers.py": OTHERS,

@@ -6,8 +6,8 @@ import pytest
 from helpers.training_configs import task_config, training_config, with_osft, workspace_task_config
 from kfp_osft.shared.network import certificates
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages import find_package
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import training_pods, unexpanded
+from kfp_osft.stages.mount import MOUNT_PATH
 
 HF_REFERENCE = {"secretKeyRef": {"name": "hf-token", "key": "HF_TOKEN", "optional": True}}
 
@@ -261,7 +261,7 @@ def test_the_stages_own_volumes_and_pips_settings_stay_with_the_launcher():
         env=[{"name": "PIP_INDEX_URL", "value": "https://user:password@index"}],
         volumes=[{"name": "code", "configMap": {"name": "code"}}, {"name": "ca", "configMap": {"name": "ca"}}],
         volume_mounts=[
-            {"name": "code", "mountPath": find_package.MOUNT_PATH},
+            {"name": "code", "mountPath": MOUNT_PATH},
             {"name": "ca", "mountPath": certificates.MOUNT_PATH},
         ],
     )

@@ -20,16 +20,18 @@ def mark_of_this_process() -> str:
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Removes the files and folders that bear the mark of a process of this machine that is gone, or that nobody has
-    written to for a day; others may be in use.
+    """Removes the files and folders that bear the mark of a process of this machine that is gone, and those without
+    such a mark that nobody has written to for a day; others may be in use.
 
     Other processes may remove the same ones at the same time.
     """
     for path in paths:
-        if not _process_is_gone(path.name):
+        lives = _process_lives(path.name)
+        if lives is None:
             written = max(_times_of_change(path), default=None)
-            if written is None or time.time() - written <= _SECONDS_OF_A_DAY:
-                continue
+            lives = written is None or time.time() - written <= _SECONDS_OF_A_DAY
+        if lives:
+            continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -37,17 +39,19 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
                 path.unlink()
 
 
-def _process_is_gone(name: str) -> bool:
+def _process_lives(name: str) -> bool | None:
+    """Whether the process whose mark the name bears lives; None for a name without a mark of this machine."""
     found = re.search(rf"{_mark_of_machine()}-(\d+)-", name)
+    if not found:
+        return None
     try:
-        if found:
-            os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        # Somebody else's, or no process id.
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
         return False
-    return False
+    except OSError:
+        # Somebody else's.
+        return True
+    return True
 
 
 def machine() -> str:

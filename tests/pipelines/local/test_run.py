@@ -1,9 +1,7 @@
 """Local runs: two in one output folder, and what killed ones left."""
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,19 +46,3 @@ def test_a_second_run_in_one_output_folder_is_refused_until_the_first_has_ended(
     with pytest.raises(Runs):
         local_run.run_locally(output, "org/rows", "train", {"training_base_model": "org/model"})
     assert not (output / OWNER_FILE).exists()
-
-
-def test_the_temporary_folders_of_killed_runs_go_and_those_of_living_ones_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    yesterday = time.time() - 2 * 24 * 60 * 60
-    old, living, young, other = (
-        tmp_path / name
-        for name in (f"kfp-osft-{ended.pid}-a", f"kfp-osft-{os.getpid()}-a", f"kfp-osft-{ended.pid}-b", "kfp-osft-abc")
-    )
-    for folder in (old, living, young, other):
-        folder.mkdir()
-        os.utime(folder, None if folder == young else (yesterday, yesterday))
-    with local_run._temporary_folder():
-        assert [folder.exists() for folder in (old, living, young, other)] == [False, True, True, True]

@@ -1,10 +1,12 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from kfp_osft.shared.files import leftovers
-from kfp_osft.shared.files.leftovers import remove_leftovers
+from kfp_osft.shared.files.leftovers import mark_of_this_process, remove_leftovers
 
 
 def test_what_nobody_has_written_to_for_a_day_goes(tmp_path: Path):
@@ -47,3 +49,17 @@ def test_what_another_process_removes_meanwhile_is_no_error(tmp_path: Path, monk
     monkeypatch.setattr(leftovers.time, "time", somebody_was_faster)
 
     remove_leftovers([tmp_path / "never there", vanishes])
+
+
+def test_what_bears_the_mark_of_a_living_process_stays_however_old_and_that_of_a_dead_one_goes(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ours = mark_of_this_process()
+    old, left = tmp_path / f"{ours}old", tmp_path / f"{ours.replace(f'-{os.getpid()}-', f'-{dead.pid}-')}new"
+    for folder in (old, left):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+
+    remove_leftovers([old, left])
+
+    assert old.exists() and not left.exists()

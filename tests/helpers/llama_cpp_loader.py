@@ -43,6 +43,8 @@ def said(gguf: Path, prompt: list[int]) -> dict[str, Any]:
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(gguf)
+    # Rounded keys and values decide between two tokens that are nearly as likely.
+    parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.n_ctx, parameters.n_parallel, parameters.warmup = 256, 1, False
     answer = xllamacpp.Server(parameters).handle_completions(
         # Beside the text, which has no token whose bytes are a part of a character.

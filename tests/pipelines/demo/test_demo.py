@@ -52,7 +52,7 @@ def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_p
     before, after = _before_and_after("held-out rows", output)
     assert after < before / 2
     kept = re.search(
-        r"Weights  kept: <?([\d.]+)% of the change at most lies in the directions to keep .* looked at \d+ of 210 ",
+        r"Weights  kept: <?([\d.]+)% of the change at most lies in the directions to keep.* looked at \d+ of 210 ",
         output,
     )
     assert kept, output[-3000:]
@@ -74,7 +74,7 @@ def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_p
     again = _demo(tmp_path / "demo")
 
     assert "step 1/" not in again
-    assert again.count(": used again") == 2
+    assert again.count("used again") >= 2
 
 
 def test_the_examples_training_parameters_are_allowed():

@@ -7,8 +7,8 @@ from typing import Any
 
 from kfp_osft.pipelines.command.options import Subcommands, add_output_dir
 from kfp_osft.pipelines.command.parameter_options import value_of
-from kfp_osft.shared.parameters.declarations import Parameter
 from kfp_osft.shared.parameters.evaluation_parameters import EVALUATION_PARAMETERS
+from kfp_osft.shared.parameters.parameter import Parameter
 
 
 def add_to(commands: Subcommands) -> None:

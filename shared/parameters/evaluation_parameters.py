@@ -3,7 +3,7 @@ command have them by these names."""
 
 import math
 
-from kfp_osft.shared.parameters.declarations import Parameter
+from kfp_osft.shared.parameters.parameter import Parameter
 
 EVALUATION_PARAMETERS: tuple[Parameter, ...] = (
     Parameter(

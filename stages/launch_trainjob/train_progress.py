@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.stages.launch_trainjob.train_end import SAY
+from kfp_osft.stages.launch_trainjob.train_steps import NewSteps
 
 TERMINATION_LOG = "/dev/termination-log"
 SERVER_URL, SERVER_CA, SERVER_TOKEN = (
@@ -52,7 +53,7 @@ class Progress:
     """
 
     def __init__(self, metrics_file: Path, read_from: int, epochs: int) -> None:
-        self._file, self._offset, self._epochs = metrics_file, read_from, epochs
+        self._steps, self._epochs = NewSteps(metrics_file, read_from), epochs
         self._lock = threading.Lock()
         self._step: dict[str, Any] = {}
         self._seconds: list[float] = []
@@ -68,7 +69,8 @@ class Progress:
             complete: the training has ended well.
         """
         with self._lock:
-            self._read()
+            for new in self._steps.read():
+                self._took(new)
             step, epochs = _whole(self._step.get("step")), max(1, self._epochs)
             total = _whole(self._step.get("steps_per_epoch")) * epochs
             # A resumed training may count on, and an odd last batch make one step more.
@@ -91,24 +93,6 @@ class Progress:
             if self._validation_loss is not None:
                 status["evalMetrics"] = {"loss": self._validation_loss}
             return status
-
-    def _read(self) -> None:
-        try:
-            with self._file.open("rb") as file:
-                file.seek(self._offset)
-                text = file.read()
-        except OSError:
-            return
-        # The last line may be half written.
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                step = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(step, dict) and "step" in step:
-                self._took(step)
 
     def _took(self, step: dict[str, Any]) -> None:
         # The first step pays for the start.

@@ -4,9 +4,9 @@ mini-trainer starts MLflow or Weights & Biases as soon as it finds their variabl
 for other purposes, and fails where the package is not installed.
 """
 
+import contextlib
 import datetime
 import importlib.util
-import json
 import math
 import os
 import socket
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.stages.launch_trainjob.train_end import UNMENDABLE, end
+from kfp_osft.stages.launch_trainjob.train_steps import NewSteps
 
 TENSORBOARD = "tensorboard"
 _TRACKERS = ("mlflow", "wandb", TENSORBOARD)
@@ -92,7 +93,7 @@ class StepEvents:
     """
 
     def __init__(self, metrics_file: Path, read_from: int, folder: Path) -> None:
-        self._metrics_file, self._offset, self._events = metrics_file, read_from, EventFile(folder)
+        self._steps, self._events = NewSteps(metrics_file, read_from), EventFile(folder)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -102,28 +103,18 @@ class StepEvents:
         self._ended.set()
         self._thread.join()
         self._read()
-        self._events.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
 
     def _watch(self) -> None:
         while not self._ended.wait(_SECONDS_BETWEEN_EVENTS):
             self._read()
 
     def _read(self) -> None:
-        if not self._metrics_file.exists():
-            return
-        with self._metrics_file.open("rb") as file:
-            file.seek(self._offset)
-            text = file.read()
-        # The last line may be half written.
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                step = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(step, dict) and isinstance(step.get("step"), int):
-                self._events.add(step["step"], _scalars(step), _seconds(step.get("timestamp")))
+        # A full disk, or a figure that no float32 holds, costs events and not the training.
+        with contextlib.suppress(OSError, OverflowError):
+            for step in self._steps.read():
+                self._events.add(int(step["step"]), _scalars(step), _seconds(step.get("timestamp")))
 
 
 def _scalars(step: Mapping[str, Any]) -> dict[str, float]:

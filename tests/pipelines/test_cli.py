@@ -11,7 +11,7 @@ from kfp_osft.pipelines.cli import main
 from kfp_osft.pipelines.command import compile_
 from kfp_osft.pipelines.local.before import PlannedRun
 from kfp_osft.shared.files.atomic import writable_folder
-from kfp_osft.shared.parameters.declarations import TRAINING_PARAMETERS
+from kfp_osft.shared.parameters.contract_parameters import TRAINING_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
 COMMAND = Path(sys.executable).with_name("kfp-osft")

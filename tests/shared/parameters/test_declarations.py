@@ -4,12 +4,9 @@ import inspect
 import pytest
 
 from kfp_osft.shared.parameters.checking import check_parameters
-from kfp_osft.shared.parameters.declarations import (
-    ALL_PARAMETERS,
-    FSDP_SHARDING_STRATEGIES,
-    LR_SCHEDULERS,
-    TRAINING_PARAMETERS,
-)
+from kfp_osft.shared.parameters.contract_parameters import TRAINING_PARAMETERS
+from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.values import FSDP_SHARDING_STRATEGIES, LR_SCHEDULERS
 from kfp_osft.shared.reporting.errors import InputError
 
 # The contract's table: name, type, whether it is Optional, default.

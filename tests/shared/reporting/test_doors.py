@@ -107,6 +107,7 @@ DOORS = {
     "stages/launch_trainjob/train_attendance.py": TRAINING,
     "stages/launch_trainjob/train_decomposition.py": TRAINING,
     "stages/launch_trainjob/train_end.py": TRAINING,
+    "stages/launch_trainjob/train_on_cpu.py": TRAINING,
     "stages/launch_trainjob/train_progress.py": TRAINING,
     "stages/launch_trainjob/train_projection.py": TRAINING,
     "stages/launch_trainjob/train_result.py": TRAINING,

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kfp_osft.stages.launch_trainjob import train_script
+from kfp_osft.stages.launch_trainjob import train_on_cpu, train_script
 from kfp_osft.stages.launch_trainjob.train_text import train_text
 
 # Stand-ins for the packages of a training image: they write down what reaches them.
@@ -238,7 +238,7 @@ def test_run_as_a_command_it_gives_torchrun_a_file_with_the_same_text(run):
 def test_on_the_cpu_it_takes_the_number_of_processes_that_was_asked_for_else_one(run, given, used):
     process, seen = run({"nproc_per_node": given})
     assert seen["args"]["nproc_per_node"] == used
-    threads = max(1, train_script.usable_cores() // used)
+    threads = max(1, train_on_cpu.usable_cores() // used)
     assert seen["env"]["OMP_NUM_THREADS"] == str(threads)
     assert f"training on the CPU, processes: {used}, threads of each: {threads}" in process.stdout
 

@@ -2,6 +2,7 @@ import datetime
 import json
 import math
 import struct
+from pathlib import Path
 
 import google_crc32c
 import pytest
@@ -55,3 +56,9 @@ def test_steps_become_events_once_with_a_validation_where_it_was_made(tmp_path, 
     assert b"eval/loss" in first and b"train/loss" in first
     # Neither a number nor measured there.
     assert b"train/learning_rate" in second and b"loss" not in second
+
+
+def test_a_figure_that_no_float_of_the_event_file_holds_does_not_end_the_training(tmp_path: Path):
+    metrics_file = tmp_path / "training_metrics_0.jsonl"
+    metrics_file.write_text('{"step": 1, "loss": 1e39}\n')
+    StepEvents(metrics_file, 0, tmp_path / "events").end()

@@ -12,7 +12,7 @@ import pytest
 from fakes.hub import HubServer
 from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.model.folder import model_folder, safetensors_header
-from kfp_osft.shared.parameters.declarations import LR_SCHEDULERS
+from kfp_osft.shared.parameters.values import LR_SCHEDULERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.base_model import (
     BaseModel,

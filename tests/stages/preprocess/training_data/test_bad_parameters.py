@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from helpers.preprocess_rows import ANSWER, QUESTION
-from kfp_osft.shared.parameters.declarations import LR_SCHEDULERS
+from kfp_osft.shared.parameters.values import LR_SCHEDULERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess import training_data
 from kfp_osft.stages.preprocess.base_model import check_lr_scheduler

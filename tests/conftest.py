@@ -1,9 +1,10 @@
 """Fixtures of all tests, from bare to full: a tiny model, rows, kfp.local in a folder of the test's."""
 
 import builtins
+import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,15 @@ TINY_TRAINING = {
     "training_learning_rate": 1e-3,
     "training_num_epochs": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def environment_as_before() -> Iterator[None]:
+    """The command sets variables for the stages that it starts; the next test in this process must not see them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ |= before
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,6 @@ def rows(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # plan_run sets them for the stages.
-    for name in ("OSFT_LAUNCHER", "PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        monkeypatch.setenv(name, "")
 
 
 @pytest.mark.slow

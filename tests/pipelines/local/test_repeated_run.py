@@ -87,12 +87,7 @@ def test_the_command_runs_it_again(model: Path, base_model: Path, rows: Path, tm
     assert calls == [(tmp_path / "out", str(rows), "train", parameters, False, "", "validation", None)]
 
 
-def test_the_run_becomes_a_config_file_that_is_the_same_run(
-    model: Path, base_model: Path, rows: Path, tmp_path: Path, monkeypatch
-):
-    # The command sets them for the stages.
-    for name in ("OSFT_LAUNCHER", "PYTHONUNBUFFERED", "TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        monkeypatch.setenv(name, "")
+def test_the_run_becomes_a_config_file_that_is_the_same_run(model: Path, base_model: Path, rows: Path, tmp_path: Path):
     config = tmp_path / "config.yaml"
     out = str(tmp_path / "out")
 

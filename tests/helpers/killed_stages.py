@@ -19,11 +19,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 
+from helpers.artifacts import artifact
 from helpers.trained_folder import make_trained_folder
 
 _CHANGES = {
@@ -72,10 +72,6 @@ class Stage:
         self.prepare, self.run = prepare, run
 
 
-def _artifact(path: Path) -> SimpleNamespace:
-    return SimpleNamespace(path=str(path), uri=str(path), metadata={}, log_metric=lambda name, value: None)
-
-
 def _stage(name: str, given: dict[str, Any], number: int) -> Stage:
     model, rows = Path(given["model"]), Path(given["rows"])
     training = {"training_base_model": str(model), "training_max_seq_len": 256}
@@ -90,10 +86,10 @@ def _stage(name: str, given: dict[str, Any], number: int) -> Stage:
         from kfp_osft.stages.resolve_dataset.source import resolve
 
         def resolve_all(workspace: Path) -> Any:
-            artifact = _artifact(rows)
+            upstream = artifact(rows)
             return [
                 resolve(given["url"], "train", str(workspace), None, str(rows)),
-                resolve("", "train", str(workspace), artifact),
+                resolve("", "train", str(workspace), upstream),
             ]
 
         return Stage(lambda workspace: None, resolve_all)
@@ -127,9 +123,9 @@ def _stage(name: str, given: dict[str, Any], number: int) -> Stage:
             with_training,
             lambda workspace: collect(
                 str(workspace / "checkpoints" / "run"),
-                _artifact(workspace / artifacts / "metrics"),
-                _artifact(workspace / artifacts / "steps"),
-                _artifact(workspace / artifacts / "log"),
+                artifact(workspace / artifacts / "metrics"),
+                artifact(workspace / artifacts / "steps"),
+                artifact(workspace / artifacts / "log"),
             ),
         )
     if name == "render_loss_chart":
@@ -153,7 +149,7 @@ def _stage(name: str, given: dict[str, Any], number: int) -> Stage:
         return Stage(
             with_training,
             lambda workspace: export_model(
-                str(workspace / "checkpoints" / "run"), str(workspace), _artifact(workspace / artifacts / "model")
+                str(workspace / "checkpoints" / "run"), str(workspace), artifact(workspace / artifacts / "model")
             ),
         )
     raise ValueError(name)

@@ -26,17 +26,11 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        server.put("models", "other/file", b"x")
-        yield server
-
-
 @pytest.fixture
-def store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    s3_server.be_known(monkeypatch)
-    return s3_server
+def store(store: S3Server) -> S3Server:
+    """With the bucket "models"."""
+    store.put("models", "other/file", b"x")
+    return store
 
 
 @pytest.fixture(scope="session")

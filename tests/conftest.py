@@ -96,10 +96,13 @@ def users_kfp_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The plugin's own tests start pytest in pytest: half a minute."""
     for item in items:
+        # The plugin's own tests start pytest in pytest: half a minute.
         if "pytest_kfp_local" in item.path.parts:
             item.add_marker(pytest.mark.slow)
+    # Files with slow tests begin, so that no process is left alone with one at the end.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

@@ -69,7 +69,7 @@ def environment_of(runtime: str, folder: Path) -> Path:
     own = run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=folder.parent).strip()
     seen = [path for path in sys.path if Path(path).name == "site-packages" or Path(path, "kfp_osft").exists()]
     Path(own, "of_the_tests.pth").write_text("\n".join(seen))
-    run(python, "-m", "pip", "install", "--quiet", *RUNTIMES[runtime], cwd=folder.parent)
+    run(python, "-m", "pip", "install", "--quiet", "--no-compile", *RUNTIMES[runtime], cwd=folder.parent)
     return python
 
 

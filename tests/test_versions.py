@@ -1,4 +1,4 @@
-"""Each version of KFP that is supported, on each Python, in an environment of its own."""
+"""Each version of KFP that is supported, on each Python."""
 
 import os
 from pathlib import Path
@@ -13,18 +13,14 @@ _COMPILED = _TESTS.parent / "compiled"
 _NEWEST = "2.17.0"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("python_version", ["3.11", "3.12"])
-@pytest.mark.parametrize("kfp_version", ["2.15.2", "2.16.1", _NEWEST])
-def test_it_compiles_to_the_same_yaml_and_runs_what_needs_no_training(
-    wheel: Path, tmp_path: Path, kfp_version: str, python_version: str
-):
+@pytest.fixture(scope="module", params=["3.11", "3.12"])
+def python(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with our wheel and all but KFP, which each test installs in its version."""
+    folder = tmp_path_factory.mktemp(f"python-{request.param}")
     python = make_environment(
-        tmp_path / "venv",
-        python_version,
+        folder / "venv",
+        request.param,
         wheel,
-        f"kfp=={kfp_version}",
-        f"kfp-kubernetes=={kfp_version}",
         # The local runner of kfp 2.15 imports docker, whatever it runs.
         "altair==6.3.0",
         "vl-convert-python==1.9.0.post1",
@@ -34,7 +30,15 @@ def test_it_compiles_to_the_same_yaml_and_runs_what_needs_no_training(
         "huggingface_hub==2.4.0",
     )
     if python is None:
-        pytest.skip(f"no Python {python_version} here")
+        pytest.skip(f"no Python {request.param} here: neither python{request.param} on PATH nor one of pyenv")
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kfp_version", [_NEWEST, "2.16.1", "2.15.2"])
+def test_it_compiles_to_the_same_yaml_and_runs_what_needs_no_training(python: Path, tmp_path: Path, kfp_version: str):
+    packages = [f"{name}=={kfp_version}" for name in ("kfp", "kfp-kubernetes")]
+    run(python, "-m", "pip", "install", "--quiet", "--no-compile", *packages, cwd=tmp_path)
     environment = {
         **os.environ,
         "COMPILED": str(tmp_path / "compiled"),

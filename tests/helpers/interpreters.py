@@ -42,5 +42,6 @@ def make_environment(folder: Path, version: str, *requirements: object) -> Path 
         return None
     run(interpreter, "-m", "venv", folder, cwd=folder.parent)
     python = folder / "bin/python"
-    run(python, "-m", "pip", "install", "--quiet", *requirements, cwd=folder.parent)
+    # Little of it is imported, and Python compiles that as it comes.
+    run(python, "-m", "pip", "install", "--quiet", "--no-compile", *requirements, cwd=folder.parent)
     return python

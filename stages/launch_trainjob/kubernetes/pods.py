@@ -82,7 +82,7 @@ def training_pods(
 
     Raises:
         InputError: a path that the training uses is on no volume, or on a read-only one; a variable is reserved for
-            the runtime; a pod's memory in which the training cannot fit.
+            the runtime; a limit of memory in which the training cannot fit.
     """
     mounts = [mount for mount in _of(task_config, "volume_mounts") or [] if mount["mountPath"] not in _LAUNCHERS_MOUNTS]
     mounted = {mount["name"] for mount in mounts}
@@ -91,8 +91,9 @@ def training_pods(
     resources, accelerators, warnings = _resources(config.trainjob, _of(task_config, "resources") or {})
     processes = config.trainjob["procs_per_worker"]
     processes = max(1, accelerators) if processes == "auto" else processes
-    memory = resources["limits"].get("memory") or resources["requests"].get("memory")
-    check_pod(config.about.get("memory_need") or {}, memory, accelerators, config.trainjob["num_workers"])
+    limit = resources["limits"].get("memory")
+    check_pod(config.about.get("memory_need") or {}, limit, accelerators, config.trainjob["num_workers"])
+    memory = limit or resources["requests"].get("memory")
     size = _shared_memory(config.trainjob["shared_memory_per_worker"], memory, processes)
     if size and not any(mount["mountPath"] == _SHARED_MEMORY for mount in mounts):
         volumes.append({"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}})

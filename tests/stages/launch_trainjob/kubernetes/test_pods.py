@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import json
 
 import pytest
@@ -154,6 +155,15 @@ def test_a_request_without_a_limit_is_kept_as_the_task_has_it():
     pods = pods_of(task=workspace_task_config(resources={"requests": {"cpu": "2"}, "limits": {"memory": "8Gi"}}))
     assert pods.requests == {"cpu": "2", GPU: "1"}
     assert pods.limits == {"memory": "8Gi", GPU: "1"}
+
+
+def test_a_limit_of_memory_in_which_the_training_cannot_fit_is_refused_and_a_low_request_is_not():
+    need = {"parameters": 32 << 30, "states": 64 << 30, "microbatch": 1 << 30, "tokens": 8192}
+    config = dataclasses.replace(training_config(), about={"memory_need": need})
+    pods_of(config, workspace_task_config(resources={"requests": {"memory": "1Gi"}}))
+    limits = {"requests": {"memory": "64Gi"}, "limits": {"memory": "8Gi"}}
+    with pytest.raises(InputError, match="^the pod's memory limit of 8Gi cannot be enough: loading the base model "):
+        pods_of(config, workspace_task_config(resources=limits))
 
 
 def test_placement_goes_in_whole():

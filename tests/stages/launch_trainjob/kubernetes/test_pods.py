@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helpers.training_configs import task_config, training_config, with_osft, workspace_task_config
+from helpers.training_configs import task_config, training_config, workspace_task_config
 from kfp_osft.shared.network import certificates
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.launch_trainjob.kubernetes.pods import training_pods, unexpanded
@@ -200,11 +200,6 @@ def test_placement_goes_in_whole():
             training_config(training_base_model="/models/mine"),
             workspace_task_config(),
             "training_base_model is /models/mine, which is not on a volume",
-        ),
-        (
-            with_osft(training_config(), data_output_dir="/fast/data", data_path="/fast/data/data.jsonl"),
-            workspace_task_config(),
-            "training_data_output_dir is /fast/data, which is not on a volume",
         ),
         (
             training_config(),

@@ -167,7 +167,7 @@ def _made_from_published(run: Mapping[str, Any]) -> dict[str, str]:
 
 def _made_from_record(run: Mapping[str, Any]) -> dict[str, str]:
     """What launch_trainjob's record says."""
-    made_from = data_made_from(dict(run))
+    made_from = data_made_from(run["osft"])
     base = made_from.get("base_model") or {}
     return {
         **_model_and_rows(

@@ -5,6 +5,7 @@ the model's folder holds more: all that it takes to run it again (kfp-osft run -
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ RUN_FILE = "osft_run.json"
 MODELS = "models"
 #: Folder of the workspace: the checkpoints of each run, by the beginning of its fingerprint.
 CHECKPOINTS = "checkpoints"
+#: In the folder of a run's data: what preprocess made it from.
+DATA_MANIFEST = "manifest.json"
 #: What the training printed, beside it.
 TRAINING_LOG = "training.log"
 #: Of the published file, and raised when a reader of an older one would be misled.
@@ -46,11 +49,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     raise InputError(f"{path} is not what launch_trainjob writes")
 
 
-def data_made_from(run: dict[str, Any]) -> dict[str, Any]:
-    """What preprocess made the data from (digests of rows and base model), or {} where its manifest is gone."""
-    folder = run.get("osft", {}).get("data_output_dir")
-    manifest = _json(Path(folder) / "manifest.json") if folder else {}
-    made_from = manifest.get("made_from")
+def data_made_from(osft: Mapping[str, Any]) -> dict[str, Any]:
+    """What preprocess made the data from (digests of rows and base model), or {} where its manifest is gone.
+
+    Args:
+        osft: the run's.
+    """
+    folder = osft.get("data_output_dir")
+    made_from = (_json(Path(folder) / DATA_MANIFEST) if folder else {}).get("made_from")
     return made_from if isinstance(made_from, dict) else {}
 
 

@@ -151,7 +151,7 @@ def _steps(folder: Path) -> list[dict]:
 
 def _training(folder: Path) -> _Training:
     run = read_run(folder) or {}
-    made_from = data_made_from(run)
+    made_from = data_made_from(run.get("osft", {}))
     path = run.get("osft", {}).get("model_path", "")
     about, base, revision = run.get("about", {}), _base(made_from), _base(made_from).get("revision")
     base_folder = base_model_folder(path, revision) if path else None

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.model.folder import config_value, read_config
+from kfp_osft.shared.parameters.environment import is_local
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.training.memory import LARGEST_GPU, MemoryNeed, memory_need
 from kfp_osft.shared.training.metrics import numbers, read_steps
-from kfp_osft.shared.training.run_file import CHECKPOINTS, read_run
+from kfp_osft.shared.training.run_file import CHECKPOINTS, RUN_FILE, read_run
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,19 +48,19 @@ def find_needs(
     Raises:
         InputError: no computer, GPU or disk that there is can hold it.
     """
-    is_local = os.environ.get("OSFT_LAUNCHER") == "local"
-    gpus = gpu_memories() if is_local else []
-    processes, pods = _processes(trainjob, len(gpus) if is_local else None)
+    local = is_local()
+    gpus = gpu_memories() if local else []
+    processes, pods = _processes(trainjob, len(gpus) if local else None)
     need = memory_need(
         read_config(model_folder), coverage, osft["unfreeze_rank_ratio"], _tokens_at_once(osft, report, processes)
     )
-    on_gpu = bool(gpus) if is_local else trainjob["gpu_per_worker"] > 0
+    on_gpu = bool(gpus) if local else trainjob["gpu_per_worker"] > 0
     lines, warnings = [], []
     if on_gpu:
         there = min(gpus) if gpus else 0
         _tell_gpu(need, processes, there, lines, warnings)
     else:
-        _tell_cpu(need, processes, pods, available_memory() if is_local else 0, lines, warnings)
+        _tell_cpu(need, processes, pods, available_memory() if local else 0, lines, warnings)
     _tell_disk(model_folder, coverage, osft, workspace, lines, warnings)
     if line := _time_of_earlier_runs(osft["model_path"], report["training"]["tokens"], workspace):
         lines.append(line)
@@ -179,7 +180,7 @@ def _tell_disk(
 
 def _time_of_earlier_runs(model_path: str, tokens: int, workspace: Path) -> str:
     """How long the training takes by the latest run in this workspace that trained the same model; or nothing."""
-    runs = sorted(workspace.glob(f"{CHECKPOINTS}/*/osft_run.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    runs = sorted(workspace.glob(f"{CHECKPOINTS}/*/{RUN_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in runs:
         try:
             run = read_run(file.parent) or {}

@@ -22,10 +22,13 @@ from kfp_osft.pipelines.command import (
 )
 from kfp_osft.pipelines.command.parameter_options import with_values_of_flags
 from kfp_osft.pipelines.command.parser import BAD_INPUT, Parser
+from kfp_osft.shared.network.certificates import trust_private_authorities
 from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guarded_output
 
 _SUBCOMMANDS = (demo, run, evaluate, sequence, check, compare, ask, push, compile_, manifest, image, runtime)
+# Those that run the stages.
+_RESUMABLE = ("demo", "run", "sequence")
 _FAILED = 1
 _INTERRUPTED = 130
 # What a shell gives for SIGPIPE.
@@ -51,6 +54,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = parser.parse_args(with_values_of_flags(arguments))
     program = f"{parser.prog} {options.command}"
     try:
+        trust_private_authorities()
         options.run(options)
     except (InputError, TrainingError) as error:
         print(f"{program}: {_in_one_line(error)}", file=sys.stderr)
@@ -61,7 +65,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         )
         return _FAILED
     except KeyboardInterrupt:
-        reused = "; the next run reuses the stages that completed" if options.command in ("run", "demo") else ""
+        reused = "; the next run reuses the stages that completed" if options.command in _RESUMABLE else ""
         print(f"\n{program}: interrupted{reused}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:

@@ -22,8 +22,13 @@ _SYNONYMS = {
     "--num-train-epochs": "--num-epochs",
     "--ratio": "--unfreeze-rank-ratio",
     "--rank-ratio": "--unfreeze-rank-ratio",
+    "--train-batch-size": "--batch-size",
+    "--per-device-train-batch-size": "--batch-size",
     "--scheduler": "--lr-scheduler",
+    "--lr-scheduler-type": "--lr-scheduler",
     "--warmup-steps": "--lr-warmup-steps",
+    "--eval-dataset": "--validation-uri",
+    "--push-to-hub": "--export-uri",
     "--config": "kfp-osft run config.yaml",
 }
 
@@ -54,8 +59,10 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, arguments: Sequence[str]) -> str:
         for argument in arguments:
             if argument.startswith("-"):
-                option = argument.partition("=")[0]
-                return f"unknown option {option}{did_you_mean(option, self.all_options(), _SYNONYMS)}"
+                option, known = argument.partition("=")[0], self.all_options()
+                # What this subcommand does not have either is no help.
+                synonyms = {word: ours for word, ours in _SYNONYMS.items() if ours in known or self.prog in ours}
+                return f"unknown option {option}{did_you_mean(option, known, synonyms)}"
         return f"unexpected argument {arguments[0]!r}"
 
     def all_options(self) -> list[str]:

@@ -108,7 +108,7 @@ def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
             example = example_model(cache_dir())
     from kfp_osft.pipelines.local.before import dry_run, plan_run
 
-    plan = plan_run(settings.output_dir, settings.rows, settings.training, example, choose=is_new)
+    plan = plan_run(settings.output_dir, settings.rows, settings.training, example, is_new, options.quiet)
     if options.write_config:
         write_config(options.write_config, settings.all(plan.training))
         log(f"Settings written to {options.write_config}; train with: kfp-osft run {options.write_config}")

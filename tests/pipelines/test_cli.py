@@ -65,7 +65,7 @@ def planned(monkeypatch):
     monkeypatch.setattr("kfp_osft.pipelines.command.run.check_reachable", lambda rows, training: None)
     monkeypatch.setattr("kfp_osft.pipelines.command.run.example_model", lambda folder: None)
 
-    def plan_run(output_dir, rows, given, example_model, choose):
+    def plan_run(output_dir, rows, given, example_model, choose, quiet):
         writable_folder("--output-dir", str(output_dir))
         return PlannedRun(dict(given), rows["dataset_uri"], rows["validation_uri"])
 

@@ -69,6 +69,16 @@ def test_a_repeated_run_gets_nothing_chosen(rows, tiny_model, tmp_path):
     assert before.plan_run(tmp_path / "out", sources, given, choose=False).training == given
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_fetching_says_is_shown_and_of_a_quiet_run_its_warnings(rows, tiny_model, tmp_path, capsys, quiet):
+    sources = {"dataset_uri": str(rows), "dataset_split": "other", "validation_uri": "", "validation_uri_split": ""}
+    before.plan_run(tmp_path / "out", sources, {"training_base_model": str(tiny_model)}, quiet=quiet)
+
+    shown = capsys.readouterr().out
+    assert "Warning: dataset_split=other is not used" in shown
+    assert ("Dataset: 200 rows in" in shown) is not quiet
+
+
 def test_what_preprocess_refuses_a_dry_run_refuses(rows, tiny_model, tmp_path):
     (tmp_path / "model").mkdir()
     for file in tiny_model.iterdir():

@@ -20,7 +20,6 @@ from kfp_osft.pipelines.command import (
     runtime,
     sequence,
 )
-from kfp_osft.pipelines.command.parameter_options import with_values_of_flags
 from kfp_osft.pipelines.command.parser import BAD_INPUT, Parser
 from kfp_osft.shared.network.certificates import trust_private_authorities
 from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
@@ -51,7 +50,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     for argument in arguments:
         _check_encoding(parser, argument)
-    options = parser.parse_args(with_values_of_flags(arguments))
+    options = parser.parse_args(arguments)
     program = f"{parser.prog} {options.command}"
     try:
         trust_private_authorities()

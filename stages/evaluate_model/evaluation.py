@@ -95,17 +95,11 @@ def evaluate(models: Models, rows: Path | None, options: Options, folder: Path, 
     Raises:
         InputError: see evaluate_model.
     """
-    if options.limits.min_improvement > 0 and rows is None:
-        raise InputError(
-            f"min_improvement={options.limits.min_improvement:g} needs held-out rows: give a dataset, or hold out a "
-            "share of the rows with training_validation_split"
-        )
+    check_possible(options, rows is not None)
+    if rows:
+        dataset_files(rows)
     held_out: list[HeldOutRows] = [options.held_out(TASK_NAME, rows)] if rows else []
     held_out += [options.held_out(name, path) for name, path in options.earlier_tasks.items()]
-    for each in held_out:
-        dataset_files(each.path)
-    if options.benchmarks:
-        check_benchmarks(list(options.benchmarks), options.benchmarks_path)
     before, after = (
         measure(
             model,
@@ -133,6 +127,27 @@ def evaluate(models: Models, rows: Path | None, options: Options, folder: Path, 
     add_to_card(result)
     log(f"Report: {folder / REPORT}")
     return result
+
+
+def check_possible(options: Options, has_rows: bool) -> None:
+    """Sees that what an evaluation needs is there, before a model is loaded, or trained.
+
+    Args:
+        options: of the evaluation.
+        has_rows: whether there are held-out rows of the task.
+
+    Raises:
+        InputError: rows or benchmarks that do not exist, or no rows to see an improvement by.
+    """
+    if options.limits.min_improvement > 0 and not has_rows:
+        raise InputError(
+            f"min_improvement={options.limits.min_improvement:g} needs held-out rows: name them, or hold out a share "
+            "of the training's with training_validation_split"
+        )
+    for path in options.earlier_tasks.values():
+        dataset_files(path)
+    if options.benchmarks:
+        check_benchmarks(list(options.benchmarks), options.benchmarks_path)
 
 
 def check_gate(result: Evaluation, report: Path) -> None:

@@ -41,11 +41,30 @@ def test_two_models_are_evaluated_and_the_gate_decides_about_the_exit_code(
     assert captured.err.startswith("kfp-osft evaluate: the model does not pass the gate: the loss on held-out rows")
 
 
+@pytest.mark.parametrize("how", [[], ["--dry-run"]])
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--max-forgetting", "-1"], "max_forgetting=-1.0 is not allowed; allowed: a number of at least 0"),
-        (["--min-improvement", "0.5"], "min_improvement=0.5 needs held-out rows"),
+        (["--max-forgetting", "-1"], "--max-forgetting=-1.0 is not allowed"),
+        (["--min-improvement", "0.5"], "--min-improvement=0.5 needs held-out rows"),
+        (["--earlier-tasks", "first=/no/rows"], "dataset /no/rows"),
+        (["--benchmarks", "arc_easy", "--benchmarks-path", "/no/tasks"], "--benchmarks-path=/no/tasks is not a direc"),
+    ],
+)
+def test_an_evaluation_that_is_impossible_is_refused_before_the_run(
+    tiny_model, chat_rows, tmp_path, capsys, how, options, problem
+):
+    command = ["run", str(chat_rows), "--base-model", str(tiny_model), "--output-dir", str(tmp_path / "out")]
+    assert cli.main([*command, "--evaluate", *options, *how]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--max-forgetting", "-1"], "--max-forgetting=-1.0 is not allowed; allowed: a number of at least 0"),
+        (["--min-improvement", "0.5"], "--min-improvement=0.5 needs held-out rows"),
         (["--earlier-tasks", "first=/no/rows"], "dataset /no/rows"),
     ],
 )

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
+from kfp_osft.shared.files.artifacts import MetricsArtifact, OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.model.folder import config_value
 from kfp_osft.shared.processes.pod import use_workspace_of
@@ -24,12 +24,6 @@ from kfp_osft.shared.training.validation_losses import (
 
 METRICS_FILE = "metrics.jsonl"
 _CHECK_SECONDS = 600
-
-
-class MetricsArtifact(Protocol):
-    """The part of a KFP Metrics artifact that is used here."""
-
-    def log_metric(self, metric: str, value: float) -> None: ...
 
 
 class Collected(NamedTuple):

@@ -11,7 +11,7 @@ from kfp_osft.shared.files.run_workspace import goes_with_the_run
 from kfp_osft.stages.export_model.placing import let_others_read, place_files
 
 #: Of the metadata, those that say which model it is and where.
-PLACES = ("model_name", "artifact_path", "pvc_model_dir", "export_uri", "checkpoint")
+PLACES = ("model_name", "artifact_path", "pvc_model_dir", "checkpoint")
 
 
 class ModelArtifact(OutputArtifact, Protocol):

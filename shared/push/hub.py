@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kfp_osft.shared.model.destination import HUB_SCHEME
+from kfp_osft.shared.push.destination import HUB_SCHEME
 from kfp_osft.shared.network.errors import network_cause
 from kfp_osft.shared.reporting.errors import InputError
 

@@ -229,10 +229,16 @@ def add_stages(
 
 
 def _add_evaluation(
-    evaluation: Evaluation, checkpoint_dir: Any, pvc_path: Any, publishing: Mapping[str, Any], exported: dsl.PipelineTask
+    evaluation: Evaluation,
+    checkpoint_dir: Any,
+    pvc_path: Any,
+    publishing: Mapping[str, Any],
+    exported: dsl.PipelineTask,
 ) -> dsl.PipelineTask:
     check_evaluation_constants(evaluation.parameters)
-    task = stages.evaluate_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, **publishing, **evaluation.parameters)
+    task = stages.evaluate_model(
+        checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, **publishing, **evaluation.parameters
+    )
     task.after(exported)
     pod = evaluation.pod
     task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)

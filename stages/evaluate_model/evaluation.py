@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.files.artifacts import MetricsArtifact, OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import writable_folder, write_json
 from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds, model_on_disk
+from kfp_osft.shared.model.folder import public_name
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.push.destination import check_destination
 from kfp_osft.shared.push.export_uri import push_to_export_uri
@@ -15,7 +16,7 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import redacted
 from kfp_osft.shared.rows.files import dataset_files
 from kfp_osft.shared.tracking.mlflow_run import tracked_run
-from kfp_osft.shared.training.run_file import MODELS, RUN_FILE, read_run
+from kfp_osft.shared.training.run_file import MODELS, RUN_FILE, read_run, required_run
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.benchmarks import check_benchmarks
 from kfp_osft.stages.evaluate_model.card_section import add_to_card
@@ -68,7 +69,7 @@ def evaluate_model(
     options = checked_options(evaluation)
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
-    run = _run(checkpoint_dir) if checkpoint_dir else {}
+    run = required_run(Path(checkpoint_dir)) if checkpoint_dir else {}
     if not checkpoint_dir and not (base_model and tuned_model):
         raise InputError("give checkpoint_dir of a run, or base_model and tuned_model")
     tuned = Path(tuned_model) if tuned_model else workspace / MODELS / Path(checkpoint_dir).absolute().name
@@ -174,23 +175,18 @@ def models_of(base: str, tuned: str, run: Mapping[str, Any] | None = None, fetch
         InputError: a model does not exist.
     """
     base_dir, tuned_dir = model_on_disk("base_model", base, fetch), model_on_disk("tuned_model", tuned)
-    run = run or read_run(tuned_dir) or {}
-    osft = run.get("osft", {})
     published = read_run(tuned_dir) or {}
+    run = run or published
+    osft = run.get("osft", {})
     return Models(
         base_dir,
         tuned_dir,
-        _without_folders(run.get("about", {}).get("base_model") or base),
+        public_name(run.get("about", {}).get("base_model") or base),
         published.get("model_name") or tuned_dir.resolve().name,
         osft.get("unfreeze_rank_ratio"),
         tuple(limited_kinds(run)),
         trust_remote_code=bool(osft.get("trust_remote_code")),
     )
-
-
-def _without_folders(model: str) -> str:
-    """A model's name for a report that others read: of a folder, its last part."""
-    return Path(model).name if Path(model).is_absolute() or model.startswith(("./", "../", "~")) else model
 
 
 def _weights(models: Models) -> KnowledgeCheck | None:
@@ -204,14 +200,6 @@ def _weights(models: Models) -> KnowledgeCheck | None:
         matrices=_MATRICES,
         seconds=_SECONDS,
         kinds=models.kinds,
-        target_patterns=models.target_patterns,
         trust_remote_code=models.trust_remote_code,
         tell=log,
     )
-
-
-def _run(checkpoint_dir: str) -> dict[str, Any]:
-    run = read_run(Path(checkpoint_dir))
-    if run is None:
-        raise InputError(f"checkpoint_dir={checkpoint_dir} has no {RUN_FILE}: it is not known what was trained there")
-    return run

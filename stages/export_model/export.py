@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, writable_folder
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned, owner_file_of
-from kfp_osft.shared.model.folder import config_value
+from kfp_osft.shared.model.folder import config_value, public_name
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.push.export_uri import push_to_export_uri
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -38,7 +38,7 @@ from kfp_osft.stages.export_model.lineage import earlier_trainings, model_name
 from kfp_osft.stages.export_model.model_card import carried_metadata
 from kfp_osft.stages.export_model.model_files import BaseModel, write_model
 from kfp_osft.stages.export_model.placing import let_others_read, show_as
-from kfp_osft.stages.export_model.published_run import public_name, without_paths, write_published
+from kfp_osft.stages.export_model.published_run import without_paths, write_published
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
 #: On the PVC, by the name that today's component gives it: a link to the model of the last run.

@@ -13,8 +13,8 @@ import pytest
 from fakes.s3 import S3Server
 from helpers.oci_models import contents, error_of, weights
 from kfp_osft.pipelines.cli import main
-from kfp_osft.shared.push.destination import check_destination
 from kfp_osft.shared.push import s3
+from kfp_osft.shared.push.destination import check_destination
 from kfp_osft.shared.push.push import push_model
 from kfp_osft.stages.preprocess.s3_model import fetch_s3_model
 

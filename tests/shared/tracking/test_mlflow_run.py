@@ -169,6 +169,7 @@ def test_the_stages_of_a_run_log_one_run_with_parameters_curves_chart_evaluation
     assert (tags["kfp_osft.passed"], tags["kfp_osft.export_uri"]) == ("true", "s3://models/tracked")
     parameters = {item["key"]: item["value"] for item in data["params"]}
     assert parameters["training_unfreeze_rank_ratio"] == "0.25" and parameters["dataset"] == "rows.jsonl"
+    assert parameters["base_model"] == tiny_model.name
     metrics = {item["key"]: item["value"] for item in data["metrics"]}
     assert metrics["final_loss"] == metrics["loss"] == 4.0 and metrics["validation_loss"] == 4.5
     assert metrics["general_text_loss_after"] > 0 and metrics["passed"] == 1

@@ -11,6 +11,7 @@ from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.stages.evaluate_model import evaluation as module
 from kfp_osft.stages.evaluate_model import measuring
 from kfp_osft.stages.evaluate_model.evaluation import evaluate_model
+from kfp_osft.stages.export_model.findings import findings
 
 
 class Metrics(dict):
@@ -87,6 +88,19 @@ def test_the_card_gets_a_section_which_the_next_evaluation_replaces(evaluate, ti
     assert run["model_name"] == "tiny-osft" and run["evaluation"]["passed"] is True
 
 
+def test_the_card_no_longer_says_that_what_was_measured_now_was_not(evaluate, tiny_model, tuned):
+    unmeasured = findings({}, None)
+    card = (tuned / "README.md").read_text()
+    (tuned / "README.md").write_text(
+        card.replace("## Use it", "".join(f"- {line}\n" for line in unmeasured) + "## Use it")
+    )
+    assert (tuned / "README.md").read_text().count("not measured") == 2
+
+    evaluate(base_model=str(tiny_model), tuned_model=str(tuned))
+
+    assert "not measured" not in (tuned / "README.md").read_text()
+
+
 def test_with_the_gate_a_model_that_does_not_pass_fails_the_stage_and_the_report_is_there(
     evaluate, tiny_model, tuned, chat_rows, tmp_path
 ):
@@ -133,7 +147,10 @@ def test_without_the_gate_a_model_is_published_whatever_came_out(evaluate, store
     ("arguments", "problem"),
     [
         ({}, "give checkpoint_dir of a run, or base_model and tuned_model"),
-        ({"checkpoint_dir": "/no/checkpoints"}, "checkpoint_dir=/no/checkpoints has no osft_run.json"),
+        (
+            {"checkpoint_dir": "/no/checkpoints"},
+            "/no/checkpoints has no osft_run.json: it is not known what was trained there",
+        ),
         ({"export_uri": "gs://models/tiny"}, "export_uri=gs://models/tiny is not allowed; allowed: s3://bucket/prefix"),
         ({"tuned_model": "/no/model"}, "tuned_model=/no/model: not a model folder"),
         ({"dataset_path": "/no/rows.jsonl"}, "dataset /no/rows.jsonl"),

@@ -14,7 +14,7 @@ from helpers.interpreters import run
 from helpers.tiny_model import make_tiny_model, write_chat_rows
 from pytest_kfp_local import KfpLocal
 
-pytest_plugins = ["pytest_kfp_local"]
+pytest_plugins = ["pytest_kfp_local", "helpers.fault_figures"]
 
 #: A training of the tiny model in seconds, by the contract's names.
 TINY_TRAINING = {

@@ -5,16 +5,36 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.atomic import writable_folder
-from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.comparison import ALL_TEXTS, Compared
-from kfp_osft.stages.evaluate_model.evaluation import MEASUREMENTS, REPORT, check_gate, evaluate, models_of
+from kfp_osft.stages.evaluate_model.evaluation import (
+    MEASUREMENTS,
+    REPORT,
+    check_gate,
+    check_possible,
+    evaluate,
+    models_of,
+)
+from kfp_osft.stages.evaluate_model.general_texts import GENERAL_TEXT
 from kfp_osft.stages.evaluate_model.measuring import HeldOutRows, measure
 from kfp_osft.stages.evaluate_model.options import TASK_NAME, checked_options
 from kfp_osft.stages.evaluate_model.result import Evaluation
 
 # Of a dataset, for the quick measure.
 _ROWS = 64
+
+
+def check_evaluation(evaluation: Mapping[str, Any], holds_out_rows: bool) -> None:
+    """Sees before the training that the evaluation after it is possible.
+
+    Args:
+        evaluation: EVALUATION_PARAMETERS by name.
+        holds_out_rows: whether the run has rows that it does not train on.
+
+    Raises:
+        InputError: a value that is not allowed; rows or benchmarks that do not exist.
+    """
+    check_possible(checked_options(evaluation), holds_out_rows)
 
 
 def evaluate_models(

@@ -49,6 +49,23 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     raise InputError(f"{path} is not what launch_trainjob writes")
 
 
+def required_run(folder: Path) -> dict[str, Any]:
+    """What read_run gives.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    run = read_run(folder)
+    if run is None:
+        raise InputError(f"{folder} has no {RUN_FILE}: it is not known what was trained there")
+    return run
+
+
+def is_local(run: Mapping[str, Any]) -> bool:
+    """Whether the training ran on this computer, by the name that launch_trainjob gave it."""
+    return str(run.get("trainjob_name", "")).startswith("local-")
+
+
 def data_made_from(osft: Mapping[str, Any]) -> dict[str, Any]:
     """What preprocess made the data from (digests of rows and base model), or {} where its manifest is gone.
 

@@ -13,10 +13,10 @@ from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 from kfp_osft.shared.knowledge.coverage import Coverage
-from kfp_osft.shared.model.destination import check_destination
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.processes.pod import use_workspace
+from kfp_osft.shared.push.destination import check_destination
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.files import dataset_files

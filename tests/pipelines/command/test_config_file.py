@@ -43,7 +43,7 @@ def started(monkeypatch):
     monkeypatch.setattr("kfp_osft.pipelines.command.run.check_reachable", lambda rows, training: None)
     monkeypatch.setattr(
         "kfp_osft.pipelines.local.before.plan_run",
-        lambda output_dir, rows, given, example_model, choose: PlannedRun(dict(given), rows["dataset_uri"], ""),
+        lambda output_dir, rows, given, example_model, choose, quiet: PlannedRun(dict(given), rows["dataset_uri"], ""),
     )
     return calls
 

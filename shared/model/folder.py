@@ -11,6 +11,8 @@ from kfp_osft.shared.reporting.errors import InputError
 
 #: Folder in the workspace: base models that were brought there, each in a folder of a digest.
 BASE_MODELS = "base_models"
+#: Patterns of the files of a model's weights: safetensors, and what transformers wrote before.
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 
 
 def is_folder_name(text: str) -> bool:

@@ -114,12 +114,8 @@ def _tokens_at_once(osft: Mapping[str, Any], report: Mapping[str, Any], processe
 
 def _tell_gpu(need: MemoryNeed, processes: int, there: int, lines: list[str], warnings: list[str]) -> None:
     least, expected = need.states // processes, need.of_process(processes)
-    has = f", and this one has {size_text(there)}" if there else ""
-    several = f" of {processes} GPUs" if processes > 1 else ""
-    lines.append(
-        f"Memory: about {size_text(expected)} of each{several or ' GPU'}, {size_text(need.microbatch)} of it for the "
-        f"{need.tokens:,} tokens taken at a time{has}"
-    )
+    each = f"each of {processes} GPUs" if processes > 1 else "each GPU"
+    lines.append(_memory_line(need, expected, f" of {each}", f"; this one has {size_text(there)}" if there else ""))
     if least > (there or LARGEST_GPU):
         raise InputError(
             f"the training cannot fit: weights, gradients and optimizer states alone take {size_text(least)} of each "
@@ -133,11 +129,8 @@ def _tell_gpu(need: MemoryNeed, processes: int, there: int, lines: list[str], wa
 
 def _tell_cpu(need: MemoryNeed, processes: int, pods: int, there: int, lines: list[str], warnings: list[str]) -> None:
     expected = need.on_cpu(processes, pods)
-    where = f", and {size_text(there)} are available" if there else " of each training pod" if pods > 1 else ""
-    lines.append(
-        f"Memory: about {size_text(expected)}{where}, {size_text(need.microbatch)} of it for the {need.tokens:,} "
-        "tokens taken at a time"
-    )
+    each, has = " of each training pod" if pods > 1 else "", f"; {size_text(there)} are available" if there else ""
+    lines.append(_memory_line(need, expected, each, has))
     if there and need.least_on_cpu() > there:
         raise InputError(
             f"the training cannot fit: it takes {size_text(need.least_on_cpu())} of memory at least, and this computer "
@@ -145,6 +138,11 @@ def _tell_cpu(need: MemoryNeed, processes: int, pods: int, there: int, lines: li
         )
     if there and expected > there:
         warnings.append("the training may run out of memory; lower training_max_tokens_per_gpu")
+
+
+def _memory_line(need: MemoryNeed, expected: int, each: str, has: str) -> str:
+    share = f"{size_text(need.microbatch)} of it for the {need.tokens:,} tokens taken at a time"
+    return f"Memory: about {size_text(expected)}{each} ({share}){has}"
 
 
 def _tell_disk(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kfp_osft.pipelines.sequence.result import SequenceResult
 from kfp_osft.shared.files.atomic import replacing_file
+from kfp_osft.shared.model.public_name import public_name
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")
 
@@ -22,7 +23,7 @@ def card_of(result: SequenceResult) -> str:
     lines = [
         "# A sequence of tasks, learnt with OSFT",
         "",
-        f"Base model: {_escaped(result.base_model)}. Each task started from the model of the one before.",
+        f"Base model: {_escaped(public_name(result.base_model))}. Each task started from the model of the one before.",
         "",
         "| | task | unfreeze rank ratio | general loss against the base | against the model before | weights |",
         "|---|---|---|---|---|---|",

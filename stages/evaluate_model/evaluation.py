@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import writable_folder, write_json
 from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds, model_on_disk
+from kfp_osft.shared.model.public_name import public_name
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
@@ -174,17 +175,12 @@ def models_of(base: str, tuned: str, run: Mapping[str, Any] | None = None, fetch
     return Models(
         base_dir,
         tuned_dir,
-        _without_folders(run.get("about", {}).get("base_model") or base),
+        public_name(run.get("about", {}).get("base_model") or base),
         published.get("model_name") or tuned_dir.resolve().name,
         osft.get("unfreeze_rank_ratio"),
         tuple(limited_kinds(run)),
         trust_remote_code=bool(osft.get("trust_remote_code")),
     )
-
-
-def _without_folders(model: str) -> str:
-    """A model's name for a report that others read: of a folder, its last part."""
-    return Path(model).name if Path(model).is_absolute() or model.startswith(("./", "../", "~")) else model
 
 
 def _weights(models: Models) -> KnowledgeCheck | None:

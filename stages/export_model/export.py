@@ -12,6 +12,7 @@ from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, wri
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned, owner_file_of
 from kfp_osft.shared.model.folder import config_value
+from kfp_osft.shared.model.public_name import public_name
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
@@ -21,6 +22,7 @@ from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, warnings_of
 from kfp_osft.shared.training.metrics import read_steps
 from kfp_osft.shared.training.run_file import (
+    FINAL_MODEL,
     MODELS,
     RUN_FORMAT,
     data_made_from,
@@ -37,12 +39,10 @@ from kfp_osft.stages.export_model.lineage import earlier_trainings, model_name
 from kfp_osft.stages.export_model.model_card import carried_metadata
 from kfp_osft.stages.export_model.model_files import BaseModel, write_model
 from kfp_osft.stages.export_model.placing import let_others_read, show_as
-from kfp_osft.stages.export_model.published_run import public_name, without_paths, write_published
+from kfp_osft.stages.export_model.published_run import without_paths, write_published
 from kfp_osft.stages.export_model.push.push import push_model
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
-#: On the PVC, by the name that today's component gives it: a link to the model of the last run.
-FINAL_MODEL = "final_model"
 COMPLETED = "training completed"
 
 

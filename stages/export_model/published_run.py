@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.atomic import write_json
 from kfp_osft.shared.knowledge.coverage import Coverage
+from kfp_osft.shared.model.public_name import is_path
 from kfp_osft.shared.training.figures import PARAMETERS
 from kfp_osft.shared.training.run_file import RUN_FILE
 from kfp_osft.shared.training.run_parameters import with_effect
@@ -20,12 +21,7 @@ _LOCAL = "local-"
 
 def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are no paths: those name a person's home, or a place that goes with the run."""
-    return {key: value for key, value in values.items() if not (isinstance(value, str) and _is_path(value))}
-
-
-def public_name(base_model: str) -> str:
-    """A base model as others may read it: of a folder, its name alone."""
-    return PurePath(base_model).name if _is_path(base_model) else base_model
+    return {key: value for key, value in values.items() if not (isinstance(value, str) and is_path(value))}
 
 
 def write_published(folder: Path, published: Mapping[str, Any]) -> None:
@@ -71,10 +67,6 @@ def card_of(published: Mapping[str, Any]) -> str:
             first_base=str(earlier[0]["base_model"].get("name", "")) if earlier else "",
         )
     )
-
-
-def _is_path(text: str) -> bool:
-    return PurePath(text).is_absolute() or text.startswith(("./", "../", "~"))
 
 
 def _is_local(published: Mapping[str, Any]) -> bool:

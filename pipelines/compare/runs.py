@@ -11,8 +11,7 @@ from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.figures import figures
-from kfp_osft.shared.training.metrics import read_steps, read_table, summarize
-from kfp_osft.shared.training.resumptions import with_resumptions
+from kfp_osft.shared.training.metrics import read_steps, read_table, summarize, with_resumptions
 from kfp_osft.shared.training.run_file import CHECKPOINTS, MODELS, RUN_FILE, data_made_from, library_versions, read_run
 from kfp_osft.shared.training.run_parameters import training_parameters
 from kfp_osft.stages.collect_metrics.collection import METRICS_FILE

@@ -8,7 +8,7 @@ from kfp_osft.pipelines.compare.runs import ComparedRun
 from kfp_osft.shared.knowledge.coverage import percent
 from kfp_osft.shared.knowledge.loss_change import perplexity_change
 from kfp_osft.shared.reporting.durations import duration_text
-from kfp_osft.shared.training.resumptions import resumptions
+from kfp_osft.shared.training.metrics import resumptions
 
 #: What is shown where a run does not say it: a parameter that was left out has the library's default.
 MISSING = "-"

@@ -13,8 +13,7 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.tracking.mlflow_run import TrackedRun, tracked_run
 from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, check_trained, warnings_of
-from kfp_osft.shared.training.metrics import read_steps, write_table
-from kfp_osft.shared.training.resumptions import with_resumptions
+from kfp_osft.shared.training.metrics import read_steps, with_resumptions, write_table
 from kfp_osft.shared.training.run_file import TRAINING_LOG, dataset_source, read_run
 from kfp_osft.shared.training.run_parameters import training_parameters, with_effect
 from kfp_osft.shared.training.validation_losses import (

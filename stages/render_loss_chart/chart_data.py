@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
 from kfp_osft.shared.training.health import warnings_of
-from kfp_osft.shared.training.metrics import number
-from kfp_osft.shared.training.resumptions import resumptions
+from kfp_osft.shared.training.metrics import number, resumptions
 
 #: What is drawn below the loss, from top to bottom.
 PANEL_FIELDS = ("lr", "grad_norm", "tokens_per_second")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.shared.training.resumptions import _FILE, resumptions, with_resumptions
+from kfp_osft.shared.training.metrics import _RESUMED_FILE, resumptions, with_resumptions
 from kfp_osft.stages.launch_trainjob.train_resume import RESUMED_FILE
 
 STEPS = [{"step": step, "loss": 1.0} for step in (1, 2, 3, 5, 6)]
@@ -36,4 +36,4 @@ def test_a_training_in_one_go_stays_as_it_is(tmp_path: Path):
 
 
 def test_the_file_is_that_of_the_training_script():
-    assert _FILE == RESUMED_FILE
+    assert _RESUMED_FILE == RESUMED_FILE

@@ -15,8 +15,7 @@ import pytest
 
 from conftest import TINY_TRAINING
 from helpers.trained_folder import make_trained_folder
-from kfp_osft.shared.training.metrics import read_steps
-from kfp_osft.shared.training.resumptions import resumptions, with_resumptions
+from kfp_osft.shared.training.metrics import read_steps, resumptions, with_resumptions
 from kfp_osft.stages.launch_trainjob.attempts import make_ready, was_complete, whole_checkpoints
 from kfp_osft.stages.launch_trainjob.train_resume import RESUMED_FILE
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset

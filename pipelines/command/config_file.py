@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from kfp_osft.pipelines.command.parameter_options import DECLARED, ROW_OPTIONS, option_of, options_of, value_of
-from kfp_osft.pipelines.command.parser import did_you_mean
+from kfp_osft.pipelines.did_you_mean import did_you_mean
+from kfp_osft.pipelines.yaml_file import read_yaml
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.parameters.parameter import Parameter
 from kfp_osft.shared.reporting.errors import InputError
@@ -31,17 +32,9 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
         InputError: the file cannot be read, or has an unknown key, a key twice or a value of another type.
     """
-    what = f"the config file {path}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{what} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}" if mark else ""
-        raise InputError(f"{what} is not valid YAML{place}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
-        raise InputError(f"{what} must map names to values, as num_epochs: 2")
+        raise InputError(f"{path} must map names to values, as num_epochs: 2")
     names = _names()
     settings: dict[str, Any] = {}
     called: dict[str, str] = {}

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from kfp_osft.pipelines.command.options import Subcommands, add_output_dir
+from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, add_two_models
 from kfp_osft.pipelines.command.parameter_options import add_evaluation_parameters, given_evaluation, naming_options
 
 
@@ -15,10 +15,7 @@ def add_to(commands: Subcommands) -> None:
         description="Measures base and fine-tuned model side by side: loss and exact match on held-out rows, loss on "
         "general texts and on earlier tasks, where the weights changed, benchmarks. Writes a report.",
     )
-    parser.add_argument(
-        "base", metavar="BASE", help="model before the training: a folder, or an id on the Hugging Face Hub"
-    )
-    parser.add_argument("tuned", metavar="TUNED", help="model after the training: a folder or an id")
+    add_two_models(parser)
     parser.add_argument(
         "--dataset",
         type=Path,

@@ -1,9 +1,10 @@
 """The command's argument parser: one line for what is wrong, with a suggestion, and a help in groups."""
 
 import argparse
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from kfp_osft.pipelines.did_you_mean import did_you_mean
 
 #: Exit code for bad options and bad input.
 BAD_INPUT = 2
@@ -103,11 +104,3 @@ class HelpFormatter(argparse.HelpFormatter):
 def shown_options(action: argparse.Action) -> list[str]:
     """The names of an option that people type; --training-num-epochs works too."""
     return [option for option in action.option_strings if not option.startswith("--training-")]
-
-
-def did_you_mean(word: str, known: Iterable[str], synonyms: dict[str, str] | None = None) -> str:
-    """ "; did you mean ...?", or nothing if no known word is close."""
-    if synonyms and word in synonyms:
-        return f"; did you mean {synonyms[word]}?"
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""

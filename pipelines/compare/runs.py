@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.pipelines.local.summary import KNOWLEDGE_FILE
+from kfp_osft.pipelines.run_folders import checkpoints_of
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.figures import figures
-from kfp_osft.shared.training.metrics import read_steps, read_table, summarize
+from kfp_osft.shared.training.metrics import read_steps, read_table, summarize, with_resumptions
 from kfp_osft.shared.training.run_file import CHECKPOINTS, MODELS, RUN_FILE, data_made_from, library_versions, read_run
 from kfp_osft.shared.training.run_parameters import training_parameters
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
@@ -134,18 +135,15 @@ def _steps_of_model(model: Path, run: Mapping[str, Any]) -> list[dict]:
     artifact = model.parent.parent / model.parent.name.replace(_MODEL_TASK, _STEPS_TASK) / _STEPS_OUTPUT
     if model.name == _MODEL_OUTPUT and artifact.is_file():
         return read_table(artifact)
-    for workspace in model.parents[:2]:
-        for record in sorted(workspace.glob(f"{CHECKPOINTS}/*/{RUN_FILE}")):
-            if (read_run(record.parent) or {}).get("fingerprint") == run.get("fingerprint"):
-                return _steps(record.parent)
-    return []
+    checkpoints = checkpoints_of(model, run)
+    return _steps(checkpoints) if checkpoints else []
 
 
 def _steps(folder: Path) -> list[dict]:
     table = folder / METRICS_FILE
     if table.is_file():
         return read_table(table)
-    steps = read_steps(folder)
+    steps = with_resumptions(read_steps(folder), folder)
     return with_measured_losses(steps, validation_losses(steps, loss_after_the_last_step(folder)))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kfp_osft.pipelines.run_folders import last_model
 from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.comparison import ALL_TEXTS, Compared
@@ -43,7 +44,7 @@ def evaluate_models(
     """Evaluates two models and prints each figure as it comes, and whether the tuned one passes.
 
     Args:
-        base, tuned: model folders, or ids on the Hugging Face Hub.
+        base, tuned: model folders, output folders of kfp-osft run, or ids on the Hugging Face Hub.
         dataset: rows that were not trained on, or None.
         evaluation: EVALUATION_PARAMETERS by name.
         output_dir: folder of evaluation.json, evaluation.html and what was measured of each model.
@@ -53,7 +54,7 @@ def evaluate_models(
         TrainingError: the gate is on, and the model does not pass.
     """
     options = checked_options(evaluation)
-    models = models_of(base, tuned)
+    models = models_of(last_model(base), last_model(tuned))
     folder = writable_folder("--output-dir", str(output_dir))
     result = evaluate(models, dataset, options, folder, folder / MEASUREMENTS)
     check_gate(result, folder / REPORT)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kfp_osft.pipelines.sequence.result import SequenceResult
 from kfp_osft.shared.files.atomic import replacing_file
+from kfp_osft.shared.model.folder import public_name
 from kfp_osft.shared.reporting.plain_text import markdown_text
 
 
@@ -19,7 +20,8 @@ def card_of(result: SequenceResult) -> str:
     lines = [
         "# A sequence of tasks, learnt with OSFT",
         "",
-        f"Base model: {markdown_text(result.base_model)}. Each task started from the model of the one before.",
+        f"Base model: {markdown_text(public_name(result.base_model))}. Each task started from the model of the one "
+        "before.",
         "",
         "| | task | unfreeze rank ratio | general loss against the base | against the model before | weights |",
         "|---|---|---|---|---|---|",

@@ -8,6 +8,7 @@ from typing import Any
 from kfp_osft.pipelines.sequence.card import signed
 from kfp_osft.pipelines.sequence.result import SequenceResult
 from kfp_osft.shared.files.atomic import replacing_file
+from kfp_osft.shared.model.folder import public_name
 from kfp_osft.shared.pages.page import figure_row, framed_page
 from kfp_osft.stages.evaluate_model.charts import chart_scripts, responsive
 from kfp_osft.stages.evaluate_model.report import STYLE, html_table
@@ -32,7 +33,7 @@ def write_page(result: SequenceResult, path: Path) -> None:
     title = f"{len(result.learnt)} task{'' if len(result.learnt) == 1 else 's'}, one after the other"
     with replacing_file(path) as unfinished:
         unfinished.write_text(
-            framed_page(title, f"OSFT of {Path(result.base_model).name}", body, STYLE), encoding="utf-8"
+            framed_page(title, f"OSFT of {public_name(result.base_model)}", body, STYLE), encoding="utf-8"
         )
 
 

@@ -14,6 +14,8 @@ from kfp_osft.shared.reporting.errors import InputError
 RUN_FILE = "osft_run.json"
 #: Folder of the workspace: the model of each run, by the name of its folder of checkpoints.
 MODELS = "models"
+#: In the workspace, by the name that today's component gives it: a link to the model of the last run.
+FINAL_MODEL = "final_model"
 #: Folder of the workspace: the checkpoints of each run, by the beginning of its fingerprint.
 CHECKPOINTS = "checkpoints"
 #: In the folder of a run's data: what preprocess made it from.

@@ -13,7 +13,7 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.tracking.mlflow_run import TrackedRun, tracked_run
 from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, check_trained, warnings_of
-from kfp_osft.shared.training.metrics import number, read_steps, write_table
+from kfp_osft.shared.training.metrics import number, read_steps, with_resumptions, write_table
 from kfp_osft.shared.training.run_file import TRAINING_LOG, dataset_source, is_local, read_run
 from kfp_osft.shared.training.run_parameters import training_parameters, with_effect
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
@@ -62,7 +62,7 @@ def collect(
     run = read_run(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     held_out = (run or {}).get("about", {}).get("validation_samples")
-    table = with_measured_losses(steps, losses, held_out)
+    table = with_resumptions(with_measured_losses(steps, losses, held_out), folder)
     write_table(table, folder / METRICS_FILE)
     place_file(folder / METRICS_FILE, output_steps)
     _place_log(folder / TRAINING_LOG, output_training_log)

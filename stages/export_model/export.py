@@ -22,6 +22,7 @@ from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, warnings_of
 from kfp_osft.shared.training.metrics import read_steps
 from kfp_osft.shared.training.run_file import (
+    FINAL_MODEL,
     MODELS,
     RUN_FORMAT,
     data_made_from,
@@ -41,8 +42,6 @@ from kfp_osft.stages.export_model.placing import let_others_read, show_as
 from kfp_osft.stages.export_model.published_run import without_paths, write_published
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
-#: On the PVC, by the name that today's component gives it: a link to the model of the last run.
-FINAL_MODEL = "final_model"
 COMPLETED = "training completed"
 
 

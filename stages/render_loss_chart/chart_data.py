@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
 from kfp_osft.shared.training.health import warnings_of
-from kfp_osft.shared.training.metrics import number
+from kfp_osft.shared.training.metrics import number, resumptions
 
 #: What is drawn below the loss, from top to bottom.
 PANEL_FIELDS = ("lr", "grad_norm", "tokens_per_second")
@@ -33,6 +33,7 @@ def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
       null for NaN
     - epochs: step and label of the beginning of each epoch
     - validations: step and loss
+    - resumed: step: between the last step before and the first one after the training went on from a saved state
     - broken: from, to: intervals of steps whose loss is NaN or infinite
     - marked: step, loss, label, place (of the label: below or right of the point): the lowest and the final
       loss
@@ -45,6 +46,7 @@ def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
         "steps": [{key: _short(row[key]) for key in used} for row in drawn],
         "epochs": _epochs(rows),
         "validations": validations,
+        "resumed": [{"step": after + 0.5} for after in resumptions(steps)],
         "broken": _broken(rows),
         "marked": _marked(rows),
     }

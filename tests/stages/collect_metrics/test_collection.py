@@ -90,6 +90,13 @@ def test_the_table_has_one_line_per_step_with_the_trainers_field_names(folder: P
     assert read_table(folder / "metrics.jsonl") == read_steps(folder)
 
 
+def test_the_table_says_where_the_training_went_on(folder: Path):
+    (folder / "training_resumed.jsonl").write_text('{"after_step": 3}\n')
+    _collected(folder)
+    table = read_table(folder / "metrics.jsonl")
+    assert [step.get("resumed_after") for step in table] == [None, None, None, 3, None, None, None, None]
+
+
 def test_gpu_memory_is_reported_if_there_was_a_gpu(folder: Path):
     _edit_lines(folder, lambda line: line.update(peak_memory_usage_GB=30.0 + line["step"]))
 

@@ -18,10 +18,11 @@ from conftest import TINY_TRAINING
 from helpers.trained_folder import make_trained_folder
 from helpers.training_configs import training_config, with_osft
 from kfp_osft.shared.reporting.errors import TrainingError
-from kfp_osft.shared.training.metrics import read_steps
+from kfp_osft.shared.training.metrics import read_steps, resumptions, with_resumptions
 from kfp_osft.stages.launch_trainjob import local_engine
 from kfp_osft.stages.launch_trainjob.attempts import make_ready, start_anew, was_complete, whole_checkpoints
 from kfp_osft.stages.launch_trainjob.local_engine import LocalTraining
+from kfp_osft.stages.launch_trainjob.train_resume import RESUMED_FILE
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
 
@@ -108,8 +109,10 @@ def test_without_a_state_it_starts_anew_and_the_furthest_whole_checkpoint_is_set
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):
     os.truncate(folder / "hf_format" / "samples_64.0" / "model.safetensors", 1000)
+    (folder / RESUMED_FILE).write_text('{"after_step": 5}\n')
 
     assert make_ready(folder) is False
+    assert not (folder / RESUMED_FILE).exists()
 
     assert names(folder / "interrupted") == {"samples_32.0"}
     assert not (folder / "hf_format").exists() and read_steps(folder) == []
@@ -212,6 +215,8 @@ def test_a_local_training_interrupted_in_its_second_epoch_resumes_there_and_ends
     columns = ("step", "epoch", "lr", "loss", "grad_norm", "total_samples_accumulated")
     rows = [[[step[name] for name in columns] for step in read_steps(each)] for each in (undisturbed, folder)]
     assert rows[0] == rows[1] and len(rows[0]) == 8
+    (after,) = resumptions(with_resumptions(read_steps(folder), folder))
+    assert f"The training resumes after step {after}:" in told
     for samples in ("32.0", "64.0"):
         one, other = (each / "hf_format" / f"samples_{samples}" / "model.safetensors" for each in (undisturbed, folder))
         assert one.read_bytes() == other.read_bytes()

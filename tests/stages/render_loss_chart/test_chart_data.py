@@ -23,6 +23,11 @@ def drawn(steps: list[dict], dataset: str, column: str) -> list:
     return [row[column] for row in drawn_datasets(steps)[dataset]]
 
 
+def test_where_the_training_went_on_is_between_two_steps():
+    assert drawn(training(24, resumed_after={10: 9, 21: 20}), "resumed", "step") == [9.5, 20.5]
+    assert drawn(training(24), "resumed", "step") == []
+
+
 # ---- thin
 
 

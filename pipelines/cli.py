@@ -20,12 +20,14 @@ from kfp_osft.pipelines.command import (
     runtime,
     sequence,
 )
-from kfp_osft.pipelines.command.parameter_options import with_values_of_flags
 from kfp_osft.pipelines.command.parser import BAD_INPUT, Parser
+from kfp_osft.shared.network.certificates import trust_private_authorities
 from kfp_osft.shared.reporting.errors import InputError, TrainingError, system_problem
 from kfp_osft.shared.reporting.redaction import guarded_output
 
 _SUBCOMMANDS = (demo, run, evaluate, sequence, check, compare, ask, push, compile_, manifest, image, runtime)
+# Those that run the stages.
+_RESUMABLE = ("demo", "run", "sequence")
 _FAILED = 1
 _INTERRUPTED = 130
 # What a shell gives for SIGPIPE.
@@ -48,9 +50,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     for argument in arguments:
         _check_encoding(parser, argument)
-    options = parser.parse_args(with_values_of_flags(arguments))
+    options = parser.parse_args(arguments)
     program = f"{parser.prog} {options.command}"
     try:
+        trust_private_authorities()
         options.run(options)
     except (InputError, TrainingError) as error:
         print(f"{program}: {_in_one_line(error)}", file=sys.stderr)
@@ -61,7 +64,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         )
         return _FAILED
     except KeyboardInterrupt:
-        reused = "; the next run reuses the stages that completed" if options.command in ("run", "demo") else ""
+        reused = "; the next run reuses the stages that completed" if options.command in _RESUMABLE else ""
         print(f"\n{program}: interrupted{reused}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:

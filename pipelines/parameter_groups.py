@@ -34,6 +34,7 @@ _MEMBERS = {
         "training_save_dtype",
         "training_report_to",
         "training_export_broken_model",
+        "export_uri",
         "training_data_output_dir",
     ),
 }

@@ -10,8 +10,9 @@ def add_to(commands: Subcommands) -> None:
     parser = commands.add_parser(
         "ask",
         help="ask a model a question, or chat with it, on this computer",
-        description="Asks a model a question and prints its answer while it comes; without a question, chats. Each "
-        "next token is the likeliest one: the same question gets the same answer. No code beside a model is run.",
+        description="Asks a model a question and prints its answer while it comes; without a question, chats. The "
+        "likeliest token comes next, none is drawn by chance, so the same question gets the same answer; what else the "
+        "model's generation_config.json says, such as a repetition penalty, holds. No code beside a model is run.",
     )
     parser.add_argument(
         "model",

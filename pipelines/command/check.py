@@ -2,7 +2,7 @@
 
 import argparse
 
-from kfp_osft.pipelines.command.options import Subcommands
+from kfp_osft.pipelines.command.options import Subcommands, add_two_models
 
 
 def add_to(commands: Subcommands) -> None:
@@ -13,10 +13,7 @@ def add_to(commands: Subcommands) -> None:
         description="Measures the share of the trained matrices' change that lies in the directions that OSFT promises "
         "to keep. It reads the matrices one at a time; kfp-osft evaluate also measures what the models answer.",
     )
-    parser.add_argument(
-        "base", metavar="BASE", help="model before the training: a folder, or an id on the Hugging Face Hub"
-    )
-    parser.add_argument("tuned", metavar="TUNED", help="model after the training: a folder or an id")
+    add_two_models(parser)
     parser.add_argument(
         "--unfreeze-rank-ratio",
         type=float,

@@ -7,23 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, check_names
-from kfp_osft.pipelines.command.parameter_options import PARAMETERS, value_of
-from kfp_osft.pipelines.command.parser import did_you_mean
+from kfp_osft.pipelines.command.parameter_options import EVALUATION, PARAMETERS, options_of, value_of
+from kfp_osft.pipelines.did_you_mean import did_you_mean
+from kfp_osft.pipelines.osft.form import OWN_PARAMETERS
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.kubernetes_syntax import is_positive_quantity
 from kfp_osft.shared.reporting.errors import InputError
 
 #: The keys of kfp_osft.pipelines.osft.sub_pipeline.SECRET_KEYS, which imports KFP.
 SECRET_PURPOSES = ("kubernetes", "hugging_face", "oci", "s3", "mlflow")
-#: osft_pipeline's parameters beside the training's, and their types.
-_OWN_PARAMETERS: dict[str, type] = {
-    "dataset_uri": str,
-    "dataset_split": str,
-    "validation_uri": str,
-    "validation_uri_split": str,
-    "pvc_path": str,
-    "check_matrices": int,
-}
 #: kfp_osft.stages.component.PULL_POLICIES, which imports KFP.
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
@@ -59,10 +51,14 @@ def add_to(commands: Subcommands) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="default of a parameter in the form, may be repeated: training_base_model=org/model, check_matrices=8",
+        help="default of a parameter in the form, may be repeated: training_base_model=org/model, check_matrices=8; of "
+        "a sequence, what tasks.yaml does not say",
     )
     parser.add_argument(
-        "--name", default=None, help="name of the pipeline, after which its runs are named (default: osft-pipeline)"
+        "--name",
+        default=None,
+        help="name of the pipeline, after which its runs are named (default: osft-pipeline); a sequence gets it with "
+        "-sequence behind it",
     )
     parser.add_argument(
         "--image", default=None, help="container image of the stages, with a tag or a digest (repository@sha256:...)"
@@ -113,9 +109,15 @@ def add_to(commands: Subcommands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from kfp_osft.pipelines.osft.compiling import compile_all
+    from kfp_osft.pipelines.sequence.plan import read_plan
+
+    defaults = form_defaults(options.defaults, options.evaluate or options.sequence is not None)
+    training = {name: value for name, value in defaults.items() if name in PARAMETERS}
+    plan = read_plan(options.sequence, on_this_computer=False, defaults=training) if options.sequence else None
+    from kfp_osft.pipelines.osft.compiling import compile_all, compile_pipeline
     from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings
     from kfp_osft.pipelines.osft.wiring import EvaluationPod
+    from kfp_osft.pipelines.sequence.pipeline import build_sequence_pipeline
     from kfp_osft.shared.files.atomic import writable_folder
     from kfp_osft.stages.component import STAGE_IMAGE, StageSettings
 
@@ -141,44 +143,45 @@ def _run(options: argparse.Namespace) -> None:
             pull_policy=options.pull_policy,
         ),
         name=options.name or PipelineSettings.name,
-        defaults=form_defaults(options.defaults),
+        defaults=defaults,
         evaluation=EvaluationPod(**evaluation) if options.evaluate else None,
     )
+    sequence = None
+    if plan is not None:
+        sequence = build_sequence_pipeline(plan, replace(settings, evaluation=EvaluationPod(**evaluation)), {})
     for file in compile_all(options.output_dir, settings):
         print(file)
-    if options.sequence:
-        from kfp_osft.pipelines.osft.compiling import compile_pipeline
-        from kfp_osft.pipelines.sequence.pipeline import build_sequence_pipeline
-        from kfp_osft.pipelines.sequence.plan import read_plan
-
-        settings = replace(settings, evaluation=EvaluationPod(**evaluation))
-        pipeline = build_sequence_pipeline(read_plan(options.sequence, on_this_computer=False), settings, {})
-        print(compile_pipeline(pipeline, options.output_dir / "osft_sequence.yaml"))
+    if sequence is not None:
+        print(compile_pipeline(sequence, options.output_dir / "osft_sequence.yaml"))
 
 
-def form_defaults(given: Sequence[str]) -> dict[str, Any]:
+def form_defaults(given: Sequence[str], evaluates: bool) -> dict[str, Any]:
     """The values of --set, by the names of osft_pipeline's parameters and in their types.
 
     Args:
-        given: NAME=VALUE; a training parameter also without training_, as the options of kfp-osft run.
+        given: NAME=VALUE; a training parameter also by the names of its option of kfp-osft run.
+        evaluates: whether there is an evaluation, whose parameters may be set too.
 
     Raises:
         InputError: an unknown name, a value of another type, a name twice.
     """
-    names = {**dict.fromkeys(_OWN_PARAMETERS), **PARAMETERS}
-    short = {name.removeprefix("training_"): name for name in PARAMETERS}
+    names = {**dict.fromkeys(OWN_PARAMETERS), **PARAMETERS, **EVALUATION}
+    short = {option[2:].replace("-", "_"): name for name in PARAMETERS for option in options_of(name)}
     found: dict[str, Any] = {}
     for each in given:
         key, equals, text = each.partition("=")
-        name = key if key in names else short.get(key.replace("-", "_"), "")
+        plain = key.replace("-", "_")
+        name = plain if plain in names else short.get(plain, "")
         if not equals or not name:
-            hint = did_you_mean(key, names) if equals else "; allowed: NAME=VALUE"
+            hint = did_you_mean(plain, [*names, *short]) if equals else "; allowed: NAME=VALUE"
             raise InputError(f"--set {each}: {'no parameter ' + key if equals else 'has no ='}{hint}")
         if name in found:
             raise InputError(f"--set {each}: {name} is set twice")
-        parameter = PARAMETERS.get(name)
+        if name in EVALUATION and not evaluates:
+            raise InputError(f"--set {each}: needs --evaluate or --sequence")
+        parameter = names[name]
         try:
-            found[name] = value_of(parameter, text) if parameter else _OWN_PARAMETERS[name](text)
+            found[name] = value_of(parameter, text) if parameter else OWN_PARAMETERS[name](text)
         except ValueError as error:
             raise InputError(f"--set {each}: {error if parameter else 'not an integer'}") from None
     check_parameters({name: value for name, value in found.items() if name in PARAMETERS})

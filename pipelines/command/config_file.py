@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from kfp_osft.pipelines.command.parameter_options import PARAMETERS, ROW_OPTIONS, option_of, options_of, value_of
-from kfp_osft.pipelines.command.parser import did_you_mean
+from kfp_osft.pipelines.command.parameter_options import DECLARED, ROW_OPTIONS, option_of, options_of, value_of
+from kfp_osft.pipelines.did_you_mean import did_you_mean
+from kfp_osft.pipelines.yaml_file import read_yaml
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.parameters.parameter import Parameter
 from kfp_osft.shared.reporting.errors import InputError
@@ -25,23 +26,15 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings in a YAML file, by parameter name, and what each is called there, for messages.
 
     Keys are options without dashes (num_epochs, epochs, num-epochs) or parameter names (training_num_epochs), dataset,
-    dataset_split, validation_uri, validation_uri_split and output_dir. Lists and mappings stand for what is separated
-    by commas.
+    dataset_split, validation_uri, validation_uri_split, output_dir, evaluate and the parameters of an evaluation. Lists
+    and mappings stand for what is separated by commas.
 
     Raises:
         InputError: the file cannot be read, or has an unknown key, a key twice or a value of another type.
     """
-    what = f"the config file {path}"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{what} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" in line {mark.line + 1}" if mark else ""
-        raise InputError(f"{what} is not valid YAML{place}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
-        raise InputError(f"{what} must map names to values, as num_epochs: 2")
+        raise InputError(f"{path} must map names to values, as num_epochs: 2")
     names = _names()
     settings: dict[str, Any] = {}
     called: dict[str, str] = {}
@@ -56,7 +49,7 @@ def read_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         else:
             called[name] = label
             try:
-                settings[name] = _value(PARAMETERS.get(name), given)
+                settings[name] = _value(DECLARED.get(name), given)
             except ValueError as error:
                 problems.append(f"{label}={given!r}: {error}")
     if problems:
@@ -95,27 +88,25 @@ def _names() -> dict[str, str]:
     found = {OUTPUT_DIR: OUTPUT_DIR}
     for name in ROW_OPTIONS:
         found |= {name: name, key_of(name): name}
-    for name in PARAMETERS:
+    for name in DECLARED:
         found |= {option[2:].replace("-", "_"): name for option in options_of(name)}
     return found
 
 
 def _shown() -> list[str]:
-    return [key_of(name) for name in (*ROW_OPTIONS, OUTPUT_DIR, *PARAMETERS)]
+    return [key_of(name) for name in (*ROW_OPTIONS, OUTPUT_DIR, *DECLARED)]
 
 
 def _value(parameter: Parameter | None, given: Any) -> Any:
     if given is None:
         return None
-    kind = str if parameter is None else parameter.type
-    if kind is str:
+    if parameter is None or parameter.type is str:
         return _text(given)
+    kind = parameter.type
     if isinstance(given, bool) is not (kind is bool) or not isinstance(given, (bool, int, float, str)):
         raise ValueError({bool: "not true or false", int: "not an integer"}.get(kind, "not a number"))
-    if kind is float and isinstance(given, int):
-        return float(given)
     # YAML reads 1e-4, without a dot, as a string.
-    return given if type(given) is kind or parameter is None else value_of(parameter, str(given))
+    return given if type(given) is kind else value_of(parameter, str(given))
 
 
 def _text(given: Any) -> str:

@@ -3,9 +3,8 @@
 import argparse
 
 from kfp_osft.pipelines.command.options import Subcommands, check_names
+from kfp_osft.pipelines.osft.rights import ROLE, SERVICE_ACCOUNT
 from kfp_osft.shared.reporting.errors import InputError
-
-_SERVICE_ACCOUNT, _ROLE = "pipeline-runner-dspa", "osft-launcher"
 
 
 def add_to(commands: Subcommands) -> None:
@@ -19,10 +18,10 @@ def add_to(commands: Subcommands) -> None:
     )
     parser.add_argument(
         "--service-account",
-        default=_SERVICE_ACCOUNT,
+        default=SERVICE_ACCOUNT,
         help="service account of the pipeline's pods (default: %(default)s)",
     )
-    parser.add_argument("--role", default=_ROLE, help="name of the Role and RoleBinding (default: %(default)s)")
+    parser.add_argument("--role", default=ROLE, help="name of the Role and RoleBinding (default: %(default)s)")
     parser.add_argument("--no-role", dest="with_role", action="store_false", help="print only the ConfigMap")
     parser.add_argument(
         "--evaluate",
@@ -36,7 +35,7 @@ def _run(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.osft.manifest import evaluation_manifest, manifest
 
     if options.evaluate:
-        if (options.service_account, options.role, options.with_role) != (_SERVICE_ACCOUNT, _ROLE, True):
+        if (options.service_account, options.role, options.with_role) != (SERVICE_ACCOUNT, ROLE, True):
             raise InputError(
                 "--evaluate prints no Role; --service-account, --role and --no-role do not apply to it, omit them"
             )

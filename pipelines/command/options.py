@@ -23,6 +23,13 @@ def add_output_dir(parser: argparse._ActionsContainer, default: str, what: str =
     )
 
 
+def add_two_models(parser: argparse._ActionsContainer) -> None:
+    """Adds BASE and TUNED, texts."""
+    kinds = "a model's folder, the output folder of kfp-osft run, or an id on the Hugging Face Hub"
+    parser.add_argument("base", metavar="BASE", help=f"model before the training: {kinds}")
+    parser.add_argument("tuned", metavar="TUNED", help="model after the training, as BASE")
+
+
 def add_quiet(parser: argparse._ActionsContainer) -> None:
     """Adds --quiet."""
     parser.add_argument(

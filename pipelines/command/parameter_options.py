@@ -1,11 +1,13 @@
-"""Training parameters as options of the command: their names, types and groups, and how an error names them."""
+"""Parameters of trainings and evaluations as options of the command: their names, types and groups, and how an error
+names them."""
 
 import argparse
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from kfp_osft.pipelines.command.parser import Parser
+from kfp_osft.pipelines.command.parser import SWITCH, Parser
 from kfp_osft.pipelines.parameter_groups import (
     BASIC,
     IN_ORDER,
@@ -17,7 +19,9 @@ from kfp_osft.pipelines.parameter_groups import (
     has_effect_here,
 )
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
+from kfp_osft.shared.parameters.evaluation_parameters import EVALUATION_PARAMETERS
 from kfp_osft.shared.parameters.parameter import Parameter
+from kfp_osft.shared.reporting.errors import InputError, TrainingError
 
 #: Where a run's rows come from: parameters of osft_pipeline -> their options.
 ROW_OPTIONS = {
@@ -27,6 +31,18 @@ ROW_OPTIONS = {
     "validation_uri_split": "--validation-uri-split",
 }
 PARAMETERS = {parameter.name: parameter for parameter in ALL_PARAMETERS}
+EVALUATION = {parameter.name: parameter for parameter in EVALUATION_PARAMETERS}
+#: Of a run: whether it has an evaluation.
+EVALUATE = Parameter(
+    "evaluate",
+    bool,
+    False,
+    "Evaluate the model at the end, as kfp-osft evaluate does, on the rows that were held out.",
+    "true or false",
+    "",
+)
+#: Whatever is an option of kfp-osft run and has a type.
+DECLARED = {**PARAMETERS, EVALUATE.name: EVALUATE, **EVALUATION}
 
 # As other trainers call them.
 _ALIASES = {
@@ -42,7 +58,9 @@ _TITLES = {
     RESULTS: "what is saved",
 }
 _VALUES = {str: "TEXT", int: "N", float: "X", bool: "[true|false]"}
-_KNOWN = re.compile(rf"\b(?:{'|'.join(sorted({*PARAMETERS, *ROW_OPTIONS}, key=len, reverse=True))})\b")
+# Not names such as gate, which messages have as words.
+_NAMES = {*PARAMETERS, *ROW_OPTIONS, *(name for name in EVALUATION if "_" in name)}
+_KNOWN = re.compile(rf"\b(?:{'|'.join(sorted(_NAMES, key=len, reverse=True))})\b")
 
 
 def option_of(name: str) -> str:
@@ -68,7 +86,8 @@ CHOSEN = (
 def add_parameters(parser: Parser, groups: Mapping[str, argparse._ArgumentGroup]) -> None:
     """Adds an option for each parameter; those that do nothing on this computer are accepted and not shown.
 
-    An option that is not given has the value None; the names that were typed are in the namespace's `typed`.
+    An option that is not given has the value None; the names that were typed are in the namespace's `typed`, which the
+    parser's defaults must have, empty.
 
     Args:
         groups: groups of the help that exist already, by the parameters' groups.
@@ -80,14 +99,38 @@ def add_parameters(parser: Parser, groups: Mapping[str, argparse._ArgumentGroup]
             group = TRAINING
         if group not in groups:
             groups[group] = parser.add_argument_group(_TITLES[group])
-        groups[group].add_argument(
-            *options_of(parameter.name),
-            dest=parameter.name,
-            action=_SetParameter,
-            nargs="?",
-            metavar=_VALUES[parameter.type],
-            help=_help(parameter) if shown else argparse.SUPPRESS,
-        )
+        _add(groups[group], parameter, options_of(parameter.name), _help(parameter) if shown else argparse.SUPPRESS)
+
+
+def add_evaluation_parameters(
+    parser: argparse._ActionsContainer, parameters: Iterable[Parameter] = EVALUATION_PARAMETERS
+) -> None:
+    """Adds an option for each of these parameters, as add_parameters does.
+
+    Args:
+        parser: or a group of one.
+        parameters: EVALUATE and EVALUATION_PARAMETERS, or some of them.
+    """
+    for parameter in parameters:
+        _add(parser, parameter, [option_of(parameter.name)], _help(parameter))
+
+
+def given_evaluation(options: argparse.Namespace) -> dict[str, Any]:
+    """The parameters of an evaluation that are given on the command line."""
+    given = {name: getattr(options, name, None) for name in EVALUATION}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _add(parser: argparse._ActionsContainer, parameter: Parameter, options: list[str], text: str) -> None:
+    parser.add_argument(
+        *options,
+        dest=parameter.name,
+        action=_SetParameter,
+        nargs="?",
+        const=SWITCH if parameter.type is bool else None,
+        metavar=_VALUES[parameter.type],
+        help=text,
+    )
 
 
 def _help(parameter: Parameter) -> str:
@@ -134,25 +177,22 @@ class _SetParameter(argparse.Action):
         if values is None:
             raise argparse.ArgumentError(None, f"{option_string} needs a value")
         try:
-            value = value_of(PARAMETERS[self.dest], values)
+            value = value_of(DECLARED[self.dest], values)
         except ValueError as error:
             raise argparse.ArgumentError(None, f"{option_string} {values}: {error}") from None
         setattr(namespace, self.dest, value)
-        namespace.typed = {**(getattr(namespace, "typed", None) or {}), self.dest: option_string}
-
-
-def with_values_of_flags(arguments: Sequence[str]) -> list[str]:
-    """The arguments with "=true" behind each switch that has no value, so that one stands before anything."""
-    switches = {
-        option for name, parameter in PARAMETERS.items() if parameter.type is bool for option in options_of(name)
-    }
-    follows = [*arguments, ""][1:]
-    return [
-        f"{argument}=true" if argument in switches and after.lower() not in ("true", "false") else argument
-        for argument, after in zip(arguments, follows, strict=True)
-    ]
+        namespace.typed = {**namespace.typed, self.dest: option_string}
 
 
 def in_words_of_the_command(message: str, typed: Mapping[str, str]) -> str:
     """A message with the option that was typed, or would be, in the place of each parameter's name."""
     return _KNOWN.sub(lambda found: typed.get(found[0]) or option_of(found[0]), message)
+
+
+@contextlib.contextmanager
+def naming_options(typed: Mapping[str, str]) -> Iterator[None]:
+    """Errors name options where they name parameters; `typed` may still grow inside."""
+    try:
+        yield
+    except (InputError, TrainingError) as error:
+        raise type(error)(in_words_of_the_command(str(error), typed)) from error

@@ -1,12 +1,15 @@
 """The command's argument parser: one line for what is wrong, with a suggestion, and a help in groups."""
 
 import argparse
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from kfp_osft.pipelines.did_you_mean import did_you_mean
 
 #: Exit code for bad options and bad input.
 BAD_INPUT = 2
+#: The `const` of an option that is a switch, and may have true or false behind it.
+SWITCH = "true"
 
 # Words of other trainers for what has another name here.
 _SYNONYMS = {
@@ -22,8 +25,13 @@ _SYNONYMS = {
     "--num-train-epochs": "--num-epochs",
     "--ratio": "--unfreeze-rank-ratio",
     "--rank-ratio": "--unfreeze-rank-ratio",
+    "--train-batch-size": "--batch-size",
+    "--per-device-train-batch-size": "--batch-size",
     "--scheduler": "--lr-scheduler",
+    "--lr-scheduler-type": "--lr-scheduler",
     "--warmup-steps": "--lr-warmup-steps",
+    "--eval-dataset": "--validation-uri",
+    "--push-to-hub": "--export-uri",
     "--config": "kfp-osft run config.yaml",
 }
 
@@ -38,11 +46,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """As argparse does it, but what a subcommand's parser does not know is an error of that subcommand."""
-        parsed, unknown = super().parse_known_args(args, namespace)
+        """As argparse does it, but what a subcommand's parser does not know is an error of that subcommand, and a
+        switch takes no argument but true and false."""
+        parsed, unknown = super().parse_known_args(args if args is None else self._with_values(args), namespace)
         if unknown:
             self.error(self._unknown(unknown))
         return parsed, unknown
+
+    def _with_values(self, arguments: Sequence[str]) -> list[str]:
+        """The arguments with "=true" behind each switch that has no value, so that one stands before anything."""
+        switches = {option for action in self._actions if action.const == SWITCH for option in action.option_strings}
+        follows = [*arguments, ""][1:]
+        return [
+            f"{argument}={SWITCH}" if argument in switches and after.lower() not in ("true", "false") else argument
+            for argument, after in zip(arguments, follows, strict=True)
+        ]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         # The only choices with names that people mistype are the subcommands.
@@ -54,8 +72,10 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, arguments: Sequence[str]) -> str:
         for argument in arguments:
             if argument.startswith("-"):
-                option = argument.partition("=")[0]
-                return f"unknown option {option}{did_you_mean(option, self.all_options(), _SYNONYMS)}"
+                option, known = argument.partition("=")[0], self.all_options()
+                # What this subcommand does not have either is no help.
+                synonyms = {word: ours for word, ours in _SYNONYMS.items() if ours in known or self.prog in ours}
+                return f"unknown option {option}{did_you_mean(option, known, synonyms)}"
         return f"unexpected argument {arguments[0]!r}"
 
     def all_options(self) -> list[str]:
@@ -84,11 +104,3 @@ class HelpFormatter(argparse.HelpFormatter):
 def shown_options(action: argparse.Action) -> list[str]:
     """The names of an option that people type; --training-num-epochs works too."""
     return [option for option in action.option_strings if not option.startswith("--training-")]
-
-
-def did_you_mean(word: str, known: Iterable[str], synonyms: dict[str, str] | None = None) -> str:
-    """ "; did you mean ...?", or nothing if no known word is close."""
-    if synonyms and word in synonyms:
-        return f"; did you mean {synonyms[word]}?"
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -24,9 +24,7 @@ def add_to(commands: Subcommands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from kfp_osft.pipelines.use.chat import find_model
-    from kfp_osft.shared.network.certificates import trust_private_authorities
-    from kfp_osft.stages.export_model.push.push import push_model
+    from kfp_osft.pipelines.run_folders import find_model
+    from kfp_osft.shared.push.push import push_model
 
-    trust_private_authorities()
     print(push_model(find_model("MODEL", options.model), options.uri, "URI"))

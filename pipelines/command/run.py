@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.pipelines.command.config_file import write_config
-from kfp_osft.pipelines.command.evaluate import add_evaluation_parameters, given_evaluation
 from kfp_osft.pipelines.command.options import Subcommands, add_quiet
-from kfp_osft.pipelines.command.parameter_options import add_parameters, in_words_of_the_command
+from kfp_osft.pipelines.command.parameter_options import (
+    EVALUATE,
+    EVALUATION,
+    add_evaluation_parameters,
+    add_parameters,
+    naming_options,
+)
 from kfp_osft.pipelines.command.run_settings import DEFAULT_OUTPUT_DIR, RunSettings, run_settings
 from kfp_osft.pipelines.demo.example_model import example_model
 from kfp_osft.pipelines.demo.wheels import cache_dir
 from kfp_osft.pipelines.local.reachable import check_reachable
 from kfp_osft.pipelines.parameter_groups import BASIC, ROWS
 from kfp_osft.shared.parameters.checking import check_parameters
-from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
 
 _EPILOG = (
@@ -76,28 +80,24 @@ def add_to(commands: Subcommands) -> None:
     rows.add_argument("--validation-uri-split", metavar="NAME", help="split of --validation-uri (default: validation)")
     add_parameters(parser, {BASIC: basic, ROWS: rows})
     evaluation = parser.add_argument_group("evaluation")
-    evaluation.add_argument(
-        "--evaluate",
-        action="store_true",
-        help="evaluate the model at the end, as kfp-osft evaluate does, on the rows that were held out",
-    )
-    add_evaluation_parameters(evaluation)
-    parser.set_defaults(run=_run, typed=None)
+    add_evaluation_parameters(evaluation, [EVALUATE, *EVALUATION.values()])
+    parser.set_defaults(run=_run, typed={})
 
 
 def _run(options: argparse.Namespace) -> None:
-    typed: dict[str, str] = dict(options.typed or {})
-    try:
+    typed: dict[str, str] = dict(options.typed)
+    with naming_options(typed):
         settings = run_settings(options)
         typed |= settings.typed
         _run_with(settings, options)
-    except (InputError, TrainingError) as error:
-        raise type(error)(in_words_of_the_command(str(error), typed)) from error
 
 
 def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
     check_parameters(settings.training)
-    evaluation = _evaluation(options)
+    if settings.evaluation is not None:
+        from kfp_osft.pipelines.local.evaluation import check_evaluation
+
+        check_evaluation(settings.evaluation, settings.holds_out_rows)
     settings.tell_without_effect()
     is_new = options.run_file is None
     example = None
@@ -108,29 +108,17 @@ def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
             example = example_model(cache_dir())
     from kfp_osft.pipelines.local.before import dry_run, plan_run
 
-    plan = plan_run(settings.output_dir, settings.rows, settings.training, example, choose=is_new)
+    plan = plan_run(settings.output_dir, settings.rows, settings.training, example, is_new, options.quiet)
     if options.write_config:
         write_config(options.write_config, settings.all(plan.training))
         log(f"Settings written to {options.write_config}; train with: kfp-osft run {options.write_config}")
     elif options.dry_run:
         dry_run(settings.output_dir, plan)
     else:
-        _train(settings, plan.training, options.quiet, evaluation)
+        _train(settings, plan.training, options.quiet)
 
 
-def _evaluation(options: argparse.Namespace) -> dict[str, Any] | None:
-    """The parameters of the evaluation; None for a run without one."""
-    given = given_evaluation(options)
-    if options.evaluate:
-        return given
-    if given:
-        raise InputError(f"--{next(iter(given)).replace('_', '-')} needs --evaluate")
-    return None
-
-
-def _train(
-    settings: RunSettings, training: Mapping[str, Any], quiet: bool, evaluation: Mapping[str, Any] | None
-) -> None:
+def _train(settings: RunSettings, training: Mapping[str, Any], quiet: bool) -> None:
     from kfp_osft.pipelines.local.run import run_locally
     from kfp_osft.pipelines.local.summary import check_local_run, show_run
     from kfp_osft.shared.training.metrics import read_table
@@ -143,6 +131,6 @@ def _train(
         quiet,
         settings.rows["validation_uri"],
         settings.rows["validation_uri_split"],
-        evaluation,
+        settings.evaluation,
     )
-    show_run(run, read_table(run.steps), check_local_run(run) if evaluation is None else None)
+    show_run(run, read_table(run.steps), check_local_run(run) if settings.evaluation is None else None)

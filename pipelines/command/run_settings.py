@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.pipelines.command.config_file import EXTENSIONS, OUTPUT_DIR, read_config
-from kfp_osft.pipelines.command.parameter_options import PARAMETERS, ROW_OPTIONS, option_of
+from kfp_osft.pipelines.command.parameter_options import (
+    DECLARED,
+    EVALUATE,
+    EVALUATION,
+    PARAMETERS,
+    ROW_OPTIONS,
+    option_of,
+)
 from kfp_osft.pipelines.parameter_groups import IN_ORDER, has_effect_here
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -29,18 +36,26 @@ class RunSettings:
         training: training parameters by name; those that are not given are missing.
         output_dir: folder of the results.
         typed: what the user called a setting, by its parameter name.
+        evaluation: parameters of the evaluation at the end by name; None for a run without one.
     """
 
     rows: dict[str, str]
     training: dict[str, Any]
     output_dir: Path
     typed: dict[str, str] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
+
+    @property
+    def holds_out_rows(self) -> bool:
+        """Whether there are rows to evaluate the model by."""
+        return bool(self.rows["validation_uri"] or self.training.get("training_validation_split"))
 
     def all(self, training: Mapping[str, Any]) -> dict[str, Any]:
         """Everything, for a config file, with these training parameters."""
         rows = {name: value for name, value in self.rows.items() if value and value != _SPLITS.get(name)}
         known = [parameter.name for parameter in IN_ORDER if parameter.name in training]
-        return {**rows, OUTPUT_DIR: str(self.output_dir), **{name: training[name] for name in known}}
+        evaluation = {} if self.evaluation is None else {EVALUATE.name: True, **self.evaluation}
+        return {**rows, OUTPUT_DIR: str(self.output_dir), **{name: training[name] for name in known}, **evaluation}
 
     def tell_without_effect(self) -> None:
         """Logs the given settings that mean something only on a cluster."""
@@ -54,19 +69,21 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
     """The settings that options, config file and --from give.
 
     Raises:
-        InputError: a config file that cannot be used, no rows, more than one dataset, a path where nothing is.
+        InputError: a config file that cannot be used, no rows, more than one dataset, a path where nothing is,
+            parameters of an evaluation that the run does not make.
     """
     config, dataset = _positional(options)
     given, typed = read_config(config) if config else ({}, {})
-    for name, value in {**_of_options(options, dataset)}.items():
+    for name, value in _of_options(options, dataset).items():
         given[name] = value
-        typed[name] = (options.typed or {}).get(name) or option_of(name)
+        typed[name] = options.typed.get(name) or option_of(name)
     output_dir = given.pop(OUTPUT_DIR, None)
     output_dir = Path(options.output_dir or output_dir or DEFAULT_OUTPUT_DIR)
     for name, slashes in _MOST_SLASHES.items():
         if name in given:
             check_local_path(typed[name], given[name], slashes)
     rows = {name: given.pop(name) for name in ROW_OPTIONS if name in given}
+    evaluation = _evaluation(given, typed)
     if options.run_file is None and "dataset_uri" not in rows:
         raise InputError("no rows to train on; give a file, as in: kfp-osft run rows.jsonl")
     base_model = given.get("training_base_model")
@@ -75,7 +92,16 @@ def run_settings(options: argparse.Namespace) -> RunSettings:
         given["training_base_model"] = str(Path(base_model).expanduser().absolute())
     if options.run_file is not None:
         rows, given = _repeated(options.run_file, rows, given)
-    return RunSettings({**_SPLITS, "validation_uri": "", **rows}, given, output_dir, typed)
+    return RunSettings({**_SPLITS, "validation_uri": "", **rows}, given, output_dir, typed, evaluation)
+
+
+def _evaluation(given: dict[str, Any], typed: Mapping[str, str]) -> dict[str, Any] | None:
+    """Takes what is about the evaluation out of the settings."""
+    evaluate = given.pop(EVALUATE.name, None)
+    evaluation = {name: given.pop(name) for name in EVALUATION if name in given}
+    if evaluation and evaluate is None:
+        raise InputError(f"{typed[next(iter(evaluation))]} needs --{EVALUATE.name}")
+    return evaluation if evaluate else None
 
 
 def check_local_path(called: str, value: str, most_slashes: int) -> None:
@@ -123,7 +149,7 @@ def _positional(options: argparse.Namespace) -> tuple[Path | None, str | None]:
 
 
 def _of_options(options: argparse.Namespace, dataset: str | None) -> dict[str, Any]:
-    values = {name: getattr(options, name) for name in (*ROW_OPTIONS, *PARAMETERS)}
+    values = {name: getattr(options, name) for name in (*ROW_OPTIONS, *DECLARED)}
     values["dataset_uri"] = dataset or values["dataset_uri"]
     return {name: value for name, value in values.items() if value is not None}
 

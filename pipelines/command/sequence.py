@@ -3,8 +3,13 @@
 import argparse
 from pathlib import Path
 
-from kfp_osft.pipelines.command.evaluate import add_evaluation_parameters, given_evaluation
 from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, add_quiet
+from kfp_osft.pipelines.command.parameter_options import (
+    EVALUATION,
+    add_evaluation_parameters,
+    given_evaluation,
+    naming_options,
+)
 
 
 def add_to(commands: Subcommands) -> None:
@@ -19,8 +24,8 @@ def add_to(commands: Subcommands) -> None:
     parser.add_argument("tasks", type=Path, metavar="tasks.yaml", help="base model, tasks and their ratios")
     add_output_dir(parser, "kfp-osft-output/sequence")
     add_quiet(parser)
-    add_evaluation_parameters(parser, only="evaluation_")
-    parser.set_defaults(run=_run)
+    add_evaluation_parameters(parser, [EVALUATION["evaluation_rows"], EVALUATION["evaluation_answer_tokens"]])
+    parser.set_defaults(run=_run, typed={})
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -29,7 +34,8 @@ def _run(options: argparse.Namespace) -> None:
     from kfp_osft.shared.reporting.log import log
     from kfp_osft.stages.evaluate_model.options import checked_options
 
-    evaluation = checked_options(given_evaluation(options))
+    with naming_options(options.typed):
+        evaluation = checked_options(given_evaluation(options))
     result = run_sequence(read_plan(options.tasks), options.output_dir, evaluation, options.quiet)
     log("")
     for name, value in result.metrics().items():

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.pipelines.local.summary import KNOWLEDGE_FILE
+from kfp_osft.pipelines.run_folders import checkpoints_of
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.figures import figures
-from kfp_osft.shared.training.metrics import read_steps, read_table, summarize
+from kfp_osft.shared.training.metrics import read_steps, read_table, summarize, with_resumptions
 from kfp_osft.shared.training.run_file import CHECKPOINTS, MODELS, RUN_FILE, data_made_from, library_versions, read_run
 from kfp_osft.shared.training.run_parameters import training_parameters
-from kfp_osft.stages.collect_metrics.collection import METRICS_FILE
+from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
+from kfp_osft.stages.collect_metrics.collection import METRICS_FILE, with_measured_losses
 
 _PREFIX = "training_"
 # Parameters of the pods and of the stages, which change nothing about the model.
@@ -133,16 +135,16 @@ def _steps_of_model(model: Path, run: Mapping[str, Any]) -> list[dict]:
     artifact = model.parent.parent / model.parent.name.replace(_MODEL_TASK, _STEPS_TASK) / _STEPS_OUTPUT
     if model.name == _MODEL_OUTPUT and artifact.is_file():
         return read_table(artifact)
-    for workspace in model.parents[:2]:
-        for record in sorted(workspace.glob(f"{CHECKPOINTS}/*/{RUN_FILE}")):
-            if (read_run(record.parent) or {}).get("fingerprint") == run.get("fingerprint"):
-                return _steps(record.parent)
-    return []
+    checkpoints = checkpoints_of(model, run)
+    return _steps(checkpoints) if checkpoints else []
 
 
 def _steps(folder: Path) -> list[dict]:
     table = folder / METRICS_FILE
-    return read_table(table) if table.is_file() else read_steps(folder)
+    if table.is_file():
+        return read_table(table)
+    steps = with_resumptions(read_steps(folder), folder)
+    return with_measured_losses(steps, validation_losses(steps, loss_after_the_last_step(folder)))
 
 
 def _knowledge(folder: Path) -> dict[str, float]:
@@ -167,7 +169,7 @@ def _made_from_published(run: Mapping[str, Any]) -> dict[str, str]:
 
 def _made_from_record(run: Mapping[str, Any]) -> dict[str, str]:
     """What launch_trainjob's record says."""
-    made_from = data_made_from(dict(run))
+    made_from = data_made_from(run["osft"])
     base = made_from.get("base_model") or {}
     return {
         **_model_and_rows(

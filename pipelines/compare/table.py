@@ -8,6 +8,7 @@ from kfp_osft.pipelines.compare.runs import ComparedRun
 from kfp_osft.shared.knowledge.coverage import percent
 from kfp_osft.shared.knowledge.loss_change import perplexity_change
 from kfp_osft.shared.reporting.durations import duration_text
+from kfp_osft.shared.training.metrics import resumptions
 
 #: What is shown where a run does not say it: a parameter that was left out has the library's default.
 MISSING = "-"
@@ -119,6 +120,10 @@ def results(runs: Sequence[ComparedRun]) -> list[Row]:
         rows.append(
             Row(figure.heading, tuple(MISSING if value is None else figure.text(value) for value in values), best)
         )
+    resumed = [resumptions(run.steps) for run in runs]
+    if any(resumed):
+        cells = (", ".join(f"{after:,}" for after in each) or MISSING for each in resumed)
+        rows.append(Row("resumed after step", tuple(cells)))
     return rows
 
 

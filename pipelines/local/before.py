@@ -2,12 +2,13 @@
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.pipelines.local.defaults import EXAMPLE_MODEL, choose_defaults
 from kfp_osft.pipelines.local.measured_speed import measured_time
+from kfp_osft.pipelines.local.progress import WARNING
 from kfp_osft.pipelines.local.run import absolute_path, prepare_environment
 from kfp_osft.shared.files.atomic import writable_folder
 from kfp_osft.shared.parameters.checking import check_parameters
@@ -37,6 +38,7 @@ def plan_run(
     given: Mapping[str, Any],
     example_model: Path | None = None,
     choose: bool = True,
+    quiet: bool = False,
 ) -> PlannedRun:
     """Fetches rows and the base model's small files, and chooses what is not given; says what it chose.
 
@@ -46,6 +48,7 @@ def plan_run(
         given: training parameters by name.
         example_model: the base model where none is given.
         choose: False for a run that is repeated, where what is not given has the pipeline's default.
+        quiet: of what fetching says, shows only warnings.
 
     Raises:
         InputError: bad parameters; rows or model that are not there, or out of reach.
@@ -59,12 +62,13 @@ def plan_run(
     if example_model is not None:
         chosen["training_base_model"] = str(example_model)
         lines.append(EXAMPLE_MODEL)
-    # The stages say the same again.
-    with contextlib.redirect_stdout(io.StringIO()):
+    said = _only_warnings if quiet else contextlib.nullcontext
+    # A download may take long, and of a dry run nobody else tells the warnings.
+    with said():
         found = resolve(dataset, rows["dataset_split"], str(output_dir), None, validation, rows["validation_uri_split"])
     if choose:
         model = {**chosen, **given}["training_base_model"]
-        with contextlib.redirect_stdout(io.StringIO()):
+        with said():
             folder = find_base_model(model, output_dir, bool(given.get("training_trust_remote_code"))).folder
         defaults = choose_defaults(
             given, Path(found.dataset_path), found.num_rows, bool(validation), folder, bool(gpu_memories())
@@ -76,6 +80,18 @@ def plan_run(
     for line in lines:
         log(f"  {line}")
     return PlannedRun({**given, **chosen}, found.dataset_path, found.validation_path)
+
+
+@contextlib.contextmanager
+def _only_warnings() -> Iterator[None]:
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output):
+            yield
+    finally:
+        for line in output.getvalue().splitlines():
+            if line.startswith(WARNING):
+                log(line)
 
 
 def dry_run(output_dir: Path, plan: PlannedRun) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds, model_on_disk
+from kfp_osft.pipelines.run_folders import find_model
+from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.run_file import read_run
@@ -20,7 +21,7 @@ def run_check(
     """Compares two models and prints each figure as it comes, and the verdict.
 
     Args:
-        base, tuned: model folders, or ids on the Hugging Face Hub.
+        base, tuned: model folders, output folders of kfp-osft run, or ids on the Hugging Face Hub.
         unfreeze_rank_ratio: that of the training, 0.0 to 1.0; None: read from osft_run.json in the folder of `tuned`.
         matrices, target_patterns: as in check_knowledge.
         max_minutes: approximate time limit.
@@ -34,7 +35,7 @@ def run_check(
         raise InputError(f"--max-minutes={max_minutes:g} is not allowed; allowed: a number above 0")
     if unfreeze_rank_ratio is not None and not 0 <= unfreeze_rank_ratio <= 1:
         raise InputError(f"--unfreeze-rank-ratio={unfreeze_rank_ratio:g} is not allowed; allowed: a number from 0 to 1")
-    base_dir, tuned_dir = model_on_disk("BASE", base), model_on_disk("TUNED", tuned)
+    base_dir, tuned_dir = find_model("BASE", base), find_model("TUNED", tuned)
     run = read_run(tuned_dir) or {}
     osft = run.get("osft", {})
     ratio = osft.get("unfreeze_rank_ratio") if unfreeze_rank_ratio is None else unfreeze_rank_ratio

@@ -15,7 +15,8 @@ from kfp_osft.shared.training.steps import TrainingStep
 DONE = "done"
 FAILED = "failed"
 USED_AGAIN = "used again"
-_WARNING = "Warning: "
+#: How a line begins that a quiet run shows too.
+WARNING = "Warning: "
 _ERRORS = (INPUT_ERROR_PREFIX, TRAINING_ERROR_PREFIX)
 # Lines that say how far something is, each of which takes the place of the one before.
 _PASSING = re.compile(r"\bleft( before the first step)?$|, [\d,.]+ \S+/s$")
@@ -63,7 +64,7 @@ class Lines:
         self._write(f"[{self._begun}/{self._stages}] {title}")
 
     def show(self, line: str) -> None:
-        if not self._quiet or line.startswith((_WARNING, *_ERRORS)):
+        if not self._quiet or line.startswith((WARNING, *_ERRORS)):
             self._write(f"      {line}")
 
     def end(self, stage: str, state: str, seconds: float) -> None:
@@ -128,7 +129,7 @@ class Live:
         elif _PASSING.search(line) or _FIGURE.fullmatch(line):
             self._passing = line
         else:
-            style = "yellow" if line.startswith(_WARNING) else "bold red" if line.startswith(_ERRORS) else None
+            style = "yellow" if line.startswith(WARNING) else "bold red" if line.startswith(_ERRORS) else None
             for part in self._wrapped(line):
                 self._console.print(part, style=style, soft_wrap=True)
 

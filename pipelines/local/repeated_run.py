@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.pipelines.run_folders import checkpoints_of
 from kfp_osft.shared.files.manifests import file_digest, sampled_digest
 from kfp_osft.shared.model.folder import model_folder
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
@@ -12,10 +13,8 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import SECRET
 from kfp_osft.shared.rows.files import dataset_files
-from kfp_osft.shared.training.run_file import RUN_FILE, RUN_FORMAT, read_run
+from kfp_osft.shared.training.run_file import FINAL_MODEL, RUN_FILE, RUN_FORMAT, read_run
 from kfp_osft.shared.training.versions import installed_versions
-
-_FINAL_MODEL = "final_model"
 
 
 class RepeatedRun(NamedTuple):
@@ -56,7 +55,8 @@ def repeated_run(
     """
     path = _run_file(path)
     run = _read(path)
-    own = _own_record(path, run)
+    checkpoints = checkpoints_of(path.parent, run)
+    own = (read_run(checkpoints) if checkpoints else None) or {}
     about = own.get("about", {})
     parameters = {**run["parameters"], **training}
     missing = []
@@ -95,10 +95,10 @@ def repeated_run(
 
 def _run_file(path: Path) -> Path:
     """The file itself, that in a model's folder, or that of the model in an output folder."""
-    for file in (path / RUN_FILE, path / _FINAL_MODEL / RUN_FILE):
+    for file in (path / RUN_FILE, path / FINAL_MODEL / RUN_FILE):
         if file.is_file():
             return file
-    return path / _FINAL_MODEL / RUN_FILE if path.is_dir() else path
+    return path / FINAL_MODEL / RUN_FILE if path.is_dir() else path
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -125,17 +125,6 @@ def _read(path: Path) -> dict[str, Any]:
     if unknown:
         raise InputError(f"{what}: {', '.join(unknown)}: not a training parameter of this version of kfp-osft")
     return run
-
-
-def _own_record(path: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """What launch_trainjob wrote beside the run's checkpoints, paths included; {} where the model is elsewhere now."""
-    fingerprint = str(run.get("fingerprint", ""))
-    for folder in path.absolute().parents[1:3]:
-        for record in sorted(folder.glob(f"checkpoints/*/{RUN_FILE}")):
-            found = read_run(record.parent)
-            if found and fingerprint and found.get("fingerprint") == fingerprint:
-                return found
-    return {}
 
 
 def _base_model_of(run: Mapping[str, Any], own: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _KFP = r"\d\d:\d\d:\d\d\.\d{3} - [A-Z]+ - "
 _BEGINS = re.compile(rf"{_KFP}Executing task '([\w-]+)'")
 _ENDS = re.compile(rf"{_KFP}Task '([\w-]+)' finished with status (\w+)")
-_STAGE_END = re.compile(rf"{STAGE_END}(complete|failed) after ")
+_STAGE_END = re.compile(rf"{STAGE_END}(complete|failed|stopped) after ")
 _INDENT = " " * 4
 # By the names of KFP's tasks.
 _TITLES = {name.replace("_", "-"): title for name, title in DISPLAY_NAMES.items()}

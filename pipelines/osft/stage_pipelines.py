@@ -9,7 +9,7 @@ from kfp.dsl import structures
 
 from kfp_osft import stages
 from kfp_osft.pipelines.facade.osft_task import stages_of_env
-from kfp_osft.pipelines.osft.sub_pipeline import SECRET_KEYS, PipelineSettings
+from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.component import stage_settings
 from kfp_osft.stages.training_parameters import one_line_each
@@ -51,9 +51,7 @@ def build_stage_pipeline(name: str, settings: PipelineSettings) -> Any:
             task = component(**arguments, **placeholders)
         task.set_caching_options(False)
         kubernetes.mount_pvc(task, claim, _MOUNT_PATH)
-        for purpose, keys in SECRET_KEYS.items():
-            if wanted := {key: key for key in keys if name in stages_of_env(key)}:
-                kubernetes.use_secret_as_env(task, settings.secret_names[purpose], wanted, optional=True)
+        settings.give_secrets(task, lambda key: name in stages_of_env(key))
 
     pipeline.__signature__ = inspect.Signature(parameters)
     documentation = component.python_func.__doc__.replace("Args:\n", f"Args:\n        {_CLAIM_DOC}\n")

@@ -12,6 +12,7 @@ from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from kfp_osft import __version__
 from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters, with_defaults
+from kfp_osft.pipelines.osft.form import check_names
 from kfp_osft.pipelines.osft.own_folder import check_own_folder
 from kfp_osft.pipelines.osft.wiring import (
     EvaluatedOutputs,
@@ -68,7 +69,7 @@ class PipelineSettings:
         defaults: of parameters in the form, by name, in place of the contract's.
 
     Raises:
-        InputError: a name that is not one of a Kubernetes object, a default that is not allowed.
+        InputError: a name that is not one of a Kubernetes object, a default of no parameter or that is not allowed.
     """
 
     workspace_size: str = "100Gi"
@@ -92,7 +93,30 @@ class PipelineSettings:
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise InputError(f"the pipeline's name '{self.name}' is not a valid name of a Kubernetes object")
-        check_constants({name: value for name, value in self.defaults.items() if name in _TRAINING_NAMES})
+        check_names(self.defaults)
+        check_constants(self.training_defaults)
+        check_evaluation_constants(self.evaluation_defaults)
+
+    @property
+    def training_defaults(self) -> dict[str, Any]:
+        """The defaults of training parameters."""
+        return {name: value for name, value in self.defaults.items() if name in _TRAINING_NAMES}
+
+    @property
+    def evaluation_defaults(self) -> dict[str, Any]:
+        """The defaults of an evaluation's parameters."""
+        return {name: value for name, value in self.defaults.items() if name in _EVALUATION_NAMES}
+
+    def give_secrets(self, task: Any, wanted: Callable[[str], bool] = lambda key: True) -> None:
+        """Gives the Secrets' keys to a task, as environment variables.
+
+        Args:
+            task: a PipelineTask, or an OsftTask, which passes each on to the stages that need it.
+            wanted: says of a key whether the task gets it.
+        """
+        for purpose, keys in SECRET_KEYS.items():
+            if given := {key: key for key in keys if wanted(key)}:
+                kubernetes.use_secret_as_env(task, self.secret_names[purpose], given, optional=True)
 
     def workspace(self) -> dsl.WorkspaceConfig:
         """The workspace as KFP's PipelineConfig takes it."""
@@ -202,11 +226,7 @@ def build_osft_pipeline(settings: PipelineSettings) -> Any:
                 check_matrices,
                 Evaluation(evaluation, settings.evaluation) if settings.evaluation else None,
             )
-        task = OsftTask(tasks)
-        for purpose, keys in SECRET_KEYS.items():
-            kubernetes.use_secret_as_env(
-                task, settings.secret_names[purpose], {key: key for key in keys}, optional=True
-            )
+        settings.give_secrets(OsftTask(tasks))
         outputs: dict[str, Any] = dict(tasks.outputs())
         return outputs_type(**outputs)
 

@@ -8,7 +8,8 @@ from typing import Any
 from kfp_osft.pipelines.sequence.card import signed
 from kfp_osft.pipelines.sequence.result import SequenceResult
 from kfp_osft.shared.files.atomic import replacing_file
-from kfp_osft.shared.pages.page import framed_page
+from kfp_osft.shared.model.folder import public_name
+from kfp_osft.shared.pages.page import figure_row, framed_page
 from kfp_osft.stages.evaluate_model.charts import chart_scripts, responsive
 from kfp_osft.stages.evaluate_model.report import STYLE, html_table
 
@@ -32,7 +33,7 @@ def write_page(result: SequenceResult, path: Path) -> None:
     title = f"{len(result.learnt)} task{'' if len(result.learnt) == 1 else 's'}, one after the other"
     with replacing_file(path) as unfinished:
         unfinished.write_text(
-            framed_page(title, f"OSFT of {Path(result.base_model).name}", body, STYLE), encoding="utf-8"
+            framed_page(title, f"OSFT of {public_name(result.base_model)}", body, STYLE), encoding="utf-8"
         )
 
 
@@ -92,10 +93,7 @@ def _headline(result: SequenceResult) -> str:
     if base is not None:
         last = result.after[-1].general_loss or 0.0
         cells.append(("General loss", f"{base:.2f} → {last:.2f}", f"{signed(drifts[-1][0])} against the first base"))
-    items = "".join(
-        f"<div><dt>{title}</dt><dd>{value}<small>{beside}</small></dd></div>" for title, value, beside in cells
-    )
-    return f"<dl>{items}</dl>"
+    return figure_row(cells)
 
 
 def _section(name: str, title: str, note: str, result: SequenceResult, matrix: Sequence[Sequence[float]]) -> str:

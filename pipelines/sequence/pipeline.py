@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kfp import dsl, kubernetes
+from kfp import dsl
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
 from kfp_osft.pipelines.facade.osft_task import OsftTask
-from kfp_osft.pipelines.osft.sub_pipeline import SECRET_KEYS, PipelineSettings
+from kfp_osft.pipelines.osft.sub_pipeline import PipelineSettings
 from kfp_osft.pipelines.osft.wiring import Evaluation, EvaluationPod, RowSources, StageTasks, add_stages
 from kfp_osft.pipelines.sequence.plan import Plan, Task, plan_of
+from kfp_osft.shared.training.run_file import FINAL_MODEL
 from kfp_osft.stages.component import stage_settings
 
 
@@ -28,14 +29,16 @@ def osft_sequence(
         base_model: of the first task.
         evaluation: EVALUATION_PARAMETERS by name for the evaluation after each task; with gate, a task that makes the
             model forget too much ends the sequence.
-        settings: workspace, Secrets and image; its `evaluation` is the pod of evaluate_model.
+        settings: workspace, Secrets and image; its `evaluation` is the pod of evaluate_model, its `defaults` hold where
+            the tasks and `evaluation` say nothing else, and the pipeline's name is its `name` with -sequence.
         content: schedule, unfreeze_rank_ratio, factor, planned_tasks and training, as in tasks.yaml.
 
     Raises:
         InputError: what is not allowed, one per line.
     """
-    plan = plan_of({"base_model": base_model, "tasks": [dict(task) for task in tasks], **content})
-    return build_sequence_pipeline(plan, settings or PipelineSettings(), evaluation or {})
+    settings = settings or PipelineSettings()
+    content = {"base_model": base_model, "tasks": [dict(task) for task in tasks], **content}
+    return build_sequence_pipeline(plan_of(content, defaults=settings.training_defaults), settings, evaluation or {})
 
 
 def build_sequence_pipeline(plan: Plan, settings: PipelineSettings, evaluation: Mapping[str, Any]) -> Any:
@@ -46,13 +49,17 @@ def build_sequence_pipeline(plan: Plan, settings: PipelineSettings, evaluation: 
     measures the held-out rows of all tasks so far.
     """
     pod = settings.evaluation or EvaluationPod()
+    name = "osft-sequence" if settings.name == PipelineSettings.name else f"{settings.name}-sequence"
+    evaluation = {**settings.evaluation_defaults, **evaluation}
 
     @dsl.pipeline(
-        name="osft-sequence",
+        name=name,
         display_name=f"OSFT of {len(plan.tasks)} tasks",
         pipeline_config=dsl.PipelineConfig(workspace=settings.workspace()),
     )
-    def sequence(base_model: str = plan.base_model, pvc_path: str = WORKSPACE_MOUNT_PATH) -> dsl.Model:
+    def sequence(
+        base_model: str = plan.base_model, pvc_path: str = settings.defaults.get("pvc_path", WORKSPACE_MOUNT_PATH)
+    ) -> dsl.Model:
         """Fine-tunes a model with OSFT on tasks one after the other, each from the model before it.
 
         Args:
@@ -64,11 +71,13 @@ def build_sequence_pipeline(plan: Plan, settings: PipelineSettings, evaluation: 
         for number, task in enumerate(plan.tasks):
             earlier = {name: _held_out(pvc_path, name) for name in (each.name for each in plan.tasks[:number])}
             with stage_settings(settings.stages):
-                tasks = _add(task, f"{pvc_path}/{task.name}", model, Evaluation({**evaluation, **_known(earlier)}, pod))
+                measured = Evaluation({**evaluation, **_known(earlier)}, pod)
+                check = settings.defaults.get("check_matrices", 0)
+                tasks = _add(task, f"{pvc_path}/{task.name}", model, check, measured)
             if before is not None:
                 tasks.preprocess.after(before.last)
-            _set(tasks, task, settings)
-            model, before = f"{pvc_path}/{task.name}/final_model", tasks
+            settings.give_secrets(OsftTask(tasks).set_display_name(task.name))
+            model, before = f"{pvc_path}/{task.name}/{FINAL_MODEL}", tasks
         assert before is not None
         output: Any = before.outputs()["output_model"]
         return output
@@ -76,7 +85,7 @@ def build_sequence_pipeline(plan: Plan, settings: PipelineSettings, evaluation: 
     return sequence
 
 
-def _add(task: Task, folder: str, base_model: Any, evaluation: Evaluation) -> StageTasks:
+def _add(task: Task, folder: str, base_model: Any, check_matrices: int, evaluation: Evaluation) -> StageTasks:
     rows = RowSources(task.dataset, task.dataset_split, None, task.validation, task.validation_split)
     training = {
         **task.training,
@@ -84,7 +93,7 @@ def _add(task: Task, folder: str, base_model: Any, evaluation: Evaluation) -> St
         "training_unfreeze_rank_ratio": task.unfreeze_rank_ratio,
         "training_data_output_dir": f"{folder}/data",
     }
-    return add_stages(folder, rows, training, evaluation=evaluation)
+    return add_stages(folder, rows, training, check_matrices, evaluation)
 
 
 def _held_out(pvc_path: Any, name: str) -> str:
@@ -94,9 +103,3 @@ def _held_out(pvc_path: Any, name: str) -> str:
 
 def _known(earlier: Mapping[str, str]) -> dict[str, str]:
     return {"earlier_tasks": ",".join(f"{name}={path}" for name, path in earlier.items())} if earlier else {}
-
-
-def _set(tasks: StageTasks, task: Task, settings: PipelineSettings) -> None:
-    facade = OsftTask(tasks).set_display_name(task.name)
-    for purpose, keys in SECRET_KEYS.items():
-        kubernetes.use_secret_as_env(facade, settings.secret_names[purpose], {key: key for key in keys}, optional=True)

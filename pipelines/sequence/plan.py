@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kfp_osft.pipelines.yaml_file import read_yaml
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.parameters.kubernetes_syntax import is_name
@@ -16,8 +15,14 @@ CONSTANT, FALLING, GROWING = "constant", "falling", "growing"
 SCHEDULES = (CONSTANT, FALLING, GROWING)
 _TYPES = {parameter.name: parameter.type for parameter in ALL_PARAMETERS}
 _RATIO = "training_unfreeze_rank_ratio"
+# What a plan and its tasks say themselves.
+_OUTSIDE = (_RATIO, "training_base_model")
 _PLAN_KEYS = ("base_model", "schedule", "unfreeze_rank_ratio", "factor", "planned_tasks", "training", "tasks")
-_TASK_KEYS = ("name", "dataset", "dataset_split", "validation", "validation_split", "unfreeze_rank_ratio", "training")
+# Of a task, with their defaults.
+_TEXTS = {"dataset": "", "dataset_split": "train", "validation": "", "validation_split": "validation"}
+_TASK_KEYS = ("name", *_TEXTS, "unfreeze_rank_ratio", "training")
+# More than any number in a plan.
+_MOST = 1e9
 # Without rows of its own, each task holds out this share.
 _HELD_OUT = 0.1
 
@@ -74,35 +79,32 @@ def ratio_of(schedule: str, first: float, position: int, factor: float = 0.5, pl
     return first
 
 
-def read_plan(file: Path, on_this_computer: bool = True) -> Plan:
+def read_plan(file: Path, on_this_computer: bool = True, defaults: Mapping[str, Any] | None = None) -> Plan:
     """Reads tasks.yaml.
 
     Args:
         file: to read.
         on_this_computer: whether its rows and base model may be files beside it; on a cluster they are not.
+        defaults: as in plan_of.
 
     Raises:
         InputError: the file cannot be read, or what is wrong with it, one per line.
     """
+    content = read_yaml(file)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    try:
-        return plan_of(content, file.parent if on_this_computer else None)
+        return plan_of(content, file.parent if on_this_computer else None, defaults)
     except InputError as error:
         raise InputError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
 
 
-def plan_of(content: Any, folder: Path | None = None) -> Plan:
+def plan_of(content: Any, folder: Path | None = None, defaults: Mapping[str, Any] | None = None) -> Plan:
     """A plan from the content of a tasks.yaml.
 
     Args:
         content: a mapping with base_model, tasks, and optionally schedule, unfreeze_rank_ratio, factor, planned_tasks
             and training (parameters of all tasks).
         folder: of this computer that relative paths of rows and model belong to; None leaves them as they are.
+        defaults: training parameters by name that hold where the content says nothing else.
 
     Raises:
         InputError: what is wrong with it, one per line.
@@ -113,9 +115,10 @@ def plan_of(content: Any, folder: Path | None = None) -> Plan:
     schedule = content.get("schedule", CONSTANT)
     if schedule not in SCHEDULES:
         problems.append(f"schedule={schedule!r} is not allowed; allowed: {', '.join(SCHEDULES)}")
-    if not isinstance(content.get("base_model"), str):
+    if not isinstance(base_model := content.get("base_model"), str) or not base_model.strip():
         problems.append("base_model is missing: a folder, or an id on the Hugging Face Hub")
-    numbers = {"unfreeze_rank_ratio": 0.25, "factor": 0.5, "planned_tasks": len(content["tasks"])}
+    shared = {**(defaults or {})}
+    numbers = {"unfreeze_rank_ratio": shared.pop(_RATIO, 0.25), "factor": 0.5, "planned_tasks": len(content["tasks"])}
     for name, default in numbers.items():
         numbers[name] = _number(name, content.get(name, default), problems, default)
     if not 0 < numbers["factor"] <= 1:
@@ -124,15 +127,20 @@ def plan_of(content: Any, folder: Path | None = None) -> Plan:
         problems.append("planned_tasks is missing: growing needs the number of all tasks, also of those to come")
     elif numbers["planned_tasks"] < len(content["tasks"]):
         problems.append(f"planned_tasks={numbers['planned_tasks']:g} is less than the {len(content['tasks'])} tasks")
+    elif numbers["planned_tasks"] % 1:
+        problems.append(f"planned_tasks={numbers['planned_tasks']:g} is not a whole number")
     if problems:
         raise InputError("\n".join(problems))
-    tasks = []
+    training = content.get("training") or {}
+    if not isinstance(training, dict):
+        raise InputError("training is not a mapping of parameters")
+    tasks, shared = [], {**{name: value for name, value in shared.items() if name not in _OUTSIDE}, **training}
     for position, given in enumerate(content["tasks"]):
         ratio = ratio_of(
             schedule, numbers["unfreeze_rank_ratio"], position, numbers["factor"], int(numbers["planned_tasks"])
         )
         try:
-            tasks.append(_task(position, given, ratio, content.get("training") or {}, folder))
+            tasks.append(_task(position, given, ratio, shared, folder))
         except InputError as error:
             problems += str(error).splitlines()
     names = [task.name for task in tasks]
@@ -142,25 +150,28 @@ def plan_of(content: Any, folder: Path | None = None) -> Plan:
     return Plan(_place(content["base_model"], folder), tuple(tasks))
 
 
-def _task(position: int, given: Any, ratio: float, shared: Any, folder: Path | None) -> Task:
+def _task(position: int, given: Any, ratio: float, shared: Mapping[str, Any], folder: Path | None) -> Task:
     where = f"task {position + 1}"
     if not isinstance(given, dict):
         raise InputError(f"{where} is not a mapping; expected name and dataset")
     problems = _unknown(f"{where}: ", given, _TASK_KEYS)
-    name, dataset = given.get("name"), given.get("dataset")
+    name = given.get("name")
     if not isinstance(name, str) or not is_name(name):
         problems.append(f"{where}: name={name!r} is not allowed; allowed: lower case letters, digits and '-'")
-    if not isinstance(dataset, str):
+    texts = {key: given.get(key, default) for key, default in _TEXTS.items()}
+    problems += [
+        f"{where}: {key}={value!r} is not a text" for key, value in texts.items() if not isinstance(value, str)
+    ]
+    if not texts["dataset"]:
         problems.append(f"{where}: dataset is missing")
     own = given.get("training") or {}
-    if not isinstance(own, dict) or not isinstance(shared, dict):
+    if not isinstance(own, dict):
         raise InputError(f"{where}: training is not a mapping of parameters")
     training = {key: _typed(key, value) for key, value in {**shared, **own}.items()}
-    ratio = given.get("unfreeze_rank_ratio", ratio)
-    validation = given.get("validation", "")
-    if not validation:
+    ratio = _as_float(given.get("unfreeze_rank_ratio", ratio))
+    if not texts["validation"]:
         training.setdefault("training_validation_split", _HELD_OUT)
-    for key in (_RATIO, "training_base_model"):
+    for key in _OUTSIDE:
         if key in training:
             problems.append(f"{where}: {key} does not belong into training; give it outside")
     try:
@@ -171,10 +182,10 @@ def _task(position: int, given: Any, ratio: float, shared: Any, folder: Path | N
         raise InputError("\n".join(problems))
     return Task(
         str(name),
-        _place(str(dataset), folder),
-        given.get("dataset_split", "train"),
-        _place(validation, folder) if validation else "",
-        given.get("validation_split", "validation"),
+        _place(texts["dataset"], folder),
+        texts["dataset_split"],
+        _place(texts["validation"], folder) if texts["validation"] else "",
+        texts["validation_split"],
         float(ratio),
         training,
     )
@@ -186,7 +197,7 @@ def _unknown(where: str, given: Mapping[str, Any], known: Sequence[str]) -> list
 
 def _number(name: str, value: Any, problems: list[str], default: float) -> float:
     value = _as_float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MOST:
         problems.append(f"{name}={value!r} is not a number")
         return default
     return value

@@ -48,6 +48,7 @@ def run_sequence(plan: Plan, output_dir: Path, options: Options, quiet: bool = F
     for task in plan.tasks:
         _digests(task)
     learnt: list[LearntTask] = []
+    result: SequenceResult | None = None
     model, made_from = base, _model_digest(base)
     for number, task in enumerate(plan.tasks, start=1):
         log(f"\nTask {number} of {len(plan.tasks)}: {task.name}, unfreeze rank ratio {task.unfreeze_rank_ratio:g}")
@@ -59,7 +60,8 @@ def run_sequence(plan: Plan, output_dir: Path, options: Options, quiet: bool = F
         write_json(output_dir / RESULT, result.to_dict())
         write_page(result, output_dir / PAGE)
         write_card(result, output_dir / CARD)
-    return _measured(plan, base, learnt, options, output_dir / MEASUREMENTS)
+    assert result is not None  # A plan has a task.
+    return result
 
 
 def _learnt(task: Task, base: Path, made_from: str, folder: Path, quiet: bool) -> LearntTask:

@@ -1,6 +1,8 @@
-"""A model's answers, with plain transformers, greedily: the same model folder gives the same answers."""
+"""A model's answers, with plain transformers and no sampling: the same model folder gives the same answers.
 
-import unicodedata
+What else the model's generation_config.json says, such as a repetition penalty, holds, as wherever the model is served.
+"""
+
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def next_turn(
 
     Args:
         model, tokenizer: as loaded_model gives them.
-        tell: gets the text piece by piece while it comes, without what a terminal would obey.
+        tell: gets the text piece by piece while it comes.
 
     Raises:
         InputError: more tokens than the model was made for.
@@ -68,6 +70,6 @@ def _streamer(tokenizer: Any, tell: Callable[[str], None]) -> Any:
         """Whole words, as transformers finds them."""
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-            tell("".join(sign for sign in text if sign in "\n\t" or unicodedata.category(sign) != "Cc"))
+            tell(text)
 
     return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.pipelines.run_folders import find_model
 from kfp_osft.pipelines.use.answers import next_turn
-from kfp_osft.shared.knowledge.check import model_on_disk
 from kfp_osft.shared.model.loss import loaded_model
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.stages.export_model.export import FINAL_MODEL
 
 _PROMPT = "> "
 
@@ -51,22 +50,6 @@ def ask(model: str, question: str, base: str, max_new_tokens: int) -> None:
             _answer(speakers, question, max_new_tokens)
             return
         _chat(speakers, max_new_tokens)
-
-
-def find_model(argument: str, model: str) -> Path:
-    """The folder of a model; of an output folder of kfp-osft run, that of its last model.
-
-    Args:
-        argument: what an error calls it.
-        model: a folder, or an id on the Hugging Face Hub.
-
-    Raises:
-        InputError: it is neither.
-    """
-    folder = Path(model).expanduser()
-    if not (folder / "config.json").is_file() and (folder / FINAL_MODEL / "config.json").is_file():
-        return folder / FINAL_MODEL
-    return model_on_disk(argument, model)
 
 
 @contextlib.contextmanager

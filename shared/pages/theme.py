@@ -16,6 +16,7 @@ LIGHT = {
     "panel": "#4c6a89",
     "best": "#00785a",
     "alarm": "#b3261e",
+    "resumed": "#a04a82",
 }
 DARK = {
     "page": "#14171c",
@@ -29,6 +30,7 @@ DARK = {
     "panel": "#9db6d0",
     "best": "#4fd1a5",
     "alarm": "#ff8a80",
+    "resumed": "#e79bc8",
 }
 
 
@@ -39,7 +41,7 @@ def chart_config(colors: dict[str, str], series: Sequence[str] = ()) -> dict:
         colors: LIGHT or DARK.
         series: colors of the series in the legend's order; those of one training's chart when empty.
     """
-    series = list(series) or [colors[name] for name in ("point", "smoothed", "validation", "best", "alarm")]
+    series = list(series) or [colors[name] for name in ("point", "smoothed", "validation", "best", "alarm", "resumed")]
     text = {"font": FONT, "color": colors["ink"], "fontSize": 12}
     return {
         "font": FONT,
@@ -97,6 +99,7 @@ def chart_config(colors: dict[str, str], series: Sequence[str] = ()) -> dict:
                 "strokeJoin": "round",
             },
             "best": {"strokeWidth": 1.5},
+            "resumed": {"strokeWidth": 1.5, "strokeDash": [6, 4]},
             "broken": {
                 "color": colors["alarm"],
                 "fillOpacity": 0.12,

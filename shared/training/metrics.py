@@ -5,6 +5,7 @@ object a step. Local rank 0 of each NODE writes one; loss, tokens and samples in
 all ranks.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -15,6 +16,10 @@ from pathlib import Path
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.reporting.errors import InputError
 
+#: Of the first step after resuming: the number of the last step before.
+RESUMED_AFTER = "resumed_after"
+# kfp_osft.stages.launch_trainjob.train_resume.RESUMED_FILE, without that script in the stages that only read it.
+_RESUMED_FILE = "training_resumed.jsonl"
 _FILE_NAME = re.compile(r"training_metrics_(\d+)\.jsonl")
 
 
@@ -168,6 +173,37 @@ def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list) else value
+
+
+def with_resumptions(steps: list[dict], checkpoint_dir: Path) -> list[dict]:
+    """The steps, the first one after each resumption with RESUMED_AFTER.
+
+    Args:
+        steps: as read_steps gives them.
+        checkpoint_dir: of the training, whose script notes there from which state it goes on.
+    """
+    first = {}
+    for after in _noted(checkpoint_dir / _RESUMED_FILE):
+        if later := [step["step"] for step in steps if step["step"] > after]:
+            first[min(later)] = after
+    return [{**step, RESUMED_AFTER: first[step["step"]]} if step["step"] in first else step for step in steps]
+
+
+def resumptions(steps: list[dict]) -> list[int]:
+    """The last steps before each resumption."""
+    found = (number(step.get(RESUMED_AFTER)) for step in steps)
+    return [int(after) for after in found if not math.isnan(after)]
+
+
+def _noted(file: Path) -> list[int]:
+    """In order; an attempt that made no step before it was interrupted too noted the same as the next one."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            # The last line may be cut.
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                found.add(int(json.loads(line)["after_step"]))
+    return sorted(found)
 
 
 def number(value: object) -> float:

@@ -1,6 +1,8 @@
 """Part of the training script: resuming from the state that mini-trainer saved when it was interrupted."""
 
+import contextlib
 import inspect
+import json
 import os
 import shutil
 import zipfile
@@ -14,6 +16,8 @@ from kfp_osft.stages.launch_trainjob.train_result import saved_states
 # How mini-trainer 0.8 and 0.9 (train.py) find their place again: they pass over as many batches of the current epoch as
 # they made steps in all epochs.
 _PASSES_OVER_ALL_STEPS = "if _skipped_steps <= _resume_target_step:"
+#: In the folder of checkpoints: from which steps the training went on; it goes when one starts anew.
+RESUMED_FILE = "training_resumed.jsonl"
 _ON_DEMAND, _OUTPUT_DIR = "--on-demand-checkpointing", "--output-dir="
 
 
@@ -94,6 +98,9 @@ def resume_exactly(arguments: list[str]) -> None:
 
     if os.environ.get("RANK") == "0":
         print(f"{SAY}resuming after step {step}")
+        # For people only: no reason to fail.
+        with contextlib.suppress(OSError), open(Path(folder, RESUMED_FILE), "a", encoding="utf-8") as file:
+            file.write(json.dumps({"after_step": step}) + "\n")
     sampler.get_data_loader = get_resuming_data_loader
     load_optimizer_state = FullStateCheckpointer.load_optimizer_state
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate, pairwise
 
 from kfp_osft.shared.training.health import warnings_of
-from kfp_osft.shared.training.metrics import number
+from kfp_osft.shared.training.metrics import number, resumptions
 
 #: What is drawn below the loss, from top to bottom.
 PANEL_FIELDS = ("lr", "grad_norm", "tokens_per_second")
@@ -27,12 +27,13 @@ def is_drawable(steps: list[dict]) -> bool:
 
 
 def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
-    """The chart's datasets by name; the steps must be drawable.
+    """The chart's datasets by name; the steps must be drawable, with val_loss as with_measured_losses leaves it.
 
     - steps: step, epoch (from 1 on), loss, smoothed, validation, and PANEL_FIELDS, each if any step has it; thinned,
       null for NaN
     - epochs: step and label of the beginning of each epoch
     - validations: step and loss
+    - resumed: step: between the last step before and the first one after the training went on from a saved state
     - broken: from, to: intervals of steps whose loss is NaN or infinite
     - marked: step, loss, label, place (of the label: below or right of the point): the lowest and the final
       loss
@@ -45,6 +46,7 @@ def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
         "steps": [{key: _short(row[key]) for key in used} for row in drawn],
         "epochs": _epochs(rows),
         "validations": validations,
+        "resumed": [{"step": after + 0.5} for after in resumptions(steps)],
         "broken": _broken(rows),
         "marked": _marked(rows),
     }
@@ -162,21 +164,9 @@ def _epochs(rows: list[dict]) -> list[dict]:
 
 
 def _validations(steps: list[dict]) -> list[dict]:
-    """The steps after which a validation ran: mini-trainer repeats its value on all lines until the next one.
-
-    A validation at a step is on that step's line, with val_num_samples; one at the end of an epoch is first on the
-    next step's line.
-    """
-    found, before = [], None
-    for at, step in enumerate(steps):
-        value = number(step.get("val_loss"))
-        if not math.isnan(value):
-            if "val_num_samples" in step:
-                found.append({"step": step["step"], "loss": value})
-            elif value != before:
-                found.append({"step": steps[max(0, at - 1)]["step"], "loss": value})
-            before = value
-    return thin(found, 600)
+    """The steps after which a validation ran."""
+    losses = [{"step": step["step"], "loss": number(step.get("val_loss"))} for step in steps]
+    return thin([each for each in losses if not math.isnan(each["loss"])], 600)
 
 
 def _broken(rows: list[dict]) -> list[dict]:

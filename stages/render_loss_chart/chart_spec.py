@@ -1,6 +1,7 @@
 """The loss chart as Altair describes it: the Vega-Lite specification."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ _PANELS = {
 }
 #: Pixels right of the plot for the label of the final loss, or of an epoch that begins there.
 RIGHT_MARGIN = 56
+# Resumptions in the legend.
+_MOST_NAMED = 2
 
 
 def chart_spec(steps: list[dict], width: int, best_step: int | None = None) -> dict:
@@ -119,9 +122,11 @@ def _loss_panel(alt, x, datasets: dict, window: int, best_step: int | None):
         "validation loss": "diamond",
         f"best checkpoint, step {best_step:,}" if best_step is not None else "best checkpoint": "M0,-1V1",
         "NaN or infinite": "square",
+        _resumed_name(datasets["resumed"]): "M0,-1V1",
     }
     names = list(drawn)
-    shown = [True, True, bool(datasets["validations"]), best_step is not None, bool(datasets["broken"])]
+    marked = [best_step is not None, bool(datasets["broken"]), bool(datasets["resumed"])]
+    shown = [True, True, bool(datasets["validations"]), *marked]
     color, shape = color_and_shape(drawn, [name for name, is_shown in zip(names, shown, strict=True) if is_shown])
     points = named_data("steps", names[0]).mark_point(
         filled=True,
@@ -141,8 +146,10 @@ def _loss_panel(alt, x, datasets: dict, window: int, best_step: int | None):
         layers = [_epoch_rules(alt, x, above=5), *layers, label.encode(x=x, y=alt.value(-8), text="label:N")]
     if best_step is not None:
         datasets["best"] = [{"step": best_step}]
-        best = named_data("best", names[3]).mark_rule(style="best")
-        layers.append(best.encode(x=x, y=alt.value(0), y2=alt.value("height"), color=color))
+    for name, series, is_shown in (("best", names[3], marked[0]), ("resumed", names[5], marked[2])):
+        if is_shown:
+            rule = named_data(name, series).mark_rule(style=name)
+            layers.append(rule.encode(x=x, y=alt.value(0), y2=alt.value("height"), color=color))
     halo, *marks = _marked_layers(alt, x)
     if not datasets["validations"]:
         return alt.layer(*layers, halo, *marks)
@@ -151,6 +158,15 @@ def _loss_panel(alt, x, datasets: dict, window: int, best_step: int | None):
     diamonds = validations.mark_point(filled=True, size=70, opacity=1)
     # The halo must not hide one of the few diamonds.
     return alt.layer(*layers, dashes, halo, diamonds.encode(x=x, y="loss:Q", color=color, shape=shape), *marks)
+
+
+def _resumed_name(resumed: Sequence[dict]) -> str:
+    if not resumed:
+        return "resumed"
+    steps = [f"{math.floor(each['step']):,}" for each in resumed]
+    if len(steps) > _MOST_NAMED:
+        return f"resumed {len(steps)} times"
+    return f"resumed after step{'' if len(steps) == 1 else 's'} {' and '.join(steps)}"
 
 
 def color_and_shape(series: dict[str, str], shown: Sequence[str]):

@@ -65,7 +65,7 @@ def planned(monkeypatch):
     monkeypatch.setattr("kfp_osft.pipelines.command.run.check_reachable", lambda rows, training: None)
     monkeypatch.setattr("kfp_osft.pipelines.command.run.example_model", lambda folder: None)
 
-    def plan_run(output_dir, rows, given, example_model, choose):
+    def plan_run(output_dir, rows, given, example_model, choose, quiet):
         writable_folder("--output-dir", str(output_dir))
         return PlannedRun(dict(given), rows["dataset_uri"], rows["validation_uri"])
 
@@ -136,7 +136,14 @@ COMMANDS = "{demo,run,evaluate,sequence,check,compare,ask,push,compile,manifest,
         ([*RUN, "--num-epoch", "1"], "kfp-osft run: unknown option --num-epoch; did you mean --num-epochs?"),
         ([*RUN, "--learning_rate=1"], "kfp-osft run: unknown option --learning_rate; did you mean --learning-rate?"),
         ([*RUN, "--model", "m"], "kfp-osft run: unknown option --model; did you mean --base-model?"),
+        ([*RUN, "--config", "c"], "kfp-osft run: unknown option --config; did you mean kfp-osft run config.yaml?"),
+        (["compile", "--config", "c"], "kfp-osft compile: unknown option --config"),
+        (["ask", "a", "--out", "m"], "kfp-osft ask: unknown option --out"),
         ([*RUN, "--num-epochs"], "kfp-osft run: --num-epochs needs a value"),
+        (
+            ["evaluate", "a", "b", "--min-improvement", "some"],
+            "kfp-osft evaluate: --min-improvement some: not a number",
+        ),
         ([*RUN, "--epochs", "two"], "kfp-osft run: --epochs two: not an integer"),
         ([*RUN, "--training-num-epochs", "1.5"], "kfp-osft run: --training-num-epochs 1.5: not an integer"),
         ([*RUN, "--lr", "fast"], "kfp-osft run: --lr fast: not a number"),
@@ -305,6 +312,24 @@ def test_how_a_run_ends_is_one_line_and_an_exit_code(monkeypatch, capsys, error,
     assert capsys.readouterr().err.strip() == line
 
 
+def test_an_interrupted_sequence_says_what_stays(monkeypatch, capsys, tmp_path):
+    def read_plan(file):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kfp_osft.pipelines.sequence.plan.read_plan", read_plan)
+    assert main(["sequence", "tasks.yaml"]) == 130
+    assert "the next run reuses the stages that completed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [RUN, ["evaluate", "org/a", "org/b"], ["check", "org/a", "org/b"], ["ask", "org/a"], ["sequence", "tasks.yaml"]],
+)
+def test_every_command_trusts_private_authorities(refused, monkeypatch, command):
+    monkeypatch.setenv("OSFT_CA_BUNDLE", "/no/ca.pem")
+    assert "OSFT_CA_BUNDLE=/no/ca.pem in the environment: there is no such file" in refused(*command)
+
+
 def test_an_error_of_the_program_itself_keeps_its_traceback_without_secrets(monkeypatch, capsys):
     monkeypatch.setenv("DB_PASS", "canary-of-a-password")
 
@@ -399,6 +424,8 @@ def test_help_of_run_shows_the_parameters_that_do_something_on_this_computer(cap
         "training_fsdp_sharding_strategy",
     ]
     assert "--num-epochs, --epochs N Passes over the data. Allowed: an integer of at least 1. Default: 1." in text
+    # Not the contract's, but as useful here as on a cluster.
+    assert "--export-uri TEXT Where export_model pushes the model in addition." in text
     assert "training_" not in text
     # The basic ones first, each group with its title.
     titles = ["what matters most:", "before the training:", "rows:", "training:", "what OSFT limits:", "what is saved:"]
@@ -407,8 +434,10 @@ def test_help_of_run_shows_the_parameters_that_do_something_on_this_computer(cap
 
 
 def test_what_does_nothing_on_this_computer_is_accepted_and_said(started, capsys):
-    main([*RUN, "--resource-num-workers", "2", "--runtime", "mine"])
-    assert started[0]["training"] == {"training_resource_num_workers": 2, "training_runtime": "mine"}
+    uri = "s3://bucket/model"
+    main([*RUN, "--resource-num-workers", "2", "--runtime", "mine", "--export-uri", uri])
+    training = {"training_resource_num_workers": 2, "training_runtime": "mine", "export_uri": uri}
+    assert started[0]["training"] == training
     assert "Without effect on this computer: --resource-num-workers, --runtime\n" in capsys.readouterr().out
 
 

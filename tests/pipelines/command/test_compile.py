@@ -4,9 +4,11 @@ import pytest
 import yaml
 
 import kfp_osft
+from kfp_osft.pipelines import PipelineSettings
 from kfp_osft.pipelines.cli import main
 from kfp_osft.pipelines.command import compile_
 from kfp_osft.pipelines.command.compile_ import form_defaults
+from kfp_osft.pipelines.osft.form import OWN_PARAMETERS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import PULL_POLICIES, STAGE_IMAGE
 from kfp_osft.stages.package import CORE, EVALUATION
@@ -106,12 +108,35 @@ def test_the_yaml_names_version_and_source(tmp_path, options, source):
         (["num_epochs=1", "training_num_epochs=2"], "training_num_epochs is set twice"),
         (["training_num_epochs=0"], "training_num_epochs=0 is not allowed"),
         (["training_envs=HF_TOKEN=hf_x"], "looks like a secret"),
+        (["gate=yes"], "--set gate=yes: not true or false"),
+        (["max-forgeting=0.1"], "no parameter max-forgeting; did you mean max_forgetting?"),
+        (["num-epoch=1"], "no parameter num-epoch; did you mean num_epochs?"),
     ],
 )
 def test_a_default_that_cannot_be_is_refused(given, problem):
     with pytest.raises(InputError) as error:
-        form_defaults(given)
+        form_defaults(given, evaluates=True)
     assert problem in str(error.value)
+
+
+def test_parameters_of_an_evaluation_can_be_set_where_there_is_one(tmp_path, capsys):
+    specification, _ = compiled(tmp_path, "--evaluate", "--set=gate=true", "--set=max-forgetting=0.2")
+    form = specification["root"]["inputDefinitions"]["parameters"]
+    assert (form["gate"]["defaultValue"], form["max_forgetting"]["defaultValue"]) == (True, 0.2)
+
+    assert main(["compile", "--output-dir", str(tmp_path), "--set=gate=true"]) == 2
+    assert "--set gate=true: needs --evaluate or --sequence" in capsys.readouterr().err
+    assert main(["compile", "--output-dir", str(tmp_path), "--evaluate", "--set=max_forgetting=-1"]) == 2
+    assert "max_forgetting=-1.0 is not allowed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("training_num_epoch", "; did you mean training_num_epochs?"), ("xyzzy", "")]
+)
+def test_a_default_of_no_parameter_is_refused(name, hint):
+    with pytest.raises(InputError) as error:
+        PipelineSettings(defaults={name: 1})
+    assert str(error.value) == f"{name} is not a parameter of osft_pipeline{hint}"
 
 
 def test_a_name_that_kubernetes_would_not_take_is_refused(tmp_path, capsys):
@@ -123,6 +148,6 @@ def test_the_options_are_those_of_the_pipeline():
     from kfp_osft.pipelines import osft_pipeline
 
     own = {name for name in osft_pipeline.component_spec.inputs if name not in compile_.PARAMETERS}
-    assert own == set(compile_._OWN_PARAMETERS)
+    assert own == set(OWN_PARAMETERS)
     assert compile_._PULL_POLICIES == PULL_POLICIES
     assert ":" in STAGE_IMAGE

@@ -43,7 +43,7 @@ def started(monkeypatch):
     monkeypatch.setattr("kfp_osft.pipelines.command.run.check_reachable", lambda rows, training: None)
     monkeypatch.setattr(
         "kfp_osft.pipelines.local.before.plan_run",
-        lambda output_dir, rows, given, example_model, choose: PlannedRun(dict(given), rows["dataset_uri"], ""),
+        lambda output_dir, rows, given, example_model, choose, quiet: PlannedRun(dict(given), rows["dataset_uri"], ""),
     )
     return calls
 
@@ -92,6 +92,9 @@ def test_a_dataset_beside_it_wins(config, started):
         ("lr: [1]", r"config\.yaml: lr=\[1\]: not a number"),
         ("- epochs", r"must map names to values"),
         ("a: b: c", r"is not valid YAML in line 1"),
+        ("epochs: 2\nepochs: 3", r"config\.yaml: epochs stands twice, in lines 1 and 2"),
+        ("epochs: .inf", r"config\.yaml: epochs=inf: not an integer"),
+        ("evaluate: perhaps", r"config\.yaml: evaluate='perhaps': not true or false"),
     ],
 )
 def test_what_it_may_not_hold_is_named(config, text, problem):
@@ -107,10 +110,13 @@ def test_all_problems_are_reported_at_once(config):
     assert len(str(error.value).splitlines()) == 2
 
 
-def test_a_value_that_is_not_allowed_is_named_as_in_the_file(config, capsys):
-    config.write_text("dataset: org/rows\nepochs: 0\n")
+@pytest.mark.parametrize(
+    ("text", "problem"), [("epochs: 0", "epochs=0 is not allowed"), (f"lr: 1{400 * '0'}", "lr=inf is not allowed")]
+)
+def test_a_value_that_is_not_allowed_is_named_as_in_the_file(config, capsys, text, problem):
+    config.write_text(f"dataset: org/rows\n{text}\n")
     assert main(["run", str(config)]) == 2
-    assert capsys.readouterr().err.startswith("kfp-osft run: config.yaml: epochs=0 is not allowed")
+    assert capsys.readouterr().err.startswith(f"kfp-osft run: config.yaml: {problem}")
 
 
 def test_what_is_written_is_read_again(config, tmp_path):

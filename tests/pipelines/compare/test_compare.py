@@ -15,7 +15,7 @@ from kfp_osft.pipelines.compare.page import write_comparison
 from kfp_osft.pipelines.compare.runs import ComparedRun, find_runs
 from kfp_osft.pipelines.compare.table import as_text, differences, losses_compare, results
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.training.metrics import write_table
+from kfp_osft.shared.training.metrics import read_table, write_table
 
 
 def add_run(workspace: Path, rate: float, batch: int = 16, dataset: str = "rows.jsonl", published: bool = True) -> Path:
@@ -164,6 +164,14 @@ def test_the_figures_have_their_best_marked(sweep):
     assert cells(results(runs), "perplexity on a general text") == ("+28%", "0%")
     best = {row.heading: row.best for row in results(runs)}
     assert best["perplexity on a general text"] == {1} and best["steps"] == frozenset()
+
+
+def test_a_run_that_was_resumed_says_so(sweep):
+    assert "resumed after step" not in [row.heading for row in results(find_runs([sweep]))]
+    table = next(sweep.glob("*/checkpoints/*/metrics.jsonl"))
+    steps = [{**step, **({"resumed_after": 3} if step["step"] == 4 else {})} for step in read_table(table)]
+    write_table(steps, table)
+    assert sorted(cells(results(find_runs([sweep])), "resumed after step")) == ["-", "-", "3"]
 
 
 def test_what_an_evaluation_measured_is_in_the_table(sweep):

@@ -55,6 +55,37 @@ def test_the_written_config_is_the_run(rows, tiny_model, capsys):
     }
 
 
+def test_the_written_config_has_the_evaluation_and_is_read_with_it(rows, tiny_model, monkeypatch):
+    command = ["run", "rows.jsonl", "--base-model", str(tiny_model), "--validation-split", "0.1", "--evaluate"]
+    command += ["--gate", "--max-forgetting", "0.2", "--write-config", "c.yaml"]
+    assert main(command) == 0
+    written = yaml.safe_load(Path("c.yaml").read_text())
+    assert {name: written[name] for name in ("evaluate", "gate", "max_forgetting")} == {
+        "evaluate": True,
+        "gate": True,
+        "max_forgetting": 0.2,
+    }
+
+    evaluations = []
+
+    def run_locally(*arguments):
+        evaluations.append(arguments[-1])
+        raise InputError("stopped")
+
+    monkeypatch.setattr("kfp_osft.pipelines.local.run.run_locally", run_locally)
+    main(["run", "c.yaml"])
+    main(["run", "c.yaml", "--max-forgetting", "0.3", "--gate", "false"])
+    main(["run", "c.yaml", "--evaluate", "false"])
+    given = {"gate": True, "max_forgetting": 0.2}
+    assert evaluations == [given, {"gate": False, "max_forgetting": 0.3}, None]
+
+
+def test_parameters_of_an_evaluation_in_a_config_file_need_one(rows, capsys):
+    Path("c.yaml").write_text("dataset: rows.jsonl\ngate: true\n")
+    assert main(["run", "c.yaml"]) == 2
+    assert capsys.readouterr().err == "kfp-osft run: c.yaml: gate needs --evaluate\n"
+
+
 def test_without_a_base_model_it_is_the_demos_and_said(rows, tiny_model, monkeypatch, capsys):
     monkeypatch.setattr("kfp_osft.pipelines.command.run.example_model", lambda folder: tiny_model)
     main(["run", "rows.jsonl", "--write-config", "c.yaml"])
@@ -67,6 +98,16 @@ def test_a_repeated_run_gets_nothing_chosen(rows, tiny_model, tmp_path):
     sources = {"dataset_uri": str(rows), "dataset_split": "train", "validation_uri": "", "validation_uri_split": ""}
     given = {"training_base_model": str(tiny_model), "training_num_epochs": 2}
     assert before.plan_run(tmp_path / "out", sources, given, choose=False).training == given
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_fetching_says_is_shown_and_of_a_quiet_run_its_warnings(rows, tiny_model, tmp_path, capsys, quiet):
+    sources = {"dataset_uri": str(rows), "dataset_split": "other", "validation_uri": "", "validation_uri_split": ""}
+    before.plan_run(tmp_path / "out", sources, {"training_base_model": str(tiny_model)}, quiet=quiet)
+
+    shown = capsys.readouterr().out
+    assert "Warning: dataset_split=other is not used" in shown
+    assert ("Dataset: 200 rows in" in shown) is not quiet
 
 
 def test_what_preprocess_refuses_a_dry_run_refuses(rows, tiny_model, tmp_path):

@@ -132,6 +132,16 @@ def test_a_task_that_is_no_stage_is_shown_by_its_own_name(follow):
     assert follow(something_else)[0] == ["[1/6] something-else", "      other", "      done after N s"]
 
 
+@pytest.mark.parametrize("how", ["complete", "failed", "stopped"])
+def test_how_a_stage_ends_is_said_once(tmp_path, how):
+    terminal = io.StringIO()
+    log = RunLog(tmp_path / "run.log", terminal)
+    log.write("10:00:00.000 - INFO - Executing task 'preprocess'\n")
+    log.write(f"    Stage {how} after 3.0 s\n")
+    log.close()
+    assert terminal.getvalue() == "[1/6] Preprocess\n"
+
+
 def test_text_that_comes_in_pieces_is_shown_in_lines(follow, tmp_path):
     shown, log = follow(preprocess, text="hello")
     terminal = io.StringIO()

@@ -1,6 +1,7 @@
 """osft_sequence on a cluster: one sub-pipeline per task, in a row."""
 
 import pytest
+import yaml
 
 from helpers.compiled_pipeline import documents_of
 from kfp_osft.pipelines import cli, osft_sequence
@@ -66,3 +67,35 @@ def test_compile_writes_it_from_tasks_yaml(tmp_path, capsys):
     text = (tmp_path / "osft_sequence.yaml").read_text()
     assert "name: osft-sequence" in text and "comp-evaluate-model:" in text
     assert "comp-evaluate-model:" not in (tmp_path / "osft_pipeline.yaml").read_text()
+
+
+def test_it_has_what_was_set_where_tasks_yaml_says_nothing_else(tmp_path):
+    file = tmp_path / "tasks.yaml"
+    file.write_text(
+        "base_model: org/model\ntraining: {training_num_epochs: 2}\ntasks: [{name: first, dataset: org/rows}]\n"
+    )
+    values = ("num_epochs=5", "batch-size=16", "max_forgetting=0.2", "check_matrices=4", "pvc_path=/work")
+    values += ("unfreeze_rank_ratio=0.5", "training_base_model=org/other", "validation_split=0.3")
+    options = [f"--set={value}" for value in values]
+    command = ["compile", "--output-dir", str(tmp_path), "--sequence", str(file), "--name", "ours", *options]
+    assert cli.main(command) == 0
+
+    text = (tmp_path / "osft_sequence.yaml").read_text()
+    assert "\n  name: ours-sequence\n" in text
+    root = next(yaml.safe_load_all(text))["root"]
+    defaults = {name: each["defaultValue"] for name, each in root["inputDefinitions"]["parameters"].items()}
+    assert defaults == {"base_model": "org/model", "pvc_path": "/work"}
+    tasks = root["dag"]["tasks"]
+    names = ("num_epochs", "effective_batch_size", "unfreeze_rank_ratio", "validation_split")
+    trained = [constant(tasks["preprocess"], f"training_{name}") for name in names]
+    assert trained == [2, 16, 0.5, 0.3]
+    assert constant(tasks["evaluate-model"], "max_forgetting") == 0.2
+    assert constant(tasks["collect-metrics"], "check_matrices") == 4
+
+
+def test_bad_tasks_are_reported_before_anything_is_written(tmp_path, capsys):
+    (tmp_path / "tasks.yaml").write_text("base_model: org/model\n")
+    out = tmp_path / "out"
+    assert cli.main(["compile", "--output-dir", str(out), "--sequence", str(tmp_path / "tasks.yaml")]) == 2
+    assert "expected a mapping with base_model and a list of tasks" in capsys.readouterr().err
+    assert not out.exists()

@@ -66,6 +66,21 @@ def test_files_beside_tasks_yaml_are_found_from_anywhere_and_numbers_may_lack_th
     [
         ({"tasks": []}, "expected a mapping with base_model and a list of tasks"),
         ({"base_model": None}, "base_model is missing"),
+        ({"base_model": ""}, "base_model is missing"),
+        ({"schedule": ["falling"]}, "schedule=['falling'] is not allowed"),
+        ({"factor": float("nan")}, "factor=nan is not a number"),
+        ({"planned_tasks": float("inf")}, "planned_tasks=inf is not a number"),
+        ({"planned_tasks": 2.5}, "planned_tasks=2.5 is not a whole number"),
+        ({"planned_tasks": True}, "planned_tasks=True is not a number"),
+        ({"training": [1]}, "training is not a mapping of parameters"),
+        ({"training": {1: 2}}, "task 1: 1 is not a training parameter"),
+        ({"tasks": [{**TASK, "training": 3}]}, "task 1: training is not a mapping of parameters"),
+        ({"tasks": [{**TASK, "dataset": 3}]}, "task 1: dataset=3 is not a text"),
+        ({"tasks": [{**TASK, "dataset": ""}]}, "task 1: dataset is missing"),
+        ({"tasks": [{**TASK, "dataset_split": 3}]}, "task 1: dataset_split=3 is not a text"),
+        ({"tasks": [{**TASK, "validation": ["a"]}]}, "task 1: validation=['a'] is not a text"),
+        ({"tasks": [{**TASK, "unfreeze_rank_ratio": None}]}, "task 1: training_unfreeze_rank_ratio=None is not"),
+        ({"tasks": [{**TASK, "unfreeze_rank_ratio": [1]}]}, "task 1: training_unfreeze_rank_ratio=[1] is not"),
         ({"schedule": "rising"}, "schedule='rising' is not allowed; allowed: constant, falling, growing"),
         ({"schedule": "growing"}, "planned_tasks is missing: growing needs the number of all tasks"),
         ({"planned_tasks": 1}, "planned_tasks=1 is less than the 2 tasks"),
@@ -93,7 +108,11 @@ def test_the_file_is_named_in_each_line(tmp_path):
     with pytest.raises(InputError) as caught:
         read_plan(file)
     assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [str(file)] * 2
-    for text, problem in (("tasks: [", "is not YAML"), ("- 1", "expected a mapping")):
+    for text, problem in (
+        ("tasks: [", "is not valid YAML"),
+        ("tasks: 1\ntasks: 2", "tasks stands twice"),
+        ("- 1", "expected a mapping"),
+    ):
         file.write_text(text)
         with pytest.raises(InputError, match=problem):
             read_plan(file)

@@ -96,11 +96,13 @@ def test_another_parameter_of_a_task_trains_it_and_all_after_it_anew(trained, pl
     assert [call[0] for call in trained.calls] == ["one", "two"]
 
 
-def test_page_and_card_tell_the_lineage_the_matrices_and_the_drift(trained, plan, tmp_path):
+def test_page_and_card_tell_the_lineage_the_matrices_and_the_drift(trained, plan, tiny_model, tmp_path):
     result = run_sequence(plan("one", "two"), tmp_path / "out", OPTIONS)
     card = (tmp_path / "out/README.md").read_text()
+    assert f"Base model: {tiny_model.name}. " in card and str(tiny_model) not in card
     assert "| 1 | one | 0.25 | +0.0% | +0.0% | unchanged" in card and "## Loss after each task" in card
     page = (tmp_path / "out/sequence.html").read_text()
+    assert f"<p>OSFT of {tiny_model.name}" in page and str(tiny_model) not in page
     assert 'id="losses"' in page and "Trainings and drift" in page and "vegaEmbed" in page
     stored = json.loads((tmp_path / "out/sequence.json").read_text())
     assert stored["metrics"] == result.metrics() and stored["losses"] == result.losses()

@@ -1,5 +1,6 @@
 """What a model answers."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from kfp_osft.pipelines.demo.demo import BASE_ABILITY_PROMPT, EXAMPLE_QUESTIONS
 from kfp_osft.pipelines.demo.example_model import example_model
 from kfp_osft.pipelines.demo.wheels import cache_dir
 from kfp_osft.pipelines.use.answers import answers
-from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
 from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
+from kfp_osft.stages.evaluate_model.general_texts import GENERAL_TEXT
 
 QUESTIONS = ["What is the capital of Peru?", "Is Oslo the capital of Norway?"]
 
@@ -40,6 +41,14 @@ def test_an_answer_is_cut_off_at_max_new_tokens(model_dir):
     (short,), (long,) = answers(model_dir, QUESTIONS[:1], 4), answers(model_dir, QUESTIONS[:1], 24)
     assert long.startswith(short)
     assert len(long) > len(short) > 0
+
+
+def test_the_models_generation_config_holds_but_nothing_is_drawn_by_chance(model_dir, tmp_path):
+    shutil.copytree(model_dir, tmp_path / "model")
+    config = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 0.1}
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(config))
+    first = answers(tmp_path / "model", QUESTIONS, 8)
+    assert first == answers(tmp_path / "model", QUESTIONS, 8) != answers(model_dir, QUESTIONS, 8)
 
 
 def test_special_tokens_are_no_part_of_an_answer(indifferent_model_dir):

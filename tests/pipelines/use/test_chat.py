@@ -46,12 +46,17 @@ def test_the_base_answers_before(model_dir: Path, tiny_model: Path, capsys: pyte
 def test_an_answer_comes_piece_by_piece_and_without_what_a_terminal_obeys(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    class Terminal(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return len(text)
+
     pieces: list[str] = []
-    monkeypatch.setattr("builtins.print", lambda text="", **_: pieces.append(text))
+    monkeypatch.setattr("sys.stdout", Terminal())
     decode = "transformers.PreTrainedTokenizerFast.decode"
     monkeypatch.setattr(decode, lambda self, ids, **_: "".join(f"w{number}\x1b[2J " for number in range(len(ids))))
 
-    chat.ask(str(model_dir), QUESTION, "", 6)
+    assert main(["ask", str(model_dir), QUESTION, "--max-new-tokens", "6"]) == 0
 
     said = "".join(pieces)
     assert len([piece for piece in pieces if piece.strip()]) > 2

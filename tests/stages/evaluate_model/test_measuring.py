@@ -62,6 +62,13 @@ def test_long_answers_are_not_compared_but_shown(tiny_model, chat_rows):
     assert (found.exact_match, found.short_answers, len(found.examples)) == (None, 0, 3)
 
 
+def test_a_document_has_a_loss_but_no_prompt_and_so_no_answer(tiny_model, tmp_path):
+    rows = [{"input_ids": ids, "labels": ids} for ids in ([5, 6, 7, 8], list(range(5, 60)))]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = measure(tiny_model, [HeldOutRows("task", tmp_path / "validation.jsonl")], texts={}).rows["task"]
+    assert (found.tokens, found.rows, found.exact_match, found.examples) == (3 + 54, 2, None, [])
+
+
 def test_what_was_measured_once_is_read_from_the_cache_and_only_what_is_new_is_measured(
     tiny_model, chat_rows, tmp_path, monkeypatch
 ):

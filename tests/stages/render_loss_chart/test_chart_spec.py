@@ -12,7 +12,7 @@ from kfp_osft.shared.pages.theme import DARK, LIGHT, chart_config, vega_lite_ver
 from kfp_osft.stages.render_loss_chart.chart_spec import RIGHT_MARGIN, chart_spec
 
 LOSS_ALONE = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]
-EVERYTHING = training(300, loss={40: math.nan}, val_loss={120: 2.0})
+EVERYTHING = training(300, loss={40: math.nan}, val_loss={120: 2.0}, resumed_after={201: 200})
 TRAININGS = pytest.mark.parametrize(
     "steps", [LOSS_ALONE, training(24), EVERYTHING], ids=["loss alone", "sound", "everything"]
 )
@@ -66,6 +66,21 @@ def test_every_style_that_is_named_is_in_the_configuration(steps):
         (LOSS_ALONE, None, ["each step", "line between them"]),
         (training(24), None, ["each step", "rolling median of 5 steps"]),
         (
+            training(24, resumed_after={10: 9}),
+            None,
+            ["each step", "rolling median of 5 steps", "resumed after step 9"],
+        ),
+        (
+            training(2000, resumed_after={1201: 1200, 1501: 1500}),
+            None,
+            ["each step", "rolling median of 81 steps", "resumed after steps 1,200 and 1,500"],
+        ),
+        (
+            training(24, resumed_after={4: 3, 10: 9, 15: 14}),
+            None,
+            ["each step", "rolling median of 5 steps", "resumed 3 times"],
+        ),
+        (
             EVERYTHING,
             1_120,
             [
@@ -74,10 +89,11 @@ def test_every_style_that_is_named_is_in_the_configuration(steps):
                 "validation loss",
                 "best checkpoint, step 1,120",
                 "NaN or infinite",
+                "resumed after step 200",
             ],
         ),
     ],
-    ids=["two steps", "sound", "everything"],
+    ids=["two steps", "sound", "resumed", "resumed twice", "resumed often", "everything"],
 )
 def test_the_legend_names_what_is_drawn_and_the_nan_among_it(steps, best_step, names):
     loss_panel = chart_spec(steps, 600, best_step)["vconcat"][0]

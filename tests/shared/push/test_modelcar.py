@@ -12,11 +12,11 @@ from fakes.registry import PASSWORD, Layout, Registry, docker_config, link
 from helpers.errors import error_of
 from helpers.files import contents
 from helpers.oci_models import needs_registry
-from kfp_osft.shared.model.destination import check_destination
 from kfp_osft.shared.oci import registry as oci_registry
 from kfp_osft.shared.oci.base_image import BASE_VARIABLE
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
-from kfp_osft.stages.export_model.push.push import push_model
+from kfp_osft.shared.push.destination import check_destination
+from kfp_osft.shared.push.push import push_model
 from kfp_osft.stages.preprocess.oci.model import pull_model
 
 pytestmark = needs_registry

@@ -1,4 +1,4 @@
-"""A tiny model to push, and an S3 store and a registry to push it to."""
+"""A tiny model to push, and a registry to push it to."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from fakes.registry import Layout, Registry, link
-from fakes.s3 import S3Server
 from kfp_osft.shared.oci import registry as oci_registry
 from kfp_osft.shared.oci.base_image import BASE_VARIABLE
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
@@ -24,13 +23,6 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
     (folder / ".cache").mkdir()
     (folder / ".cache" / "secret").write_text("not the model's")
     return folder
-
-
-@pytest.fixture
-def store(store: S3Server) -> S3Server:
-    """With the bucket "models"."""
-    store.put("models", "other/file", b"x")
-    return store
 
 
 @pytest.fixture(scope="session")

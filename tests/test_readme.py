@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from fakes.s3 import S3Server
 from kfp_osft import stages
+from kfp_osft.pipelines import osft_pipeline
+from kfp_osft.shared.oci import base_image
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.parameters.parameter import Parameter
+from kfp_osft.stages.component import STAGE_IMAGE
 
 _ROOT = Path(__file__).parent.parent
 _README = (_ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,6 +59,30 @@ def test_a_stages_readme_names_all_its_inputs_and_outputs(name: str):
     for parameter in [*inputs, *outputs]:
         assert f"| `{parameter}` |" in text
     assert "**Errors**" in text
+
+
+def test_each_parameter_of_the_pipeline_is_in_a_table_once():
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", _README, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"\w+", row)]
+
+    for name in osft_pipeline.component_spec.inputs:
+        assert named.count(name) == 1, name
+
+
+def test_the_images_to_mirror_are_those_that_the_stages_use():
+    for image in (STAGE_IMAGE, base_image.DEFAULT_BASE):
+        assert f"`{image}`" in _README.split("must mirror:")[1].split("\n\n")[1]
+
+
+def test_each_command_is_run_by_a_test_or_needs_what_no_test_has():
+    """Blocks in sh are run; so are those in yaml and python. In bash are those of other programs."""
+    languages = {language for language, _ in _BLOCK.findall(_README)}
+    assert languages == {"mermaid", "sh", "bash", "yaml", "python"}
+    run = ("kfp-osft demo", "pytest", "kfp-osft run", "oc apply", "kfp-osft push", "kfp-osft compile", "kfp --", "grep")
+    commands = _blocks(_README, "sh")
+    assert [word for word in run if not [command for command in commands if word in command]] == []
+    assert [command for command in commands if not [word for word in run if word in command]] == []
+    assert [block.split()[0] for block in _blocks(_README, "bash")] == ["vllm", "pip", "echo"]
 
 
 def test_the_links_lead_somewhere():
@@ -122,7 +150,9 @@ def test_the_compile_command_of_the_readme_writes_the_files_and_the_code_can_be_
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, tiny_model: Path, chat_rows: Path):
+def test_the_commands_of_the_readme_run_one_after_the_other(
+    tmp_path: Path, tiny_model: Path, chat_rows: Path, store: S3Server
+):
     command, afterwards = [command for command in _blocks(_README, "sh") if "kfp-osft run" in command]
     _set_the_scene(tmp_path, tiny_model, chat_rows)
 
@@ -145,6 +175,10 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, tiny
     _run_command(ask, tmp_path)
     _run_command(train_on, tmp_path)
     assert len([*(tmp_path / "out/models").iterdir()]) == 2
+    (push,) = [command for command in _blocks(_README, "sh") if "kfp-osft push" in command]
+    _run_command(push.partition("#")[0], tmp_path)
+    listed = store.client.list_objects_v2(Bucket="models", Prefix="helpdesk/")["Contents"]
+    assert "helpdesk/model.safetensors" in {entry["Key"] for entry in listed}
 
 
 @pytest.mark.slow

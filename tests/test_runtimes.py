@@ -1,8 +1,7 @@
 """The versions that the images of OpenShift AI bring, each in an environment of its own beside the torch at hand.
 
 What differs between them, and is made good by us:
-- mini-trainer before 0.8.0 (3.4) projects gradients only: train_script projects the parameters after each step. Without
-  that 12 to 18 % of this model's change lies in the directions to keep.
+- mini-trainer before 0.8.0 (3.4) projects gradients only: train_script projects the parameters after each step.
 - mini-trainer before 0.9 (both) takes no file of held-out rows to validate on: train_script's workers give it theirs.
 - training_hub 0.6.0 (3.4) cannot save its state on SIGTERM: train_script.can_resume looks for it.
 - transformers 4.57 (3.4) knows rope_theta, 5 rope_parameters; saved tokenizers have another class: the exported files
@@ -134,7 +133,7 @@ def test_what_osft_promises_is_kept_with_either(trained: dict[str, Trained], run
     folder = trained[runtime].checkpoint_dir
     measured = json.loads((folder / "kept_knowledge.json").read_text())
 
-    assert measured["kept_subspace_share_max"] < 0.01
+    assert measured["kept_subspace_share_max"] < 1e-3
     assert "Weights  kept: " in trained[runtime].printed
     projects = "projecting the parameters after each step, too" in (folder / "training.log").read_text()
     assert projects is (runtime == "3.4")

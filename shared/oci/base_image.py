@@ -7,7 +7,8 @@ from kfp_osft.shared.oci.registry import SCHEME, Registry
 
 #: Environment variable: that image. KServe runs sh, ln and sleep in a modelcar.
 BASE_VARIABLE = "OSFT_MODELCAR_BASE"
-_DEFAULT_BASE = "registry.access.redhat.com/ubi9/ubi-micro:latest"
+#: Used where the variable is not set.
+DEFAULT_BASE = "registry.access.redhat.com/ubi9/ubi-micro:latest"
 
 
 def base_image() -> Registry:
@@ -16,5 +17,5 @@ def base_image() -> Registry:
     Raises:
         InputError: OSFT_MODELCAR_BASE is not an image, or the credentials are malformed.
     """
-    name = os.environ.get(BASE_VARIABLE, "").strip() or _DEFAULT_BASE
+    name = os.environ.get(BASE_VARIABLE, "").strip() or DEFAULT_BASE
     return Registry(f"{SCHEME}{name}", os.environ.get(SECRET_VARIABLE), BASE_VARIABLE)

@@ -9,7 +9,7 @@ def project_parameters_after_each_step() -> None:
     """Has mini-trainer keep OSFT's promise in the versions before 0.8.0, which project the gradient only.
 
     AdamW scales each element of a projected gradient by its own history, which turns the step out of the free
-    directions: of a small model's change 12 to 18 % then lies in those to keep. mini-trainer 0.8.0 projects U_low and
+    directions: part of the model's change then lies in those to keep. mini-trainer 0.8.0 projects U_low and
     V_low after each step (osft_utils.project_parameter_to_orthogonal_space); here it is done the same way.
     """
     import torch

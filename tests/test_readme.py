@@ -205,6 +205,9 @@ def test_the_examples_in_python_run_one_after_the_other(tmp_path: Path, tiny_mod
 
     assert (tmp_path / "workspace/final_model/model.safetensors").is_file()
     assert len([*tmp_path.glob("sweep/lr-*/final_model/model.safetensors")]) == 2
+    assert "`kfp-osft compare sweep`" in _README
+    _run_command("kfp-osft compare sweep", tmp_path)
+    assert (tmp_path / "comparison.html").is_file()
 
 
 def _set_the_scene(folder: Path, model: Path, rows: Path) -> None:

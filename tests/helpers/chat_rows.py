@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from helpers.tokenizer_families import CHATML_TOKENS, FAMILIES, LLAMA_TOKENS, MISTRAL_TOKENS
+from helpers.tokenizer_families import CHATML_TOKENS, LLAMA_TOKENS, MISTRAL_TOKENS
 
 
 def said(role: str, content: str | None, **more: Any) -> dict[str, Any]:
@@ -108,35 +108,3 @@ FREE_ROWS = {
 
 def call(arguments: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "capital_of", "arguments": arguments}}
-
-
-TOOL_ROWS = {
-    "tool call without content": [
-        said("user", QUESTION),
-        said("assistant", None, tool_calls=[call('{"of": "Austria"}')]),
-        said("tool", "Vienna"),
-        said("assistant", ANSWER),
-    ],
-    "tool call with content": [
-        said("user", QUESTION),
-        said("assistant", "I look.", tool_calls=[call({"of": "Austria"})]),
-        said("tool", "Vienna"),
-        said("assistant", ANSWER),
-    ],
-    "two tool calls": [
-        said("user", QUESTION),
-        said(
-            "assistant", None, reasoning_content="Hm.", tool_calls=[call({"of": "Austria"}), call({"near": ["Peru"]})]
-        ),
-        said("tool", "Vienna"),
-        said("tool", "Lima"),
-        said("assistant", ANSWER),
-    ],
-}
-
-
-def rows_for(name: str) -> dict[str, list]:
-    rows = ROWS | REASONING_ROWS
-    if FAMILIES[name].free:
-        rows = rows | FREE_ROWS
-    return rows | TOOL_ROWS if name == "chatml" else rows

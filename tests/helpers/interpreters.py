@@ -20,7 +20,7 @@ def find_interpreter(version: str) -> str | None:
     return None
 
 
-def run(*command: object, cwd: Path, env: dict[str, str] | None = None) -> str:
+def run(*command: object, cwd: Path, env: dict[str, str] | None = None, timeout: float = 900) -> str:
     """Runs a command that must succeed, and returns what it printed."""
     done = subprocess.run(
         [str(part) for part in command],
@@ -29,7 +29,7 @@ def run(*command: object, cwd: Path, env: dict[str, str] | None = None) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout

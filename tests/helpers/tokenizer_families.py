@@ -55,14 +55,13 @@ TRAINING_TEXT = [
 
 
 class Family(NamedTuple):
-    """A kind of tokenizer, its end-of-sequence token and chat template; `free`: any roles in any order."""
+    """A kind of tokenizer, its end-of-sequence token and chat template."""
 
     tokenizer: Callable[[list[str]], Any]
     special_tokens: list[str]
     bos: str | None
     eos: str
     template: str
-    free: bool = True
 
 
 def byte_level_bpe(special_tokens: list[str]) -> Any:
@@ -131,9 +130,9 @@ FAMILIES = {
     "llama3": Family(byte_level_bpe, LLAMA_TOKENS, "<|begin_of_text|>", "<|eot_id|>", LLAMA3),
     # A tokenizer whose eos is not its template's end of turn, as base models have it.
     "llama3-other-eos": Family(byte_level_bpe, LLAMA_TOKENS, "<|begin_of_text|>", "<|end_of_text|>", LLAMA3),
-    "mistral": Family(byte_level_bpe, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL, free=False),
-    "llama2": Family(sentencepiece_bpe, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL, free=False),
-    "sentencepiece": Family(sentencepiece_unigram, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL, free=False),
+    "mistral": Family(byte_level_bpe, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL),
+    "llama2": Family(sentencepiece_bpe, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL),
+    "sentencepiece": Family(sentencepiece_unigram, MISTRAL_TOKENS, "<s>", "</s>", MISTRAL),
     "sentencepiece-chatml": Family(
         sentencepiece_unigram, MISTRAL_TOKENS, "<s>", "</s>", CHAT_TEMPLATE.replace("<|im_end|>", "</s>")
     ),

@@ -252,10 +252,6 @@ class Cluster:
         }
 
     @property
-    def config_maps(self) -> dict[str, dict[str, str]]:
-        return {body["metadata"]["name"]: body["data"] for body in self.store.list(CONFIG_MAPS, self.namespace)}
-
-    @property
     def trainjobs(self) -> list[Body]:
         """The existing TrainJobs, as stored."""
         return self.store.list(TRAINJOBS, self.namespace)

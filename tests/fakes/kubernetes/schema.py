@@ -75,11 +75,6 @@ def crd_schema(generation: str) -> Schema | None:
     return None
 
 
-def pod_settings_field(generation: str) -> str:
-    """The field of spec that holds pod settings: podTemplateOverrides, runtimePatches, or ""."""
-    return {"2.1": "podTemplateOverrides", "unknown": ""}.get(generation, "runtimePatches")
-
-
 def prune(body: dict[str, Any], schema: Schema) -> list[str]:
     """Removes fields from the body that the schema does not know; returns their paths."""
     unknown = [f"metadata.{name}" for name in body.get("metadata", {}) if name not in _METADATA]

@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.interpreters import run
 from helpers.places import ROOT
 from kfp_osft.pipelines.demo.demo import EXAMPLE_TRAINING
 from kfp_osft.pipelines.demo.example_model import MODEL_NAME
@@ -19,15 +19,7 @@ def _demo(output_dir: Path) -> str:
     # The words of the README's command, in the environment of the tests.
     assert "&& .venv/bin/kfp-osft demo\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     program = Path(sys.executable).parent / "kfp-osft"
-    done = subprocess.run(
-        [program, "demo", "--output-dir", output_dir],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=1500,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+    return run(program, "demo", "--output-dir", output_dir, cwd=output_dir.parent, timeout=1500)
 
 
 def _before_and_after(text: str, output: str) -> tuple[float, float]:

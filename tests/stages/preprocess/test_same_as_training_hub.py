@@ -99,10 +99,6 @@ def samples_of(data: Path) -> list[tuple]:
     return [(sample["labels"], sample["input_ids"], sample["len"]) for sample in samples]
 
 
-#: training_hub learns to say nothing, and encodes arguments twice that are JSON already.
-PREPARED_OTHERWISE = ("empty answer", "blank answer", "tool call without content")
-
-
 #: Kinds of rows where training_hub's result is another, by family; below each is shown.
 TRIMMED = {"blanks", "blank answer", "an end of turn in the answer"}
 DIFFERENT = {"llama3": TRIMMED}

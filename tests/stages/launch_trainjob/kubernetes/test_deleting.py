@@ -31,13 +31,6 @@ def runs_on(job: Job) -> None:
     job.wait_for_deletion()
 
 
-def terminated_while_it_runs(job: Job) -> None:
-    job.start()
-    job.wait_for_log_reader()
-    os.kill(os.getpid(), signal.SIGTERM)
-    job.wait_for_deletion()
-
-
 def test_a_job_that_is_deleted_is_not_made_anew_and_its_pods_are_waited_for(launch, tmp_path, capsys):
     with Cluster(life=runs_on, termination_seconds=0.3) as cluster:
         with pytest.raises(TrainingError, match="has trained longer"):

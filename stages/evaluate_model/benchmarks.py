@@ -1,5 +1,6 @@
 """Benchmarks by lm-evaluation-harness (PyPI lm-eval), which is imported only where one is asked for."""
 
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,12 +62,12 @@ def benchmark_score(name: str, folder: Path | None, model: Any, tokenizer: Any) 
     Raises:
         InputError: the task's data cannot be had, or it reports no number.
     """
-    from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]  not a dependency
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
-
-    evaluated = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH)
+    # Not a dependency; and its decorators hide arguments from type checkers.
+    harness: Any = importlib.import_module("lm_eval")
+    model_class: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
+    evaluated = model_class(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH)
     try:
-        found: Any = simple_evaluate(
+        found = harness.simple_evaluate(
             evaluated, tasks=[name], task_manager=_task_manager(folder), log_samples=False, bootstrap_iters=0
         )
     except (OSError, ValueError, KeyError) as error:

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from fakes.s3 import S3Server
 from helpers.interpreters import run
 from helpers.tiny_model import make_tiny_model, write_chat_rows
 from pytest_kfp_local import KfpLocal
 
-pytest_plugins = ["pytest_kfp_local"]
+pytest_plugins = ["pytest_kfp_local", "helpers.fault_figures"]
 
 #: A training of the tiny model in seconds, by the contract's names.
 TINY_TRAINING = {
@@ -93,6 +94,21 @@ def users_kfp_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     warnings.filterwarnings("ignore", module=r"kfp\.local")
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path / "artifacts"))
     return tmp_path / "artifacts"
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 store with the bucket models."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        server.put("models", "other/file", b"x")
+        yield server
+
+
+@pytest.fixture
+def store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The store, whose address and credentials are in the environment."""
+    s3_server.be_known(monkeypatch)
+    return s3_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

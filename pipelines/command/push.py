@@ -25,6 +25,6 @@ def add_to(commands: Subcommands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.run_folders import find_model
-    from kfp_osft.stages.export_model.push.push import push_model
+    from kfp_osft.shared.push.push import push_model
 
     print(push_model(find_model("MODEL", options.model), options.uri, "URI"))

@@ -14,7 +14,8 @@ from kfp_osft.shared.training.figures import figures
 from kfp_osft.shared.training.metrics import read_steps, read_table, summarize, with_resumptions
 from kfp_osft.shared.training.run_file import CHECKPOINTS, MODELS, RUN_FILE, data_made_from, library_versions, read_run
 from kfp_osft.shared.training.run_parameters import training_parameters
-from kfp_osft.stages.collect_metrics.collection import METRICS_FILE
+from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
+from kfp_osft.stages.collect_metrics.collection import METRICS_FILE, with_measured_losses
 
 _PREFIX = "training_"
 # Parameters of the pods and of the stages, which change nothing about the model.
@@ -140,7 +141,10 @@ def _steps_of_model(model: Path, run: Mapping[str, Any]) -> list[dict]:
 
 def _steps(folder: Path) -> list[dict]:
     table = folder / METRICS_FILE
-    return read_table(table) if table.is_file() else with_resumptions(read_steps(folder), folder)
+    if table.is_file():
+        return read_table(table)
+    steps = with_resumptions(read_steps(folder), folder)
+    return with_measured_losses(steps, validation_losses(steps, loss_after_the_last_step(folder)))
 
 
 def _knowledge(folder: Path) -> dict[str, float]:
@@ -165,7 +169,7 @@ def _made_from_published(run: Mapping[str, Any]) -> dict[str, str]:
 
 def _made_from_record(run: Mapping[str, Any]) -> dict[str, str]:
     """What launch_trainjob's record says."""
-    made_from = data_made_from(dict(run))
+    made_from = data_made_from(run["osft"])
     base = made_from.get("base_model") or {}
     return {
         **_model_and_rows(

@@ -20,16 +20,18 @@ from kfp_osft.stages.component import check_image, make_way
 
 # With check_matrices, collect_metrics reads the base model.
 _HUB_STAGES = ("resolve_dataset", "preprocess", "launch_trainjob", "collect_metrics", "export_model", "evaluate_model")
+# preprocess checks the destination; evaluate_model pushes, or without it export_model.
+_PUSH_STAGES = ("preprocess", "export_model", "evaluate_model")
 # The training only where training_report_to asks for it.
 _MLFLOW_STAGES = ("launch_trainjob", "collect_metrics", "render_loss_chart", "export_model", "evaluate_model")
 # Which stages get an environment variable, by its name; the first match wins.
 _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (re.compile(r"KUBERNETES_.*|OSFT_LAUNCHER"), ("launch_trainjob",)),
-    (re.compile(r"OCI_PULL_SECRET_.*"), ("preprocess", "export_model")),
+    (re.compile(r"OCI_PULL_SECRET_.*"), _PUSH_STAGES),
     (re.compile(r"HF_.*|HUGGING_FACE_.*"), _HUB_STAGES),
     # Not AWS_CA_BUNDLE: what one client trusts, all do.
-    (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset", "preprocess", "export_model")),
-    (re.compile(r"OSFT_MODELCAR_BASE"), ("preprocess", "export_model")),
+    (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset", *_PUSH_STAGES)),
+    (re.compile(r"OSFT_MODELCAR_BASE"), _PUSH_STAGES),
     # preprocess only says whether it will be used.
     (re.compile(r"MLFLOW_TRACKING_URI"), ("preprocess", *_MLFLOW_STAGES)),
     (re.compile(r"MLFLOW_.*"), _MLFLOW_STAGES),

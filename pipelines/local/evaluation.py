@@ -6,7 +6,6 @@ from typing import Any
 
 from kfp_osft.pipelines.run_folders import last_model
 from kfp_osft.shared.files.atomic import writable_folder
-from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.comparison import ALL_TEXTS, Compared
 from kfp_osft.stages.evaluate_model.evaluation import (
@@ -17,6 +16,7 @@ from kfp_osft.stages.evaluate_model.evaluation import (
     evaluate,
     models_of,
 )
+from kfp_osft.stages.evaluate_model.general_texts import GENERAL_TEXT
 from kfp_osft.stages.evaluate_model.measuring import HeldOutRows, measure
 from kfp_osft.stages.evaluate_model.options import TASK_NAME, checked_options
 from kfp_osft.stages.evaluate_model.result import Evaluation

@@ -173,7 +173,8 @@ def add_stages(
         pvc_path: workspace folder, as in resolve_dataset.
         rows: to train on and to hold out.
         training: training parameters by name; preprocess has a default for each one left out. training_base_model may
-            be another task's output artifact.
+            be another task's output artifact. export_uri is where evaluate_model publishes the model, or without an
+            evaluation export_model.
         check_matrices: as in collect_metrics.
         evaluation: None leaves evaluate_model out.
 
@@ -204,11 +205,14 @@ def add_stages(
     checkpoint_dir = launched.outputs["checkpoint_dir"]
     collected = stages.collect_metrics(checkpoint_dir=checkpoint_dir, check_matrices=check_matrices)
     chart = stages.render_loss_chart(metrics_path=collected.outputs["metrics_path"])
-    exported = stages.export_model(
-        checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, export_uri=training.get("export_uri", "")
-    )
-
-    evaluated = _add_evaluation(evaluation, checkpoint_dir, pvc_path, exported) if evaluation else None
+    publishing = {"export_uri": training["export_uri"]} if "export_uri" in training else {}
+    if evaluation is None:
+        exported = stages.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, **publishing)
+        evaluated = None
+    else:
+        # A model is published when it has passed the gate.
+        exported = stages.export_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path)
+        evaluated = _add_evaluation(evaluation, checkpoint_dir, pvc_path, publishing, exported)
     tasks = StageTasks(resolved, prepared, launched, collected, chart, exported, evaluated)
     check_own_folder(pvc_path, tasks.present.values())
     for task in tasks.present.values():
@@ -225,10 +229,16 @@ def add_stages(
 
 
 def _add_evaluation(
-    evaluation: Evaluation, checkpoint_dir: Any, pvc_path: Any, exported: dsl.PipelineTask
+    evaluation: Evaluation,
+    checkpoint_dir: Any,
+    pvc_path: Any,
+    publishing: Mapping[str, Any],
+    exported: dsl.PipelineTask,
 ) -> dsl.PipelineTask:
     check_evaluation_constants(evaluation.parameters)
-    task = stages.evaluate_model(checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, **evaluation.parameters)
+    task = stages.evaluate_model(
+        checkpoint_dir=checkpoint_dir, pvc_path=pvc_path, **publishing, **evaluation.parameters
+    )
     task.after(exported)
     pod = evaluation.pod
     task.set_cpu_request(pod.cpu).set_cpu_limit(pod.cpu)

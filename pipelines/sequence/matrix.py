@@ -28,8 +28,9 @@ def retention(matrix: Matrix) -> Retention:
     """AA, the mean right after learning, and BWT of a matrix with at least one row.
 
     With T tasks, AA = 1/T sum_i R[T][i], and BWT = 1/T sum_i (R[T][i] - R[i][i]): the overall performance and the
-    backward transfer of TRACE (arXiv:2310.06762), after which OSFT reports too (arXiv:2504.07097, average accuracy and
-    backward transfer). Lopez-Paz and Ranzato (arXiv:1706.08840) divide BWT's sum by T - 1, since its last term is 0.
+    backward transfer of TRACE (arXiv:2310.06762), by which OSFT is reported too (arXiv:2504.07097). The last term of
+    BWT's sum is 0: Lopez-Paz and Ranzato, who introduced it (GEM, arXiv:1706.08840), divide by T - 1 in the paper,
+    which is T / (T - 1) times this figure, and by T in their code (metrics.py).
     """
     tasks = len(matrix)
     last, learnt = matrix[-1], [row[at] for at, row in enumerate(matrix)]

@@ -8,8 +8,8 @@ from typing import Any
 from kfp_osft.pipelines.sequence.card import signed
 from kfp_osft.pipelines.sequence.result import SequenceResult
 from kfp_osft.shared.files.atomic import replacing_file
-from kfp_osft.shared.model.public_name import public_name
-from kfp_osft.shared.pages.page import framed_page
+from kfp_osft.shared.model.folder import public_name
+from kfp_osft.shared.pages.page import figure_row, framed_page
 from kfp_osft.stages.evaluate_model.charts import chart_scripts, responsive
 from kfp_osft.stages.evaluate_model.report import STYLE, html_table
 
@@ -93,10 +93,7 @@ def _headline(result: SequenceResult) -> str:
     if base is not None:
         last = result.after[-1].general_loss or 0.0
         cells.append(("General loss", f"{base:.2f} → {last:.2f}", f"{signed(drifts[-1][0])} against the first base"))
-    items = "".join(
-        f"<div><dt>{title}</dt><dd>{value}<small>{beside}</small></dd></div>" for title, value, beside in cells
-    )
-    return f"<dl>{items}</dl>"
+    return figure_row(cells)
 
 
 def _section(name: str, title: str, note: str, result: SequenceResult, matrix: Sequence[Sequence[float]]) -> str:

@@ -65,7 +65,7 @@ class ChatTemplate:
         variables: what it sees beside the conversation: the tokenizer's special tokens by name.
 
     Raises:
-        InputError: the source is not a Jinja template.
+        InputError: the source is not a Jinja template; says only where, and what is wrong.
     """
 
     def __init__(self, source: str, variables: dict[str, Any]) -> None:
@@ -79,9 +79,7 @@ class ChatTemplate:
         try:
             tree = environment.parse(source)
         except TemplateSyntaxError as error:
-            raise InputError(
-                f"training_base_model: its chat template cannot be read: line {error.lineno}: {error.message}"
-            ) from None
+            raise InputError(f"line {error.lineno}: {error.message}") from None
         self._plain = environment.from_string(source)
         self._globals = dict(self._plain.globals)
         #: Matches what the template may look for in a message; never an empty text.

@@ -6,7 +6,7 @@ links, so that nothing has to be copied to the pod's own disk. With kfp.local th
 
 import shutil
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class OutputArtifact(Protocol):
@@ -17,6 +17,14 @@ class OutputArtifact(Protocol):
 
     @property
     def uri(self) -> str: ...
+
+
+class MetricsArtifact(Protocol):
+    """The part of a KFP Metrics artifact that is used here."""
+
+    metadata: dict[str, Any]
+
+    def log_metric(self, metric: str, value: float) -> None: ...
 
 
 def is_uploaded(artifact: OutputArtifact) -> bool:

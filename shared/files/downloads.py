@@ -104,18 +104,21 @@ class PartialDownload:
 
 
 @contextmanager
-def partial_download(folder: Path) -> Iterator[PartialDownload]:
+def partial_download(folder: Path, who: str) -> Iterator[PartialDownload]:
     """Yields what an earlier process left of the download that is to become `folder`, or an empty one.
 
     It is removed when the block ends without an error and otherwise stays for the next run. While another process
     downloads the same, this one downloads a copy of its own.
+
+    Args:
+        who: the stage that downloads.
     """
     # Also those that are not needed any more: the source has changed since, or nobody came back.
     remove_leftovers(folder.parent.glob(".*.partial*"))
     path = folder.parent / f".{folder.name}.partial"
     with ExitStack() as held:
         try:
-            held.enter_context(owned(owner_file_of(folder), "resolve_dataset", wait=False))
+            held.enter_context(owned(owner_file_of(folder), who, wait=False))
             is_common = True
         except Owned:
             path, is_common = path.with_name(f"{path.name}-{mark_of_this_process()}{uuid.uuid4().hex[:8]}"), False

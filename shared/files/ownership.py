@@ -58,6 +58,7 @@ class Ownership:
 
     Attributes:
         other_is_alive: whether another process with the same key has counted of late.
+        stays: whether the record is left behind at the end: what the key stands for may live on.
     """
 
     def __init__(self, file: Path, who: str, key: str, pace: Pace) -> None:
@@ -65,6 +66,7 @@ class Ownership:
         self._place = file.with_name(file.name[1:].removesuffix(OWNER_FILE)) if file.name != OWNER_FILE else file.parent
         self._by, self._count, self._descriptor = uuid.uuid4().hex[:12], 0, -1
         self._other_seen = float("-inf")
+        self.stays = False
         self._ended, self._counting = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._repeat, daemon=True)
         self._record: dict[str, Any] = {
@@ -109,7 +111,8 @@ class Ownership:
                 # A file server that hangs silences both.
                 since = now
             looked = now
-            here, silent = _runs_here(record), now - since > self._pace.silence
+            left = bool(record.get("left"))
+            here, silent = None if left else _runs_here(record), left or now - since > self._pace.silence
             alive, gone = (moves and not silent, silent) if here is None else (here, not here)
             if gone and record.get("key"):
                 alive = self._job_lives(record, lives)
@@ -140,9 +143,13 @@ class Ownership:
         # A volume may hang, and the thread that writes with it.
         if not self._counting.acquire(timeout=max(1.0, self._pace.beat)):
             return
+        if self.stays and not self.other_is_alive:
+            self._record["left"] = True
+            with contextlib.suppress(OSError):
+                self._write()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
-        if self.other_is_alive:
+        if self.stays or self.other_is_alive:
             return
         with contextlib.suppress(OSError):
             found = self._read()
@@ -176,7 +183,7 @@ class Ownership:
         counted = os.fstat(self._descriptor).st_mtime
         self._write()
         age = os.fstat(self._descriptor).st_mtime - counted
-        if _runs_here(record) is not False and age < 3 * self._pace.beat:
+        if not record.get("left") and _runs_here(record) is not False and age < 3 * self._pace.beat:
             self._other_seen = time.monotonic()
         return _id(self._read() or b"") == self._record["id"]
 

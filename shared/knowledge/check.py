@@ -12,7 +12,7 @@ from kfp_osft.shared.knowledge.coverage import Coverage, coverage_of, percent
 from kfp_osft.shared.knowledge.kept_subspace import FreeChange, MatrixChange, ModelChanges
 from kfp_osft.shared.model.folder import model_folder, split_hub_id
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.training.run_file import RUN_FILE, read_run
+from kfp_osft.shared.training.run_file import required_run
 
 #: A leak beyond rounding above this share is one. OSFT leaves under 0.002, plain fine-tuning 0.8.
 MOST_LEAK = 0.05
@@ -164,9 +164,7 @@ def check_run(checkpoint_dir: Path, tuned_dir: Path, **options: Any) -> Knowledg
     Raises:
         InputError: as check_knowledge; no osft_run.json.
     """
-    run = read_run(checkpoint_dir)
-    if run is None:
-        raise InputError(f"{checkpoint_dir} has no {RUN_FILE}: it is not known what was trained there")
+    run = required_run(checkpoint_dir)
     osft = run["osft"]
     base_dir = model_on_disk("training_base_model", osft["model_path"], fetch=False)
     return check_knowledge(

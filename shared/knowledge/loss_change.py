@@ -19,6 +19,11 @@ def change_text(before: float, after: float) -> str:
     return f"{abs(change):.0%} {'more' if change > 0 else 'less'} perplexity"
 
 
+def is_much_worse(before: float, after: float) -> bool:
+    """Whether the perplexity of two losses rose so much that a person notices it; a loss that is no number is worse."""
+    return not perplexity_change(before, after) <= _MUCH
+
+
 def meaning(before: float, after: float, rose: str) -> str:
     """What to think of it: practically the same, better than before, a little worse than before, or worse.
 
@@ -31,4 +36,4 @@ def meaning(before: float, after: float, rose: str) -> str:
         return "practically the same"
     if change < 0:
         return "better than before"
-    return f"worse than before, {rose}" if change > _MUCH else "a little worse than before"
+    return f"worse than before, {rose}" if is_much_worse(before, after) else "a little worse than before"

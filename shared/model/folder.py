@@ -11,12 +11,25 @@ from kfp_osft.shared.reporting.errors import InputError
 
 #: Folder in the workspace: base models that were brought there, each in a folder of a digest.
 BASE_MODELS = "base_models"
+#: Patterns of the files of a model's weights: safetensors, and what transformers wrote before.
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+
+
+def is_folder_name(text: str) -> bool:
+    """Whether a text can only be a path: absolute, of the user's home, or relative with a dot."""
+    return text.startswith(("/", "./", "../", "~"))
+
+
+def public_name(base_model: str) -> str:
+    """A base model as others may read it: of a folder its name alone, since a path names a person's home, or a place
+    that goes with the run."""
+    return Path(base_model).name if is_folder_name(base_model) else base_model
 
 
 def model_folder(base_model: str) -> Path | None:
     """The folder of a model on this computer or the PVC; None for a Hugging Face model id."""
     path = Path(os.path.expanduser(base_model))
-    return path if base_model.startswith(("/", "./", "../", "~")) or path.exists() else None
+    return path if is_folder_name(base_model) or path.exists() else None
 
 
 def safetensors_header(file: Path) -> dict[str, dict[str, Any]]:

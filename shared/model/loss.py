@@ -1,6 +1,5 @@
 """How well a saved model predicts tokens: plain transformers, on the first GPU where there is one."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,24 +39,20 @@ def text_sample(tokenizer: Any, text: str) -> Sample:
     return Sample(ids, [(0, len(ids))])
 
 
-def sample_losses(model: Any, samples: Sequence[Sample], seconds: float = float("inf")) -> list[SummedLoss]:
+def sample_losses(model: Any, samples: Sequence[Sample]) -> list[SummedLoss]:
     """The loss of each sample, several at a time.
 
     Args:
         model: a transformers causal language model.
         samples: token ids and labels of the same length; labels of NO_LOSS do not count.
-        seconds: no new batch is started after this time; the first one always is.
 
     Returns:
-        One loss per sample, in order; fewer than samples if time ran out.
+        One loss per sample, in order.
     """
     import torch
 
     losses: list[SummedLoss] = []
-    until = time.monotonic() + seconds
     for batch in _batches(samples):
-        if losses and time.monotonic() > until:
-            break
         # Padded on the right, which a causal model does not attend to: no mask is needed.
         ids = torch.zeros(len(batch), max(len(sample.input_ids) for sample in batch), dtype=torch.long)
         for row, sample in zip(ids, batch, strict=True):

@@ -6,6 +6,7 @@ network, localStorage or download, so a page uses none of these.
 
 import html
 import json
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -50,6 +51,12 @@ def framed_page(title: str, subtitle: str, body: str, style: str = "") -> str:
             "</body>\n</html>\n",
         ]
     )
+
+
+def figure_row(figures: Iterable[tuple[str, str, str]]) -> str:
+    """A row of figures, as HTML: of each its title, its value, and what stands below it; all as HTML."""
+    items = (f"<div><dt>{title}</dt><dd>{value}<small>{below}</small></dd></div>" for title, value, below in figures)
+    return f"<dl>{''.join(items)}</dl>"
 
 
 def script_data(data: Any) -> str:

@@ -185,7 +185,7 @@ TRAINING_PARAMETERS: tuple[Parameter, ...] = (
         float,
         0.25,
         "Share of the singular directions that may change, the least important ones, in each matrix that OSFT limits.",
-        "a number from 0 (one direction of each matrix) to 1 (all: plain fine-tuning)",
+        "a number from 0 (one direction of each matrix) to 1 (all: nothing is protected)",
         "osft.unfreeze_rank_ratio",
         lambda value: 0 <= value <= 1,
         read=read_unfreeze_rank_ratio,

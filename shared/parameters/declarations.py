@@ -147,7 +147,7 @@ EXTRA_PARAMETERS: tuple[Parameter, ...] = (
         "export_uri",
         str,
         "",
-        "Where export_model pushes the model in addition.",
+        "Where the model is pushed in addition, after its evaluation if there is one.",
         "empty for nowhere, s3://bucket/prefix, hf://org/name or oci://registry/repository:tag",
         "",
         lambda value: not value or value.startswith(("s3://", "hf://", "oci://")),

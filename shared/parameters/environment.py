@@ -1,13 +1,19 @@
-"""Environment variables of a training by their names: those that the runtime owns, and secrets, kept out of output."""
+"""Environment variables by their names: where to train, what the runtime and trackers own, and secrets, kept out of
+output."""
 
 import base64
 import binascii
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+#: Of the stages: LOCAL trains in a process of this computer; unset, on a cluster.
+LAUNCHER_VARIABLE, LOCAL = "OSFT_LAUNCHER", "local"
+#: What training_report_to may name: mini-trainer's own trackers, and event files, which the training script writes.
+TRACKERS = ("mlflow", "tensorboard", "wandb")
 # The runtime gives a worker its place among the others in these; training_hub reads them.
 _RUNTIME = re.compile(
     r"PET_.*|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|NODE_RANK|OSFT_TRAIN_ARGS"
@@ -44,6 +50,17 @@ _TOKEN = re.compile(
 )
 #: A shorter value would blot out parts of words.
 SHORTEST_SECRET = 6
+
+
+def is_local() -> bool:
+    """Whether the training runs on this computer, beside the stages."""
+    return os.environ.get(LAUNCHER_VARIABLE) == LOCAL
+
+
+def is_of_unwanted_tracker(name: str, wanted: Collection[str]) -> bool:
+    """Whether a variable (MLFLOW_TRACKING_URI, WANDB_PROJECT ...) is that of a tracker that was not asked for."""
+    tracker = name.partition("_")[0].lower()
+    return tracker in TRACKERS and tracker not in wanted
 
 
 def is_runtimes_own(name: str) -> bool:

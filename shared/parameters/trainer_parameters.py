@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from kfp_osft.shared.parameters.environment import TRACKERS
 from kfp_osft.shared.parameters.key_values import as_number_or_bool, parse_key_values
 from kfp_osft.shared.parameters.parameter import Parameter
 from kfp_osft.shared.reporting.errors import InputError
 
 #: training_validation_every: after each epoch, rather than after so many steps.
 EACH_EPOCH = "epoch"
-#: What training_report_to may name: mini-trainer's own trackers, and event files, which the training script writes.
-TRACKERS = ("mlflow", "tensorboard", "wandb")
 #: mini-trainer's names and torch.optim.AdamW's limits: allowed values in words, and the check.
 _OPTIMIZER: dict[str, tuple[str, Callable[[float], bool]]] = {
     "beta1": ("a number from 0 to below 1", lambda value: 0 <= value < 1),

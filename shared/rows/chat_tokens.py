@@ -58,7 +58,7 @@ class ChatTokenizer:
         warnings: takes what is odd about rows that are tokenized nevertheless.
 
     Raises:
-        InputError: the tokenizer has no chat template.
+        InputError: the tokenizer has no chat template, or one that is not a template.
     """
 
     def __init__(self, tokenizer: Any, warnings: Warnings | None = None) -> None:
@@ -70,7 +70,9 @@ class ChatTokenizer:
         self.warnings = warnings or Warnings()
         self._tokenizer = tokenizer
         self._variables = dict(tokenizer.special_tokens_map)
+        # A tokenizer may have one of its own for rows with tools.
         self._finders: dict[str, tuple[ChatTemplate, TurnFinder]] = {}
+        self._without_tools, self._with_tools = self._finder(None), self._finder([{}])
         self._encoder = PartEncoder(tokenizer)
         self._compared = 0
         self._seen: set[int] = set()
@@ -133,7 +135,7 @@ class ChatTokenizer:
     ) -> tuple[str, Found]:
         if any(has_reserved(other) for other in _other_texts(messages)):
             raise InputError("holds a character of a private use plane (U+F0000 and above) outside its texts")
-        template, finder = self._finder(tools)
+        template, finder = self._without_tools if tools is None else self._with_tools
         text = _text(template, messages, tools)
         found = finder.find(messages, learnt, tools, text)
         layout = found.layout
@@ -147,15 +149,17 @@ class ChatTokenizer:
         return place, found
 
     def _finder(self, tools: Any) -> tuple[ChatTemplate, TurnFinder]:
-        """The template for rows with tools, or without: a tokenizer may have several by name."""
-        source = self._tokenizer.get_chat_template(None, tools)
-        if source not in self._finders:
-            try:
-                template = ChatTemplate(source, self._variables)
-            # Of Jinja, and of Python where the template is nested too deeply.
-            except Exception as error:
-                raise InputError(f"the model's chat template is not one: {error}") from None
-            self._finders[source] = template, TurnFinder(template, self._tokenizer.eos_token)
+        try:
+            source = self._tokenizer.get_chat_template(None, tools)
+            if source not in self._finders:
+                with limited():
+                    template = ChatTemplate(source, self._variables)
+                self._finders[source] = template, TurnFinder(template, self._tokenizer.eos_token)
+        # Of transformers and Jinja, and of Python where the template is nested too deeply.
+        except (Exception, LimitReached) as error:
+            raise InputError(
+                f"training_base_model={self._tokenizer.name_or_path}: its chat template cannot be read: {error}"
+            ) from None
         return self._finders[source]
 
 

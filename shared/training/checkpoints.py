@@ -9,6 +9,8 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.training.metrics import number
 
+#: In the folder of checkpoints: mini-trainer's, which transformers loads.
+HF_FORMAT = "hf_format"
 # mini-trainer 0.9, train.py: hf_format/samples_<samples seen, a float's text>, and, where a validation was better
 # than all before it, with this suffix.
 _NAME = re.compile(r"samples_(\d+(?:\.\d+)?)(_best_val_loss)?")
@@ -42,7 +44,7 @@ class Checkpoint(NamedTuple):
 def checkpoints(
     checkpoint_dir: Path, steps: Sequence[Mapping[str, Any]] = (), losses: Mapping[float, float] | None = None
 ) -> list[Checkpoint]:
-    """The checkpoints in checkpoint_dir/hf_format, the one to publish first.
+    """The checkpoints in checkpoint_dir/HF_FORMAT, the one to publish first.
 
     Where there was a validation: by the lowest loss, and those that were not validated last. Else, and among equals:
     by the most samples seen.
@@ -54,7 +56,7 @@ def checkpoints(
     losses = losses or {}
     numbers = {number(step.get("total_samples_accumulated")): step["step"] for step in steps}
     found = []
-    for folder in checkpoint_dir.glob("hf_format/*"):
+    for folder in checkpoint_dir.glob(f"{HF_FORMAT}/*"):
         if match := _NAME.fullmatch(folder.name):
             samples = float(match[1])
             found.append(Checkpoint(folder, samples, numbers.get(samples), losses.get(samples), bool(match[2])))
@@ -84,7 +86,7 @@ def first_sound(
         problems.append(f"{checkpoint.folder.name}: {problem}")
         log(f"Warning: checkpoint {checkpoint.folder.name} is passed over: {problem}")
     raise InputError(
-        f"there is no complete checkpoint in {checkpoint_dir}/hf_format"
+        f"there is no complete checkpoint in {checkpoint_dir / HF_FORMAT}"
         + (
             f" ({'; '.join(problems)})"
             if problems

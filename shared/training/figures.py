@@ -6,6 +6,7 @@ from typing import Any
 
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.model.folder import config_value, read_config
+from kfp_osft.shared.training.checkpoints import HF_FORMAT
 from kfp_osft.shared.training.metrics import summarize
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
 
@@ -69,5 +70,5 @@ def loss_includes_routers(folder: Path) -> bool:
 
 def trained_config(folder: Path) -> dict[str, Any]:
     """config.json of the first readable checkpoint in a folder of checkpoints; {} where there is none."""
-    configs = (read_config(checkpoint) for checkpoint in sorted(folder.glob("hf_format/*")))
+    configs = (read_config(checkpoint) for checkpoint in sorted(folder.glob(f"{HF_FORMAT}/*")))
     return next(filter(None, configs), {})

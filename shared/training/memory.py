@@ -84,26 +84,26 @@ def memory_need(config: Mapping[str, Any], coverage: Coverage, ratio: float, tok
     return MemoryNeed(parameters, round(states), _FLOAT * of_token * tokens, tokens)
 
 
-def check_pod(need: Mapping[str, int], memory: str | None, accelerators: int, pods: int) -> None:
+def check_pod(need: Mapping[str, int], limit: str | None, accelerators: int, pods: int) -> None:
     """Refuses a pod in which the training cannot fit, whatever its rows.
 
     Args:
         need: MemoryNeed as JSON; {} where it is not known.
-        memory: the pod's limit, a Kubernetes quantity.
+        limit: the pod's limit of memory, a Kubernetes quantity; None for a pod without one.
         accelerators: GPUs of the pod.
         pods: training pods.
 
     Raises:
         InputError: naming what it needs, and what it has.
     """
-    if not need or not memory:
+    if not need or not limit:
         return
     known = MemoryNeed(**need)
     # A GPU's worker reads the model into the pod's memory first, at best in 16 bits.
     least = known.parameters // 2 if accelerators else known.least_on_cpu(pods)
-    if quantity_value(memory) < least:
-        what = "loading the base model" if accelerators else "the weights, gradients and optimizer states"
+    if quantity_value(limit) < least:
+        takes = "loading the base model takes" if accelerators else "weights, gradients and optimizer states alone take"
         raise InputError(
-            f"training_resource_memory_per_worker={memory} cannot be enough: {what} alone takes "
-            f"{size_text(least)} of a pod's memory"
+            f"the pod's memory limit of {limit} cannot be enough: {takes} {size_text(least)}; raise "
+            "training_resource_memory_per_worker"
         )

@@ -5,6 +5,7 @@ the model's folder holds more: all that it takes to run it again (kfp-osft run -
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ MODELS = "models"
 FINAL_MODEL = "final_model"
 #: Folder of the workspace: the checkpoints of each run, by the beginning of its fingerprint.
 CHECKPOINTS = "checkpoints"
+#: In the folder of a run's data: what preprocess made it from.
+DATA_MANIFEST = "manifest.json"
 #: What the training printed, beside it.
 TRAINING_LOG = "training.log"
 #: Of the published file, and raised when a reader of an older one would be misled.
@@ -48,11 +51,31 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     raise InputError(f"{path} is not what launch_trainjob writes")
 
 
-def data_made_from(run: dict[str, Any]) -> dict[str, Any]:
-    """What preprocess made the data from (digests of rows and base model), or {} where its manifest is gone."""
-    folder = run.get("osft", {}).get("data_output_dir")
-    manifest = _json(Path(folder) / "manifest.json") if folder else {}
-    made_from = manifest.get("made_from")
+def required_run(folder: Path) -> dict[str, Any]:
+    """What read_run gives.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    run = read_run(folder)
+    if run is None:
+        raise InputError(f"{folder} has no {RUN_FILE}: it is not known what was trained there")
+    return run
+
+
+def is_local(run: Mapping[str, Any]) -> bool:
+    """Whether the training ran on this computer, by the name that launch_trainjob gave it."""
+    return str(run.get("trainjob_name", "")).startswith("local-")
+
+
+def data_made_from(osft: Mapping[str, Any]) -> dict[str, Any]:
+    """What preprocess made the data from (digests of rows and base model), or {} where its manifest is gone.
+
+    Args:
+        osft: the run's.
+    """
+    folder = osft.get("data_output_dir")
+    made_from = (_json(Path(folder) / DATA_MANIFEST) if folder else {}).get("made_from")
     return made_from if isinstance(made_from, dict) else {}
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from kfp_osft.shared.model.public_name import is_path
+from kfp_osft.shared.model.folder import is_folder_name
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 
 # The next number below 1, which check_parameters passes on for it.
@@ -65,7 +65,7 @@ def with_effect(parameters: Mapping[str, Any], on_this_computer: bool) -> dict[s
 
 def without_folder(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters without a base model that is a folder: its path is nobody else's business."""
-    is_folder = is_path(str(parameters.get("training_base_model", "")))
+    is_folder = is_folder_name(str(parameters.get("training_base_model", "")))
     return {key: value for key, value in parameters.items() if not (is_folder and key == "training_base_model")}
 
 

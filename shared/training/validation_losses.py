@@ -44,26 +44,6 @@ def validation_losses(steps: Sequence[Mapping[str, Any]], after_the_last: float 
     return losses
 
 
-def with_measured_losses(
-    steps: Sequence[Mapping[str, Any]], losses: Mapping[float, float], held_out: int | None = None
-) -> list[dict[str, Any]]:
-    """The steps with val_loss, and val_num_samples beside it, only where a validation measured one, else null.
-
-    Args:
-        steps: as read_steps gives them.
-        losses: as validation_losses gives them.
-        held_out: rows of the validation. mini-trainer's own count (0.6.1 to 0.9.0, compute_validation_loss) is that of
-            its last batch, and counts only where this is None.
-    """
-    found = []
-    for step in steps:
-        loss = losses.get(number(step.get("total_samples_accumulated")))
-        samples = {} if loss is None else {"val_num_samples": held_out or step.get("val_num_samples")}
-        others = {name: value for name, value in step.items() if name != "val_num_samples"}
-        found.append({**others, "val_loss": loss, **samples})
-    return found
-
-
 def loss_after_the_last_step(checkpoint_dir: Path) -> float | None:
     """The last validation loss that the trainer's log tells behind the last step, or None."""
     path = checkpoint_dir / _LOG

@@ -1,35 +1,25 @@
 """collect_metrics: turns the trainer's log lines into one table and KFP metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
+from kfp_osft.shared.files.artifacts import MetricsArtifact, OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import replacing_file
-from kfp_osft.shared.model.folder import config_value
+from kfp_osft.shared.model.folder import config_value, public_name
 from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.tracking.mlflow_run import TrackedRun, tracked_run
 from kfp_osft.shared.training.figures import figures, trained_config
 from kfp_osft.shared.training.health import broken_model, check_trained, warnings_of
-from kfp_osft.shared.training.metrics import read_steps, with_resumptions, write_table
-from kfp_osft.shared.training.run_file import TRAINING_LOG, dataset_source, read_run
+from kfp_osft.shared.training.metrics import number, read_steps, with_resumptions, write_table
+from kfp_osft.shared.training.run_file import TRAINING_LOG, dataset_source, is_local, read_run
 from kfp_osft.shared.training.run_parameters import training_parameters, with_effect
-from kfp_osft.shared.training.validation_losses import (
-    loss_after_the_last_step,
-    validation_losses,
-    with_measured_losses,
-)
+from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
 
 METRICS_FILE = "metrics.jsonl"
 _CHECK_SECONDS = 600
-
-
-class MetricsArtifact(Protocol):
-    """The part of a KFP Metrics artifact that is used here."""
-
-    def log_metric(self, metric: str, value: float) -> None: ...
 
 
 class Collected(NamedTuple):
@@ -88,15 +78,35 @@ def collect(
     return Collected(str(folder / METRICS_FILE))
 
 
+def with_measured_losses(
+    steps: Sequence[Mapping[str, Any]], losses: Mapping[float, float], held_out: int | None = None
+) -> list[dict[str, Any]]:
+    """The steps with val_loss, and val_num_samples beside it, only where a validation measured one, else null.
+
+    Args:
+        steps: as read_steps gives them.
+        losses: as validation_losses gives them.
+        held_out: rows of the validation. mini-trainer's own count (0.6.1 to 0.9.0, compute_validation_loss) is that of
+            its last batch, and counts only where this is None.
+    """
+    found = []
+    for step in steps:
+        loss = losses.get(number(step.get("total_samples_accumulated")))
+        samples = {} if loss is None else {"val_num_samples": held_out or step.get("val_num_samples")}
+        others = {name: value for name, value in step.items() if name != "val_num_samples"}
+        found.append({**others, "val_loss": loss, **samples})
+    return found
+
+
 def _track(
     tracked: TrackedRun, run: Mapping[str, Any], table: list[dict], found: Mapping[str, float], folder: Path
 ) -> None:
     dataset = run["about"].get("dataset", "")
     tracked.log_parameters(
         {
-            "base_model": run["about"].get("base_model", ""),
+            "base_model": public_name(run["about"].get("base_model", "")),
             "dataset": dataset_source(dataset).get("uri") or Path(dataset).name,
-            **with_effect(training_parameters(run), on_this_computer=run["trainjob_name"].startswith("local-")),
+            **with_effect(training_parameters(run), on_this_computer=is_local(run)),
         }
     )
     tracked.log_figures(found, table[-1]["step"])

@@ -1,6 +1,7 @@
 """Benchmarks by lm-evaluation-harness (PyPI lm-eval), which is imported only where one is asked for."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def benchmark_score(name: str, folder: Path | None, model: Any, tokenizer: Any) 
     raise InputError(f"benchmarks: {name} reports no number")
 
 
+# It reads all of lm-eval's tasks, which takes seconds.
+@cache
 def _task_manager(folder: Path | None) -> Any:
     try:
         from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]

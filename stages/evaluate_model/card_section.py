@@ -4,6 +4,8 @@ import json
 import re
 
 from kfp_osft.shared.files.atomic import replacing_file, write_json
+from kfp_osft.shared.knowledge import unmeasured
+from kfp_osft.shared.reporting.plain_text import markdown_text
 from kfp_osft.shared.training.run_file import RUN_FILE
 from kfp_osft.stages.evaluate_model.comparison import Compared
 from kfp_osft.stages.evaluate_model.result import Evaluation
@@ -17,8 +19,9 @@ _BEFORE = "## Use it"
 
 
 def add_to_card(result: Evaluation) -> None:
-    """Puts the section into README.md of the tuned model, in the place of an earlier one, and the figures into its
-    osft_run.json. A model that was not exported here, or that lies in a cache of the Hub, stays as it is."""
+    """Puts the section into README.md of the tuned model, in the place of an earlier one and of the sentences that say
+    it was not measured, and the figures into its osft_run.json. A model that was not exported here, or that lies in a
+    cache of the Hub, stays as it is."""
     folder = result.models.tuned
     card, run_file = folder / _CARD, folder / RUN_FILE
     # The Hub's cache consists of links.
@@ -28,6 +31,8 @@ def add_to_card(result: Evaluation) -> None:
     run["evaluation"] = {"passed": result.passed, "failures": result.failures, "metrics": result.metrics()}
     write_json(run_file, run)
     text = with_section(card.read_text(encoding="utf-8"), section(result))
+    for sentence in (unmeasured.GENERAL_TEXT, *([unmeasured.WEIGHTS] if result.weights is not None else ())):
+        text = text.replace(f"- {sentence}\n", "")
     with replacing_file(card) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     # As the other files of the model: replacing_file writes for the owner's umask alone.
@@ -56,18 +61,15 @@ def section(result: Evaluation) -> str:
         f"**{'Passed' if result.passed else 'Not passed'}**: forgetting of at most "
         f"{result.options.limits.max_forgetting:.1%} and an improvement of at least "
         f"{result.options.limits.min_improvement:.1%} were asked for.",
-        *(f"- {_escaped(failure)}" for failure in result.failures),
+        *(f"- {markdown_text(failure)}" for failure in result.failures),
         "",
     ]
     if result.verdict:
-        lines += [f"Weights: {_escaped(result.verdict)}.", ""]
+        lines += [f"Weights: {markdown_text(result.verdict)}.", ""]
     return "\n".join(lines)
 
 
 def _row(each: Compared) -> str:
     change = "" if each.change is None else f"{each.change:+.1%}"
-    return f"| {_escaped(each.name)} | {_escaped(each.figure)} | {each.before:.3f} | {each.after:.3f} | {change} |"
-
-
-def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]|~$#<>])", r"\\\1", " ".join(text.split()))
+    name, figure = markdown_text(each.name), markdown_text(each.figure)
+    return f"| {name} | {figure} | {each.before:.3f} | {each.after:.3f} | {change} |"

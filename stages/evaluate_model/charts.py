@@ -1,6 +1,5 @@
 """The charts of an evaluation's page as Altair describes them, and the script that draws them."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +25,8 @@ _SCRIPT = """
   draw().catch(failed);
 """
 _ROW = 26
+# Colors of what was learnt and what was kept.
+_SERIES = ("validation", "point")
 
 
 def losses_chart(figures: Sequence[Compared]) -> dict[str, Any] | None:
@@ -43,13 +44,14 @@ def chart_scripts(charts: Mapping[str, Mapping[str, Any]]) -> str:
     """The <script> elements that draw the charts, each into the element with its name as id."""
     if not charts:
         return ""
-    data = {"charts": charts, "light": chart_config(LIGHT), "dark": chart_config(DARK)}
+    light, dark = (chart_config(colors, [colors[name] for name in _SERIES]) for colors in (LIGHT, DARK))
+    data = {"charts": charts, "light": light, "dark": dark}
     return f"<script>{vega_bundle()}</script>\n<script>\n((DATA) => {{{_SCRIPT}}})({script_data(data)});\n</script>\n"
 
 
 def responsive(chart: Any) -> dict[str, Any]:
     """A chart as a specification that fills the width of its element."""
-    spec = json.loads(chart.to_json())
+    spec = chart.to_dict()
     spec["width"] = "container"
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     return spec
@@ -77,7 +79,7 @@ def _dumbbells(
     y = alt.Y("name:N", sort=None, axis=alt.Axis(title=None, labelLimit=260, minExtent=170, maxExtent=270))
     color = alt.Color(
         "kind:N",
-        scale=alt.Scale(domain=["learnt", "kept"], range=["#d55e00", "#56a3dc"]),
+        scale=alt.Scale(domain=["learnt", "kept"]),
         legend=alt.Legend(title=None, orient="top", symbolType="circle", symbolOpacity=1),
     )
     tooltip = [

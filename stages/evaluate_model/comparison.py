@@ -5,14 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kfp_osft.shared.knowledge.loss_change import is_much_worse
 from kfp_osft.stages.evaluate_model.measuring import ModelMeasures
 
 #: What a compared figure is about.
 TASK, GENERAL, EARLIER, BENCHMARK = "task", "general", "earlier task", "benchmark"
 #: Name of the sum of the general texts.
 ALL_TEXTS = "general text"
-# Of the general loss; a smaller rise is not worth a word beside what the weights kept.
-_JUMP = 0.1
 
 
 @dataclass(frozen=True)
@@ -190,6 +189,6 @@ def with_drift(weights: str, figures: list[Compared]) -> str:
         figures: as compared gives them.
     """
     general = [each for each in figures if each.kind == GENERAL and each.name == ALL_TEXTS]
-    jumped = [each for each in general if (each.loss_of_quality or 0.0) > _JUMP or not math.isfinite(each.after)]
+    jumped = [each for each in general if is_much_worse(each.before, each.after)]
     drift = f"{describe(jumped[0])}: the model forgot" if jumped else ""
     return f"{weights}; but {drift}" if weights and drift else weights or drift

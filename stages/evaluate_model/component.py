@@ -24,6 +24,7 @@ def evaluate_model(
     benchmarks_path: str = "",
     evaluation_rows: int = 200,
     evaluation_answer_tokens: int = 32,
+    export_uri: str = "",
 ) -> NamedTuple("Outputs", [("passed", bool), ("evaluation_path", str)]):
     """Measures what a model learnt and what it kept of its base model.
 
@@ -43,6 +44,8 @@ def evaluate_model(
         benchmarks_path: Folder with further tasks of that.
         evaluation_rows: How many rows of each task are measured.
         evaluation_answer_tokens: Answers of at most so many tokens are compared with the model's own.
+        export_uri: Where to push the model afterwards: s3://bucket/prefix, hf://org/name or
+            oci://registry/repository:tag. With gate, only if it passed. Empty for nowhere.
         output_report: The page: what was learnt, what was kept, examples.
         output_evaluation: The figures.
 
@@ -50,24 +53,7 @@ def evaluate_model(
         passed: Whether the model is within max_forgetting and min_improvement.
         evaluation_path: The result as JSON.
     """
+    given = locals()
     from kfp_osft.stages.evaluate_model.evaluation import evaluate_model
 
-    return evaluate_model(
-        pvc_path,
-        output_report,
-        output_evaluation,
-        checkpoint_dir,
-        base_model,
-        tuned_model,
-        dataset_path,
-        {
-            "max_forgetting": max_forgetting,
-            "min_improvement": min_improvement,
-            "gate": gate,
-            "earlier_tasks": earlier_tasks,
-            "benchmarks": benchmarks,
-            "benchmarks_path": benchmarks_path,
-            "evaluation_rows": evaluation_rows,
-            "evaluation_answer_tokens": evaluation_answer_tokens,
-        },
-    )
+    return evaluate_model(**given)

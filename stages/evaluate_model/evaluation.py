@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
+from kfp_osft.shared.files.artifacts import MetricsArtifact, OutputArtifact, place_file
 from kfp_osft.shared.files.atomic import writable_folder, write_json
 from kfp_osft.shared.knowledge.check import KnowledgeCheck, check_knowledge, limited_kinds, model_on_disk
-from kfp_osft.shared.model.public_name import public_name
+from kfp_osft.shared.model.folder import public_name
 from kfp_osft.shared.processes.pod import use_workspace
+from kfp_osft.shared.push.destination import check_destination
+from kfp_osft.shared.push.export_uri import push_to_export_uri
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
+from kfp_osft.shared.reporting.redaction import redacted
 from kfp_osft.shared.rows.files import dataset_files
-from kfp_osft.shared.training.run_file import MODELS, RUN_FILE, read_run
+from kfp_osft.shared.tracking.mlflow_run import tracked_run
+from kfp_osft.shared.training.run_file import MODELS, RUN_FILE, read_run, required_run
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.benchmarks import check_benchmarks
 from kfp_osft.stages.evaluate_model.card_section import add_to_card
@@ -25,12 +29,6 @@ from kfp_osft.stages.evaluate_model.result import Evaluation, Models
 EVALUATIONS, MEASUREMENTS = "evaluations", "measurements"
 RESULT, REPORT = "evaluation.json", "evaluation.html"
 _MATRICES, _SECONDS = 12, 600.0
-
-
-class MetricsArtifact(Protocol):
-    """The part of a KFP Metrics artifact that is used here."""
-
-    def log_metric(self, metric: str, value: float) -> None: ...
 
 
 class Evaluated(NamedTuple):
@@ -48,39 +46,59 @@ def evaluate_model(
     base_model: str = "",
     tuned_model: str = "",
     dataset_path: str = "",
-    evaluation: Mapping[str, Any] | None = None,
+    export_uri: str = "",
+    **evaluation: Any,
 ) -> Evaluated:
-    """Evaluates the model of a run, or any two models.
+    """Evaluates the model of a run, or any two models, and publishes the tuned one where it is to be published.
 
     Args:
         pvc_path: the workspace; the result goes to pvc_path/evaluations/<tuned model>.
         output_report: gets the page.
-        output_evaluation: gets the figures.
+        output_evaluation: gets the figures, and the place of a push as its metadata's export_uri.
         checkpoint_dir: of a run whose model was exported: base model, tuned model and held-out rows are the run's.
         base_model, tuned_model: folders or ids on the Hub, instead of the run's.
         dataset_path: held-out rows, instead of the run's.
+        export_uri: where the tuned model is pushed, see push_model, once it has passed the gate; or empty.
         evaluation: EVALUATION_PARAMETERS by name.
 
     Raises:
-        InputError: a parameter that is not allowed; models or rows that do not exist or do not belong together.
+        InputError: a parameter that is not allowed; models or rows that do not exist or do not belong together; a push
+            that failed.
         TrainingError: the gate is on, and the model does not pass; the report is in the workspace nevertheless.
     """
-    options = checked_options(evaluation or {})
+    options = checked_options(evaluation)
     workspace = writable_folder("pvc_path", pvc_path)
     use_workspace(workspace)
-    run = _run(checkpoint_dir) if checkpoint_dir else {}
+    run = required_run(Path(checkpoint_dir)) if checkpoint_dir else {}
     if not checkpoint_dir and not (base_model and tuned_model):
         raise InputError("give checkpoint_dir of a run, or base_model and tuned_model")
     tuned = Path(tuned_model) if tuned_model else workspace / MODELS / Path(checkpoint_dir).absolute().name
     models = models_of(base_model or run["osft"]["model_path"], str(tuned), run, fetch=bool(base_model))
     rows = dataset_path or run.get("data", {}).get("validation_path") or ""
     folder = workspace / EVALUATIONS / models.tuned.resolve().name
+    if export_uri := export_uri.strip():
+        # Before what takes long.
+        check_destination("export_uri", export_uri)
     result = evaluate(models, Path(rows) if rows else None, options, folder, workspace / MEASUREMENTS)
     for name, value in result.metrics().items():
         output_evaluation.log_metric(name, value)
     place_file(folder / REPORT, output_report)
-    check_gate(result, folder / REPORT)
+    _track(result, folder / REPORT, run or None)
+    check_gate(result, folder / REPORT, export_uri)
+    if export_uri:
+        output_evaluation.metadata["export_uri"] = push_to_export_uri(models.tuned, export_uri, run or None)
     return Evaluated(result.passed, str(folder / RESULT))
+
+
+def _track(result: Evaluation, report: Path, run: Mapping[str, Any] | None) -> None:
+    """Adds figures and page to the MLflow run of the training's pipeline run."""
+    with tracked_run(run) as tracked:
+        if tracked is not None:
+            # As of the last step, like the figures of collect_metrics.
+            exported = read_run(result.models.tuned) or {}
+            tracked.log_figures(result.metrics(), exported.get("metrics", {}).get("steps", 0))
+            tracked.log_file(report, REPORT)
+            tracked.set_tags({"passed": str(result.passed).lower()})
 
 
 def evaluate(models: Models, rows: Path | None, options: Options, folder: Path, cache: Path | None) -> Evaluation:
@@ -151,10 +169,13 @@ def check_possible(options: Options, has_rows: bool) -> None:
         check_benchmarks(list(options.benchmarks), options.benchmarks_path)
 
 
-def check_gate(result: Evaluation, report: Path) -> None:
-    """Raises TrainingError if the gate is on and the model does not pass."""
+def check_gate(result: Evaluation, report: Path, export_uri: str = "") -> None:
+    """Raises TrainingError if the gate is on and the model does not pass; it says what is not published therefore."""
     if result.options.gate and not result.passed:
-        raise TrainingError(f"the model does not pass the gate: {'; '.join(result.failures)}. The report is {report}")
+        unpublished = f"Nothing was published to {redacted(export_uri)}. " if export_uri else ""
+        raise TrainingError(
+            f"the model does not pass the gate: {'; '.join(result.failures)}. {unpublished}The report is {report}"
+        )
 
 
 def models_of(base: str, tuned: str, run: Mapping[str, Any] | None = None, fetch: bool = True) -> Models:
@@ -169,9 +190,9 @@ def models_of(base: str, tuned: str, run: Mapping[str, Any] | None = None, fetch
         InputError: a model does not exist.
     """
     base_dir, tuned_dir = model_on_disk("base_model", base, fetch), model_on_disk("tuned_model", tuned)
-    run = run or read_run(tuned_dir) or {}
-    osft = run.get("osft", {})
     published = read_run(tuned_dir) or {}
+    run = run or published
+    osft = run.get("osft", {})
     return Models(
         base_dir,
         tuned_dir,
@@ -194,14 +215,6 @@ def _weights(models: Models) -> KnowledgeCheck | None:
         matrices=_MATRICES,
         seconds=_SECONDS,
         kinds=models.kinds,
-        target_patterns=models.target_patterns,
         trust_remote_code=models.trust_remote_code,
         tell=log,
     )
-
-
-def _run(checkpoint_dir: str) -> dict[str, Any]:
-    run = read_run(Path(checkpoint_dir))
-    if run is None:
-        raise InputError(f"checkpoint_dir={checkpoint_dir} has no {RUN_FILE}: it is not known what was trained there")
-    return run

@@ -44,7 +44,7 @@ def held_out_samples(dataset: Path, tokenizer: Any, rows: int) -> list[Sample]:
 
 
 def last_answer(sample: Sample) -> tuple[list[int], list[int]]:
-    """The tokens before the last learnt turn, and those of that turn with its end."""
+    """The tokens before the last learnt turn, and those of that turn with its end; of a document, none and all."""
     begin, end = sample.learnt[-1]
     return sample.input_ids[:begin], sample.input_ids[begin:end]
 
@@ -58,7 +58,7 @@ def _evenly(rows: Iterator[Row], total: int, wanted: int) -> Iterator[Row]:
 
 
 def _tokenized(row: Row, vocabulary: int) -> Sample:
-    ids, labels = (row.values[field] for field in PROCESSED_FIELDS)
+    ids, labels = (row.values.get(field) for field in PROCESSED_FIELDS)
     if not isinstance(ids, list) or not isinstance(labels, list) or len(ids) != len(labels):
         raise InputError(f"{row.place}: input_ids and labels are not two lists of the same length")
     if any(not isinstance(token, int) or not 0 <= token < vocabulary for token in ids):

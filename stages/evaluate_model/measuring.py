@@ -177,12 +177,14 @@ def _texts(texts: Sequence[str], model: Any, tokenizer: Any) -> Measure:
 def _rows(rows: HeldOutRows, model: Any, tokenizer: Any) -> Measure:
     samples = held_out_samples(rows.path, tokenizer, rows.rows)
     losses = sample_losses(model, samples)
-    short = [sample for sample in samples if len(last_answer(sample)[1]) <= rows.answer_tokens]
+    # A document is learnt from its first token on: nothing asks for it.
+    asked = [sample for sample in samples if last_answer(sample)[0]]
+    short = [sample for sample in asked if len(last_answer(sample)[1]) <= rows.answer_tokens]
     answered = _answers(model, tokenizer, short, lambda expected: len(expected) + _RUN_ON)
     matches = sum(example["answer"] == example["expected"] for example in answered)
     examples = answered[: rows.examples]
     if len(examples) < rows.examples:
-        long = [sample for sample in samples if len(last_answer(sample)[1]) > rows.answer_tokens]
+        long = [sample for sample in asked if len(last_answer(sample)[1]) > rows.answer_tokens]
         examples += _answers(model, tokenizer, long[: rows.examples - len(examples)], lambda _: _EXAMPLE_TOKENS)
     return Measure(
         mean(losses),

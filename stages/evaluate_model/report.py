@@ -8,7 +8,7 @@ from typing import Any
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.knowledge.check import KnowledgeCheck
 from kfp_osft.shared.knowledge.coverage import percent
-from kfp_osft.shared.pages.page import framed_page
+from kfp_osft.shared.pages.page import figure_row, framed_page
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.charts import chart_scripts, losses_chart, scores_chart
 from kfp_osft.stages.evaluate_model.comparison import BENCHMARK, EARLIER, GENERAL, TASK, Compared
@@ -28,7 +28,6 @@ td.number, th.number { text-align: right; }
 #verdict.failed { border-left-color: var(--alarm); }
 #verdict ul { margin: 6px 0 0; padding-left: 20px; }
 .better { color: var(--smoothed); } .worse { color: var(--alarm); }
-dl { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 .chart, .chart.vega-embed { display: block; width: 100%; max-width: 980px; margin-bottom: 14px; }
 article { margin: 12px 0; padding: 10px 14px; background: var(--raised); border-radius: 6px; max-width: 110ch; }
 article div { display: grid; grid-template-columns: 90px 1fr; gap: 12px; padding: 3px 0; white-space: pre-wrap;
@@ -114,10 +113,7 @@ def _headline(result: Evaluation) -> str:
     if result.weights is not None and result.weights.leak is not None:
         leak = f"{percent(result.weights.leak)} leaked"
         cells.append(("Kept subspace", leak, f"at most, in {len(result.weights.changes)} matrices"))
-    items = "".join(
-        f"<div><dt>{title}</dt><dd>{value}<small>{beside}</small></dd></div>" for title, value, beside in cells
-    )
-    return f"<dl>{items}</dl>"
+    return figure_row(cells)
 
 
 def _pair(each: Compared) -> str:

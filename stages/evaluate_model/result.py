@@ -20,7 +20,6 @@ class Models:
         base_name, tuned_name: for people.
         unfreeze_rank_ratio: of the training; None if it is not known, so that the weights cannot be judged.
         kinds: of the matrices that OSFT limited, where a run says them.
-        target_patterns: of the training, where it does not.
         trust_remote_code: whether code in their folders may run.
     """
 
@@ -30,7 +29,6 @@ class Models:
     tuned_name: str
     unfreeze_rank_ratio: float | None = None
     kinds: tuple[str, ...] = ()
-    target_patterns: tuple[str, ...] = ()
     trust_remote_code: bool = False
 
 

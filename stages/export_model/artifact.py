@@ -11,7 +11,7 @@ from kfp_osft.shared.files.run_workspace import goes_with_the_run
 from kfp_osft.stages.export_model.placing import let_others_read, place_files
 
 #: Of the metadata, those that say which model it is and where.
-PLACES = ("model_name", "artifact_path", "pvc_model_dir", "export_uri", "checkpoint")
+PLACES = ("model_name", "artifact_path", "pvc_model_dir", "checkpoint")
 
 
 class ModelArtifact(OutputArtifact, Protocol):
@@ -70,7 +70,7 @@ def artifact_metadata(
         # for KServe to load from: KServe knows s3://, and not KFP's word for an S3 store of its own.
         "artifact_path": re.sub(r"^minio://", "s3://", artifact.uri),
         "base_model": published["base_model"]["name"],
-        "dataset": dataset.get("uri") or dataset.get("path") or dataset["name"],
+        "dataset": dataset.get("uri") or dataset["name"],
         "checkpoint": published["checkpoint"]["name"],
         "data_fingerprint": dataset.get("fingerprint"),
         "library_versions": ", ".join(" ".join(each) for each in published["library_versions"].items()),

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, writable_folder
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned, owner_file_of
-from kfp_osft.shared.model.folder import config_value
-from kfp_osft.shared.model.public_name import public_name
+from kfp_osft.shared.model.folder import config_value, public_name
 from kfp_osft.shared.processes.pod import use_workspace
+from kfp_osft.shared.push.export_uri import push_to_export_uri
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.tracking.mlflow_run import tracked_run
@@ -40,7 +40,6 @@ from kfp_osft.stages.export_model.model_card import carried_metadata
 from kfp_osft.stages.export_model.model_files import BaseModel, write_model
 from kfp_osft.stages.export_model.placing import let_others_read, show_as
 from kfp_osft.stages.export_model.published_run import without_paths, write_published
-from kfp_osft.stages.export_model.push.push import push_model
 from kfp_osft.stages.export_model.weights import base_weights, share_weights
 
 COMPLETED = "training completed"
@@ -68,7 +67,8 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
         checkpoint_dir: what launch_trainjob returned.
         pvc_path: the workspace.
         output_model: gets the model's files and its metadata, see artifact_metadata.
-        export_uri: where the model is pushed in addition, see push_model; or empty.
+        export_uri: where the model is pushed in addition, see push_model; or empty. In a pipeline with an evaluation
+            it is evaluate_model's, which knows whether the model passed.
 
     Returns:
         "training completed".
@@ -81,9 +81,7 @@ def export_model(checkpoint_dir: str, pvc_path: str, output_model: ModelArtifact
     use_workspace(workspace)
     folder = Path(checkpoint_dir)
     with _owning(folder):
-        model = _export(folder, workspace, output_model)
-        if export_uri.strip():
-            output_model.metadata["export_uri"] = _pushed(model, export_uri.strip())
+        _export(folder, workspace, output_model, export_uri.strip())
     return COMPLETED
 
 
@@ -96,8 +94,7 @@ def _owning(folder: Path) -> contextlib.AbstractContextManager[object]:
     return owned(folder / OWNER_FILE, "export_model", lives=lambda key: False)
 
 
-def _export(folder: Path, workspace: Path, output_model: ModelArtifact) -> Path:
-    """Returns the run's own folder of the model."""
+def _export(folder: Path, workspace: Path, output_model: ModelArtifact, export_uri: str) -> None:
     steps = _steps(folder)
     losses = validation_losses(steps, loss_after_the_last_step(folder))
     training = _training(folder)
@@ -130,14 +127,8 @@ def _export(folder: Path, workspace: Path, output_model: ModelArtifact) -> Path:
     with tracked_run(training.run or None) as tracked:
         if tracked is not None:
             tracked.set_tags({key: metadata.get(key) for key in PLACES})
-    return model
-
-
-def _pushed(model: Path, export_uri: str) -> str:
-    try:
-        return push_model(model, export_uri, "export_uri")
-    except InputError as error:
-        raise InputError(f"{error}. The model itself is complete, in {model}; a retry goes on with the push") from None
+    if export_uri:
+        output_model.metadata["export_uri"] = push_to_export_uri(model, export_uri, training.run or None)
 
 
 def _steps(folder: Path) -> list[dict]:
@@ -151,7 +142,7 @@ def _steps(folder: Path) -> list[dict]:
 
 def _training(folder: Path) -> _Training:
     run = read_run(folder) or {}
-    made_from = data_made_from(run)
+    made_from = data_made_from(run.get("osft", {}))
     path = run.get("osft", {}).get("model_path", "")
     about, base, revision = run.get("about", {}), _base(made_from), _base(made_from).get("revision")
     base_folder = base_model_folder(path, revision) if path else None

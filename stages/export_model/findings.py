@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from kfp_osft.shared.knowledge import unmeasured
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.knowledge.loss_change import change_text, meaning
 
@@ -26,9 +27,9 @@ def findings(
     if verdict:
         found.append(f"Of the base model's knowledge, measured in the weights: {verdict}.")
     else:
-        found.append("What the weights kept of the base model was not measured; kfp-osft check does it.")
-    found.append(_compared(metrics, "general_text", "a general text", "the model forgot", "It was not measured"))
-    found.append(_compared(metrics, "held_out", "rows of the task that were not trained on", "the model overfits", ""))
+        found.append(unmeasured.WEIGHTS)
+    found.append(_compared(metrics, "general_text", "a general text", "the model forgot") or unmeasured.GENERAL_TEXT)
+    found.append(_compared(metrics, "held_out", "rows of the task that were not trained on", "the model overfits"))
     if "validation_loss" in metrics:
         found.append(f"The trainer's validation loss is {metrics['validation_loss']:.3f} at the end.")
     return [sentence for sentence in (*found, *(f"Warning: {warning}" for warning in warnings)) if sentence]
@@ -56,9 +57,9 @@ def _limited(coverage: Coverage | None) -> list[str]:
     return found
 
 
-def _compared(metrics: Mapping[str, float], name: str, text: str, rose: str, unknown: str) -> str:
+def _compared(metrics: Mapping[str, float], name: str, text: str, rose: str) -> str:
     before, after = metrics.get(f"{name}_loss_before"), metrics.get(f"{name}_loss_after")
     if before is None or after is None:
-        return f"Loss on {text}: {unknown[0].lower()}{unknown[1:]}." if unknown else ""
+        return ""
     figures = f"{before:.3f} before, {after:.3f} after"
     return f"Loss on {text}: {figures} ({change_text(before, after)}), which is {meaning(before, after, rose)}."

@@ -1,6 +1,5 @@
 """README.md of an exported model: the Hugging Face Hub's model card."""
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.reporting.plain_text import plain_text
+from kfp_osft.shared.reporting.plain_text import markdown_text
 
 CARD = "README.md"
 _TAGS = ["osft", "orthogonal-subspace-fine-tuning", "continual-learning", "training-hub", "kfp-osft"]
 # What is true of the fine-tuned model too.
 _CARRIED_KEYS = ("license", "license_name", "license_link", "language")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# What CommonMark, its tables and the Hub's formulas ($) read inside a line. A _ within a word is none of it.
-_SPECIAL = re.compile(r"([\\`*\[\]|~$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
 _LOADING = """\
 ```python
@@ -108,17 +105,17 @@ def model_card(facts: CardFacts) -> str:
         base_model_relation="finetune" if known_base else None,
         **facts.carried,
     )
-    what = escaped(base or Path(facts.base_model).name or "a model")
-    on = f" on {escaped(facts.dataset)}" if facts.dataset else ""
+    what = markdown_text(base or Path(facts.base_model).name or "a model")
+    on = f" on {markdown_text(facts.dataset)}" if facts.dataset else ""
     parts = [
         f"---\n{data.to_yaml(original_order=None)}\n---\n",
-        f"# {escaped(facts.name)}\n",
+        f"# {markdown_text(facts.name)}\n",
         f"This is {what}, fine-tuned{on} with OSFT (Orthogonal Subspace Fine-Tuning, "
         "[arXiv:2504.07097](https://arxiv.org/abs/2504.07097)) by "
         "[training-hub](https://github.com/Red-Hat-AI-Innovation-Team/training_hub). In the matrices that it limits, "
         "OSFT changes weights only in the directions that matter least to what the base model knew. Of the training it "
         "is "
-        f"{escaped(facts.checkpoint)}.\n",
+        f"{markdown_text(facts.checkpoint)}.\n",
         _list("What it learnt and what it kept", facts.findings, "-"),
         _list("Trainings", facts.lineage, "1."),
         f"## Use it\n\n{_LOADING}",
@@ -134,17 +131,12 @@ def model_card(facts: CardFacts) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def escaped(text: Any) -> str:
-    """A text that Markdown shows as it is, in one line."""
-    return _SPECIAL.sub(r"\\\1", html.escape(plain_text(str(text)), quote=False))
-
-
 def _list(title: str, lines: Sequence[str], mark: str) -> str:
-    return "\n".join([f"## {title}\n", *(f"{mark} {escaped(line)}" for line in lines), ""]) if lines else ""
+    return "\n".join([f"## {title}\n", *(f"{mark} {markdown_text(line)}" for line in lines), ""]) if lines else ""
 
 
 def _table(title: str, head: tuple[str, str], rows: Mapping[str, Any]) -> str:
     if not rows:
         return ""
-    lines = [f"| {escaped(name)} | {escaped(value)} |" for name, value in rows.items()]
+    lines = [f"| {markdown_text(name)} | {markdown_text(value)} |" for name, value in rows.items()]
     return "\n".join([f"## {title}\n", f"| {head[0]} | {head[1]} |", "|---|---|", *lines, ""])

@@ -7,21 +7,18 @@ from typing import Any
 
 from kfp_osft.shared.files.atomic import write_json
 from kfp_osft.shared.knowledge.coverage import Coverage
-from kfp_osft.shared.model.public_name import is_path
+from kfp_osft.shared.model.folder import is_folder_name
 from kfp_osft.shared.training.figures import PARAMETERS
-from kfp_osft.shared.training.run_file import RUN_FILE
+from kfp_osft.shared.training.run_file import RUN_FILE, is_local
 from kfp_osft.shared.training.run_parameters import with_effect
 from kfp_osft.stages.export_model.findings import findings
 from kfp_osft.stages.export_model.lineage import described, sentences
 from kfp_osft.stages.export_model.model_card import CARD, CardFacts, model_card
 
-# How launch_trainjob names a training on this computer.
-_LOCAL = "local-"
-
 
 def without_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are no paths: those name a person's home, or a place that goes with the run."""
-    return {key: value for key, value in values.items() if not (isinstance(value, str) and is_path(value))}
+    return {key: value for key, value in values.items() if not (isinstance(value, str) and is_folder_name(value))}
 
 
 def write_published(folder: Path, published: Mapping[str, Any]) -> None:
@@ -53,7 +50,7 @@ def card_of(published: Mapping[str, Any]) -> str:
             dataset=dataset.get("hub") or dataset.get("uri") or dataset.get("name") or "",
             is_hub_dataset="hub" in dataset,
             checkpoint=f"checkpoint {published['checkpoint']['description']}",
-            parameters=with_effect(published["parameters"], _is_local(published)),
+            parameters=with_effect(published["parameters"], is_local(published)),
             metrics={key: value for key, value in metrics.items() if key not in PARAMETERS.values()},
             versions=published["library_versions"],
             carried=published.get("carried") or {},
@@ -67,7 +64,3 @@ def card_of(published: Mapping[str, Any]) -> str:
             first_base=str(earlier[0]["base_model"].get("name", "")) if earlier else "",
         )
     )
-
-
-def _is_local(published: Mapping[str, Any]) -> bool:
-    return str(published.get("trainjob_name", "")).startswith(_LOCAL)

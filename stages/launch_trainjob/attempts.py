@@ -4,17 +4,19 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kfp_osft.shared.files.atomic import restore_replaced, write_json
 from kfp_osft.shared.model.folder import is_whole_model
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.training.checkpoints import Checkpoint, checkpoints
+from kfp_osft.shared.training.checkpoints import HF_FORMAT, Checkpoint, checkpoints
 from kfp_osft.shared.training.metrics import number, read_steps
 from kfp_osft.shared.training.run_file import RUN_FILE
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
-from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, saved_states
+from kfp_osft.stages.launch_trainjob.train_result import COMPLETE_FILE, STATES_FOLDER, metrics_size, saved_states
 from kfp_osft.stages.launch_trainjob.train_resume import remove_cut_states, step_of
 from kfp_osft.stages.launch_trainjob.train_trackers import TENSORBOARD
 
@@ -22,14 +24,15 @@ from kfp_osft.stages.launch_trainjob.train_trackers import TENSORBOARD
 INTERRUPTED = "interrupted"
 #: In the checkpoint folder: mini-trainer saves its state once this exists (full_state_checkpoint.py).
 SAVE_REQUEST = "training_save_request"
-_CHECKPOINTS = "hf_format"
+#: In the checkpoint folder: what a training had left that did not resume, until the one in its place has made a step.
+NOT_RESUMED = "not_resumed"
 # It goes when a training starts anew, as all files of that prefix.
 _SECONDS = "training_seconds.json"
 
 
 def whole_checkpoints(checkpoint_dir: Path) -> list[Checkpoint]:
     """The checkpoints whose files are all there and whole, the one to publish first."""
-    restore_replaced(checkpoint_dir / _CHECKPOINTS)
+    restore_replaced(checkpoint_dir / HF_FORMAT)
     try:
         steps = read_steps(checkpoint_dir)
     except InputError:
@@ -53,6 +56,7 @@ def make_ready(checkpoint_dir: Path) -> bool:
     # Only the coming training may write them.
     for name in (COMPLETE_FILE, RUN_FILE, SAVE_REQUEST):
         (checkpoint_dir / name).unlink(missing_ok=True)
+    _bring_back(checkpoint_dir)
     remove_cut_states(str(checkpoint_dir))
     if states := sorted(saved_states(str(checkpoint_dir)), key=step_of):
         for earlier in states[:-1]:
@@ -61,27 +65,43 @@ def make_ready(checkpoint_dir: Path) -> bool:
         _remove_later_checkpoints(checkpoint_dir, step)
         log(f"The training resumes after step {step}: its state was saved when it was interrupted")
         return True
-    _set_aside(checkpoint_dir)
-    # mini-trainer would append to its metrics. The data of preprocess stays.
-    folders = (checkpoint_dir / name for name in (_CHECKPOINTS, STATES_FOLDER, TENSORBOARD))
-    for leftover in (*checkpoint_dir.glob("training_*"), *folders):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
+    _set_aside(checkpoint_dir, checkpoint_dir / INTERRUPTED)
+    # mini-trainer would append to its metrics.
+    for leftover in _of_a_training(checkpoint_dir):
+        _remove(leftover)
     return False
 
 
-def forget_state(checkpoint_dir: Path) -> None:
-    """Removes the saved states, so that the next attempt starts anew."""
-    shutil.rmtree(checkpoint_dir / STATES_FOLDER, ignore_errors=True)
+def start_anew(checkpoint_dir: Path) -> None:
+    """In place of a training that did not resume: what it left is set aside, and is brought back by the next make_ready
+    where the new one does not make a step either, as when memory is short."""
+    folder = checkpoint_dir / NOT_RESUMED
+    folder.mkdir()
+    for leftover in _of_a_training(checkpoint_dir):
+        os.replace(leftover, folder / leftover.name)
+
+
+def has_its_checkpoint(checkpoint_dir: Path, run: Mapping[str, Any], tell: bool) -> bool:
+    """Whether the checkpoint of a complete training is still there and whole, if it saved one.
+
+    Args:
+        run: as launch_trainjob wrote it.
+        tell: logs that it is not.
+    """
+    restore_replaced(checkpoint_dir / HF_FORMAT)
+    name = run["checkpoint"]
+    if name is None or is_whole_model(checkpoint_dir / HF_FORMAT / name):
+        return True
+    if tell:
+        log(f"Warning: this training was complete, but its checkpoint {name} is gone or cut: training again")
+    return False
 
 
 def clean_up(checkpoint_dir: Path) -> None:
     """Removes what only an incomplete training needs: several times the model's size."""
-    forget_state(checkpoint_dir)
     (checkpoint_dir / _SECONDS).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint_dir / INTERRUPTED, ignore_errors=True)
+    for name in (STATES_FOLDER, INTERRUPTED, NOT_RESUMED):
+        shutil.rmtree(checkpoint_dir / name, ignore_errors=True)
 
 
 def was_complete(checkpoint_dir: Path) -> bool:
@@ -116,11 +136,38 @@ def _remove_later_checkpoints(checkpoint_dir: Path, step: int) -> None:
             shutil.rmtree(checkpoint.folder)
 
 
-def _set_aside(checkpoint_dir: Path) -> None:
+def _of_a_training(checkpoint_dir: Path) -> list[Path]:
+    """All that a training writes, its metrics first; the data of preprocess, and the log, are not among it."""
+    folders = (checkpoint_dir / name for name in (HF_FORMAT, STATES_FOLDER, TENSORBOARD))
+    return [*checkpoint_dir.glob("training_*"), *(each for each in folders if each.exists())]
+
+
+def _bring_back(checkpoint_dir: Path) -> None:
+    """See start_anew. The metrics come last, as they went first: killed in between, the next call goes on."""
+    folder = checkpoint_dir / NOT_RESUMED
+    if not folder.is_dir():
+        return
+    if metrics_size(str(checkpoint_dir)):
+        _set_aside(folder, checkpoint_dir / INTERRUPTED)
+    else:
+        for leftover in reversed(_of_a_training(folder)):
+            _remove(checkpoint_dir / leftover.name)
+            os.replace(leftover, checkpoint_dir / leftover.name)
+    shutil.rmtree(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _set_aside(checkpoint_dir: Path, folder: Path) -> None:
+    """Keeps the furthest whole checkpoint of a training in the folder, if none is further there."""
     found = max(whole_checkpoints(checkpoint_dir), key=lambda each: each.samples, default=None)
     if found is None:
         return
-    folder = checkpoint_dir / INTERRUPTED
     earlier = [each for each in folder.glob("*") if each.is_dir()]
     if any(float(each.name.split("_")[1]) >= found.samples for each in earlier):
         return

@@ -3,40 +3,38 @@
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from kfp_osft.shared.files.atomic import restore_replaced, writable_folder, write_json
+from kfp_osft.shared.files.atomic import writable_folder, write_json
 from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_manifest
-from kfp_osft.shared.files.ownership import OWNER_FILE, Ownership, owned
-from kfp_osft.shared.model.folder import is_whole_model
+from kfp_osft.shared.files.ownership import OWNER_FILE, Ownership
+from kfp_osft.shared.parameters.environment import LAUNCHER_VARIABLE, LOCAL, is_local
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.durations import duration_text
-from kfp_osft.shared.reporting.errors import InputError, TrainingError
+from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.tracking.mlflow_run import tracked_run
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.shared.training.run_file import RUN_FILE, TRAINING_LOG, data_made_from, read_run
+from kfp_osft.shared.training.run_file import DATA_MANIFEST, RUN_FILE, TRAINING_LOG, data_made_from, read_run
 from kfp_osft.stages.launch_trainjob.attempts import (
     clean_up,
-    forget_state,
+    has_its_checkpoint,
     make_ready,
     note_seconds,
     spent_seconds,
-    was_complete,
     whole_checkpoints,
 )
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect, is_configured
 from kfp_osft.stages.launch_trainjob.kubernetes.engine import ClusterTraining, Task
-from kfp_osft.stages.launch_trainjob.local_engine import train_locally
-from kfp_osft.stages.launch_trainjob.train_result import METRICS_FILE, metrics_size
+from kfp_osft.stages.launch_trainjob.local_engine import LocalTraining
+from kfp_osft.stages.launch_trainjob.train_result import METRICS_FILE
 
-_LOCAL = "local"
 _TWO_WAYS = (
     "on a cluster, give the stage KUBERNETES_SERVER_URL and KUBERNETES_AUTH_TOKEN, or a service account that "
-    "may create TrainJobs; on this computer, set the environment variable OSFT_LAUNCHER=local"
+    f"may create TrainJobs; on this computer, set the environment variable {LAUNCHER_VARIABLE}={LOCAL}"
 )
 
 
@@ -66,9 +64,9 @@ def launch(
         TrainingError: the training failed; with its last lines.
     """
     config = TrainingConfig.from_json(training_config)
-    launcher = os.environ.get("OSFT_LAUNCHER", "")
-    if launcher not in ("", _LOCAL):
-        raise InputError(f"OSFT_LAUNCHER={launcher} is not allowed; allowed: {_LOCAL}, or unset for a cluster")
+    launcher = os.environ.get(LAUNCHER_VARIABLE, "")
+    if launcher not in ("", LOCAL):
+        raise InputError(f"{LAUNCHER_VARIABLE}={launcher} is not allowed; allowed: {LOCAL}, or unset for a cluster")
     use_workspace(writable_folder("pvc_path", pvc_path))
     checkpoint_dir, run_name = Path(config.osft["ckpt_output_dir"]), run_name or _workflow_name()
     of_this_run = {"data": config.data, "pipeline_run": {"id": run_id, "name": run_name}}
@@ -76,11 +74,10 @@ def launch(
         return Launched(str(checkpoint_dir), name)
     _check_data(config)
     training: _Training
-    if launcher == _LOCAL:
-        training = _LocalTraining(config, checkpoint_dir)
+    if is_local():
+        training = LocalTraining(config)
     else:
-        task = Task(run_name, run_id, task_name, pvc_path, task_config)
-        training = _cluster_training(config, task)
+        training = _cluster_training(config, Task(run_name, run_id, task_name, pvc_path, task_config))
     with training.owning(checkpoint_dir / OWNER_FILE) as ownership:
         # The one before may have completed it.
         if name := _complete_earlier(config, checkpoint_dir, of_this_run, tell=True):
@@ -114,20 +111,18 @@ def launch(
 
 
 def _check_data(config: TrainingConfig) -> None:
-    """Sees that the data is what preprocess made of the rows: another run may have written there since."""
+    """Sees that the data is there, whole, and what training_config was made for."""
     if not Path(config.osft["data_path"]).is_file():
         raise InputError(
             f"the data that preprocess wrote is not at {config.osft['data_path']}; "
             "this stage must see the same workspace"
         )
-    made_from = data_made_from({"osft": config.osft})
-    if fingerprint(made_from) != config.data.get("made_from"):
+    folder, made_from = Path(config.osft["data_output_dir"]), data_made_from(config.osft)
+    as_given = fingerprint(made_from) == config.data.get("made_from")
+    if not as_given or read_manifest(folder / DATA_MANIFEST, made_from) is None:
         raise InputError(
-            f"the data in {config.osft['data_output_dir']} is not what training_config was made for: another run of "
-            "preprocess has written there since; run preprocess again"
+            f"the data in {folder} is not whole, or not what training_config was made for; run preprocess again"
         )
-    if read_manifest(Path(config.osft["data_output_dir"]) / "manifest.json", made_from) is None:
-        raise InputError(f"the data in {config.osft['data_output_dir']} is not whole; run preprocess again")
 
 
 def _complete_earlier(
@@ -141,7 +136,7 @@ def _complete_earlier(
     """
     run_file = checkpoint_dir / RUN_FILE
     earlier = read_manifest(run_file, config.fingerprint, tell=tell)
-    if not earlier or not _has_its_checkpoint(checkpoint_dir, earlier, tell):
+    if not earlier or not has_its_checkpoint(checkpoint_dir, earlier, tell):
         return None
     if earlier != earlier | of_this_run:
         # What the next stages do with a complete training, and for which run, may be another thing this time.
@@ -149,17 +144,6 @@ def _complete_earlier(
     log(f"This training is complete in {checkpoint_dir}: used again")
     _begin_tracking(checkpoint_dir)
     return earlier["trainjob_name"]
-
-
-def _has_its_checkpoint(checkpoint_dir: Path, run: Mapping[str, Any], tell: bool) -> bool:
-    """Whether the checkpoint that the next stages use is still there and whole, if the training saved one."""
-    restore_replaced(checkpoint_dir / "hf_format")
-    name = run["checkpoint"]
-    if name is None or is_whole_model(checkpoint_dir / "hf_format" / name):
-        return True
-    if tell:
-        log(f"Warning: this training was complete, but its checkpoint hf_format/{name} is gone or cut: training again")
-    return False
 
 
 def _begin_tracking(checkpoint_dir: Path) -> None:
@@ -187,50 +171,9 @@ class _Training(Protocol):
     def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], bool]) -> None: ...
 
 
-class _LocalTraining:
-    def __init__(self, config: TrainingConfig, checkpoint_dir: Path) -> None:
-        self.name = f"{_LOCAL}-{checkpoint_dir.name}"
-        self._config = config
-
-    def owning(self, file: Path) -> AbstractContextManager[Ownership]:
-        return owned(file, "launch_trainjob")
-
-    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], bool]) -> None:
-        config, checkpoint_dir = self._config, self._config.osft["ckpt_output_dir"]
-        if was_complete(Path(checkpoint_dir)):
-            log(f"This training is complete in {checkpoint_dir}, although its stage was ended before: used again")
-            return
-        if config.trainjob["num_workers"] > 1:
-            log(
-                f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this "
-                "computer: one worker trains"
-            )
-        log(
-            f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on this computer; "
-            f"full log in {log_path}"
-        )
-        train_args = {
-            "osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]},
-            "device": "auto",
-            "resumable": True,
-            "report_to": config.data.get("report_to") or [],
-        }
-        resumes, before = before_creation(), metrics_size(checkpoint_dir)
-        try:
-            train_locally(train_args, config.env, log_path, ownership.add_process)
-        except TrainingError as error:
-            # Another number of GPUs, or a state that is damaged in a way that only shows when it is loaded.
-            if not resumes or metrics_size(checkpoint_dir) > before:
-                raise
-            log(f"Warning: the saved state cannot be used, so the training starts anew. {error}")
-            forget_state(Path(checkpoint_dir))
-            before_creation()
-            train_locally(train_args, config.env, log_path, ownership.add_process)
-
-
 def _cluster_training(config: TrainingConfig, task: Task) -> ClusterTraining:
     if not is_configured():
-        raise InputError(f"there is no cluster to train on, and OSFT_LAUNCHER is not set. Two ways: {_TWO_WAYS}")
+        raise InputError(f"there is no cluster to train on, and {LAUNCHER_VARIABLE} is not set. Two ways: {_TWO_WAYS}")
     cluster = connect()
     log(
         f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on the cluster {cluster.url}; "

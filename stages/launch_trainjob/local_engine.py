@@ -9,16 +9,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
 
-from kfp_osft.shared.parameters.environment import secret_values
+from kfp_osft.shared.files.ownership import Ownership, owned
+from kfp_osft.shared.parameters.environment import LOCAL, secret_values
 from kfp_osft.shared.processes.process_tree import ProcessTree, start_watchdog
 from kfp_osft.shared.processes.termination import terminable
 from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import shown
-from kfp_osft.stages.launch_trainjob.attempts import SAVE_REQUEST
+from kfp_osft.shared.training.config import TrainingConfig
+from kfp_osft.stages.launch_trainjob.attempts import SAVE_REQUEST, start_anew, was_complete
 from kfp_osft.stages.launch_trainjob.train_result import metrics_size
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
 from kfp_osft.stages.launch_trainjob.train_text import train_text
@@ -26,6 +29,66 @@ from kfp_osft.stages.launch_trainjob.trainer_output import TrainerOutput
 
 # mini-trainer waits as long for its workers.
 _SECONDS_TO_SAVE = 300.0
+
+
+class LocalTraining:
+    """The training on this computer.
+
+    Args:
+        config: from preprocess.
+
+    Attributes:
+        name: in the place of a TrainJob's.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self._config, self._checkpoint_dir = config, Path(config.osft["ckpt_output_dir"])
+        self.name = f"{LOCAL}-{self._checkpoint_dir.name}"
+
+    def owning(self, file: Path) -> AbstractContextManager[Ownership]:
+        """Owns the checkpoints; waits for the training of another run."""
+        return owned(file, "launch_trainjob")
+
+    def train(self, ownership: Ownership, log_path: Path, before_creation: Callable[[], bool]) -> None:
+        """Trains and returns when it is complete, or was so before.
+
+        Args:
+            ownership: of owning().
+            log_path: gets all that the trainer prints.
+            before_creation: make_ready.
+
+        Raises:
+            TrainingError: it failed; with its exit code and last lines.
+        """
+        config, folder = self._config, str(self._checkpoint_dir)
+        if was_complete(self._checkpoint_dir):
+            log(f"This training is complete in {folder}, although its stage was ended before: used again")
+            return
+        if config.trainjob["num_workers"] > 1:
+            log(
+                f"Warning: training_resource_num_workers={config.trainjob['num_workers']} has no effect on this "
+                "computer: one worker trains"
+            )
+        log(
+            f"Training {config.about['base_model']} on {config.about['samples']:,} samples, on this computer; "
+            f"full log in {log_path}"
+        )
+        train_args = {
+            "osft": {**config.osft, "nproc_per_node": config.trainjob["procs_per_worker"]},
+            "device": "auto",
+            "resumable": True,
+            "report_to": config.data.get("report_to") or [],
+        }
+        resumes, before = before_creation(), metrics_size(folder)
+        try:
+            train_locally(train_args, config.env, log_path, ownership.add_process)
+        except TrainingError as error:
+            # Another number of GPUs, or a state that is damaged in a way that only shows when it is loaded.
+            if not resumes or metrics_size(folder) > before:
+                raise
+            log(f"Warning: the training did not resume from its saved state, so it starts anew. {error}")
+            start_anew(self._checkpoint_dir)
+            train_locally(train_args, config.env, log_path, ownership.add_process)
 
 
 def train_locally(

@@ -1,7 +1,7 @@
 """Part of the training script: a training that nobody follows saves its state and ends, and gives its GPUs back.
 
-The launcher writes its sign of life into a file in the workspace, again and again. What counts is that the file's
-content changes, by this process's own clock: the clocks of nodes and of file servers differ.
+The launcher writes a heartbeat into a file in the workspace. What counts is that the file's content changes, by
+this process's own clock: the clocks of nodes and of file servers differ.
 """
 
 import os
@@ -18,7 +18,7 @@ _SAVING_SECONDS = 600
 
 
 class Attendance:
-    """Watches the sign of life in a thread of its own.
+    """Watches the heartbeat in a thread of its own.
 
     Args:
         file: that the launcher writes; empty: nothing is watched.
@@ -32,7 +32,7 @@ class Attendance:
     def __init__(self, file: str = "", minutes: float = 0, interrupt: Callable[[], None] | None = None) -> None:
         self.is_over = False
         self._file, self._limit = Path(file or "/dev/null"), minutes * 60 * bool(file)
-        # What the sign was when the training ended, for the attempts that the cluster makes all the same.
+        # What the heartbeat was when the training ended, for the attempts that the cluster makes all the same.
         self._last_seen = self._file.with_name(f"{self._file.name}.unattended")
         self._interrupt = interrupt or _interrupt
 
@@ -57,7 +57,7 @@ class Attendance:
         pause = min(30.0, self._limit / 4)
         while time.monotonic() - seen < self._limit:
             time.sleep(pause)
-            # A file that cannot be read, or is gone, is no sign either.
+            # A file that cannot be read, or is gone, is no heartbeat either.
             if (now := self._read()) and now != sign:
                 sign, seen = now, time.monotonic()
         self.is_over = True

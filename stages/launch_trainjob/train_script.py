@@ -85,7 +85,7 @@ TRUST_VARIABLE = "OSFT_TRUST_REMOTE_CODE"
 
 class TrainArgs(NamedTuple):
     """What OSFT_TRAIN_ARGS says: keyword arguments of osft, the device, whether to go on from a saved state, where the
-    launcher's sign of life is and how old it may become, where to serve the progress (0: nowhere), which experiment
+    launcher's heartbeat is and how old it may become, where to serve the progress (0: nowhere), which experiment
     trackers to report to."""
 
     osft: dict

@@ -7,7 +7,7 @@ from kfp_osft.stages.source_text import without_words
 
 # In the order in which they are defined: a part may use those before it.
 _PARTS = (
-    # What is secret.
+    # What is secret, and what the trackers' variables are.
     "../../shared/parameters/environment.py",
     "train_end.py",
     "train_attendance.py",

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kfp_osft.shared.parameters.environment import is_of_unwanted_tracker
 from kfp_osft.stages.launch_trainjob.train_end import UNMENDABLE, end
 from kfp_osft.stages.launch_trainjob.train_steps import NewSteps
 
 TENSORBOARD = "tensorboard"
-_TRACKERS = ("mlflow", "wandb", TENSORBOARD)
 _SECONDS_BETWEEN_EVENTS = 5.0
 #: As TensorBoard shows them -> as mini-trainer writes them.
 _SCALARS = {
@@ -32,12 +32,6 @@ _SCALARS = {
     "train/tokens_per_second": "tokens_per_second",
     "eval/loss": "val_loss",
 }
-
-
-def is_of_unwanted_tracker(variable: str, wanted: Sequence[str]) -> bool:
-    """Whether a variable (MLFLOW_TRACKING_URI, WANDB_PROJECT ...) is that of a tracker that was not asked for."""
-    tracker = variable.partition("_")[0].lower()
-    return tracker in _TRACKERS and tracker not in wanted
 
 
 def keep_trackers(wanted: Sequence[str]) -> None:

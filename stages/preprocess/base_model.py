@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.manifests import file_digest, sampled_digest
-from kfp_osft.shared.model.folder import model_folder, safetensors_header
+from kfp_osft.shared.model.folder import WEIGHT_FILES, model_folder, safetensors_header
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.s3.store import SCHEME
@@ -14,7 +14,6 @@ from kfp_osft.stages.preprocess.oci.model import is_oci_model, pull_model, pulle
 from kfp_osft.stages.preprocess.s3_model import fetch_s3_model
 
 _PARAMETER = "training_base_model"
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _SMALL_FILES = (
     "config.json",
     "generation_config.json",
@@ -152,7 +151,7 @@ def _check_weights(model: BaseModel) -> None:
     """All weight files are there and as long as they say."""
     files = _weight_files(model.folder)
     if not files:
-        raise InputError(f"{_PARAMETER}={model.name}: has no weights ({' or '.join(_WEIGHTS)})")
+        raise InputError(f"{_PARAMETER}={model.name}: has no weights ({' or '.join(WEIGHT_FILES)})")
     for file in files:
         if file.suffix == ".safetensors":
             safetensors_header(file)
@@ -168,7 +167,7 @@ def _check_weights(model: BaseModel) -> None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+    return sorted(file for pattern in WEIGHT_FILES for file in folder.glob(pattern))
 
 
 def _from_pretrained(auto_class: str, model: BaseModel, trust_remote_code: bool) -> Any:

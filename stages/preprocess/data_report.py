@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.chat_tokens import NO_LOSS
 from kfp_osft.shared.rows.messages import Places, Warnings
+from kfp_osft.shared.training.health import FEW_STEPS
 from kfp_osft.stages.preprocess.documents import blocks_of
 from kfp_osft.stages.preprocess.processed_rows import ProcessedRow
 
@@ -18,7 +18,6 @@ LOSS_BEGIN, LOSS_END = "[[", "]]"
 
 _MOST_CHARACTERS_LOGGED = 4000
 _INDENT = " " * 4
-_FEW_STEPS = 10
 
 
 class DataReport:
@@ -130,7 +129,7 @@ def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers
         warnings.append(
             f"training_effective_batch_size={batch} exceeds the {samples:,} samples, so each epoch is a single step"
         )
-    if steps < _FEW_STEPS:
+    if steps < FEW_STEPS:
         warnings.append(
             f"the training has only {steps} step{'s' * (steps > 1)}, which hardly changes a model; lower "
             "training_effective_batch_size, raise training_num_epochs, or give more rows"
@@ -145,32 +144,27 @@ def planned_training(report: Mapping[str, Any], osft: Mapping[str, Any], workers
     }
 
 
-def tell_report(report: dict[str, Any], say: Callable[[str], None] = log) -> None:
-    """Says a report, line by line; the sample is one line."""
-    for warning in report["warnings"]:
-        say(f"Warning: {warning}")
-    say(f"Rows: {report['rows']:,} read, {report['samples']:,} to train on")
+def report_lines(report: dict[str, Any]) -> list[str]:
+    """A report for people, line by line; the sample is one of many lines."""
+    lines = [
+        *(f"Warning: {warning}" for warning in report["warnings"]),
+        f"Rows: {report['rows']:,} read, {report['samples']:,} to train on",
+    ]
     if report["dropped_in_words"]:
-        say(f"Dropped: {report['dropped_in_words']}")
-    for line in report["left_out_in_words"]:
-        say(f"Left out: {line}")
-    lengths = report["tokens_of_a_sample"]
-    say(
+        lines.append(f"Dropped: {report['dropped_in_words']}")
+    lines += [f"Left out: {line}" for line in report["left_out_in_words"]]
+    lengths, planned = report["tokens_of_a_sample"], report["training"]
+    lines += [
         f"Tokens: {report['tokens']:,}, {report['loss_share']:.0%} of them with loss; a sample has "
-        f"{lengths['median']:,} (median), {lengths['95th']:,} (95th percentile), at most {lengths['longest']:,}"
-    )
-    planned = report["training"]
-    say(
+        f"{lengths['median']:,} (median), {lengths['95th']:,} (95th percentile), at most {lengths['longest']:,}",
         f"Training: {planned['steps']:,} steps of {planned['effective_batch_size']:,} samples in {planned['epochs']} "
         f"epoch{'s' * (planned['epochs'] > 1)} on {planned['workers']} worker{'s' * (planned['workers'] > 1)}, "
-        f"{planned['tokens']:,} tokens"
-    )
-    for warning in planned["warnings"]:
-        say(f"Warning: {warning}")
+        f"{planned['tokens']:,} tokens",
+        *(f"Warning: {warning}" for warning in planned["warnings"]),
+    ]
     if held_out := report.get("validation"):
-        for warning in held_out["warnings"]:
-            say(f"Warning: held-out rows: {warning}")
-        say(
+        lines += [f"Warning: held-out rows: {warning}" for warning in held_out["warnings"]]
+        lines.append(
             f"Held out: {held_out['samples']:,} of {held_out['rows']:,} rows, {held_out['tokens']:,} tokens"
             + (f"; dropped: {held_out['dropped_in_words']}" if held_out["dropped_in_words"] else "")
         )
@@ -178,7 +172,8 @@ def tell_report(report: dict[str, Any], say: Callable[[str], None] = log) -> Non
         shown = sample if len(sample) <= _MOST_CHARACTERS_LOGGED else sample[:_MOST_CHARACTERS_LOGGED] + " ..."
         # Indented, or a row's "Error: ..." would read as this stage's own.
         indented = textwrap.indent(shown, _INDENT, lambda line: True)
-        say(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:\n{indented}")
+        lines.append(f"The first sample, between {LOSS_BEGIN} and {LOSS_END} what is learnt:\n{indented}")
+    return lines
 
 
 def marked_text(sample: ProcessedRow, decode: Callable[[Sequence[int]], str]) -> str:

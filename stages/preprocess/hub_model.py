@@ -1,7 +1,6 @@
 """A base model of the Hugging Face Hub: resolved to a commit once, and fetched at that commit."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 from kfp_osft.shared.model.folder import safetensors_header, split_hub_id
 from kfp_osft.shared.network.errors import is_lasting, network_cause
+from kfp_osft.shared.parameters.environment import is_local
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.stages.preprocess.needed_files import needed_files
@@ -50,7 +50,7 @@ def find_hub_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
     from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     name, revision = split_hub_id(base_model)
-    cache = None if os.environ.get("OSFT_LAUNCHER") == "local" else workspace / ".cache" / "huggingface" / "hub"
+    cache = None if is_local() else workspace / ".cache" / "huggingface" / "hub"
     try:
         found = HfApi().model_info(name, revision=revision)
         files = [sibling.rfilename for sibling in found.siblings or []]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
+from kfp_osft.shared.model.folder import WEIGHT_FILES
+
 _SMALL_FILES = (
     "*.json",
     "*.jinja",
@@ -15,8 +17,6 @@ _SMALL_FILES = (
     "additional_chat_templates/*",
 )
 _CODE = "*.py"
-# The first of these that a model has.
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 # The same weights in the formats of other libraries.
 _OTHER_WEIGHTS = ("consolidated*", "adapter_*")
 
@@ -37,7 +37,8 @@ def _matches(file: str, patterns: Sequence[str]) -> bool:
 
 
 def _weights(files: Sequence[str]) -> list[str]:
-    for pattern in _WEIGHTS:
+    """Those of the first pattern that the model has."""
+    for pattern in WEIGHT_FILES:
         found = [file for file in files if _matches(file, (pattern,)) and not _matches(file, _OTHER_WEIGHTS)]
         if found:
             return found

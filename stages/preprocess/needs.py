@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.model.folder import config_value, read_config
+from kfp_osft.shared.parameters.environment import is_local
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.training.memory import LARGEST_GPU, MemoryNeed, memory_need
 from kfp_osft.shared.training.metrics import numbers, read_steps
-from kfp_osft.shared.training.run_file import CHECKPOINTS, read_run
+from kfp_osft.shared.training.run_file import CHECKPOINTS, RUN_FILE, read_run
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -47,19 +48,19 @@ def find_needs(
     Raises:
         InputError: no computer, GPU or disk that there is can hold it.
     """
-    is_local = os.environ.get("OSFT_LAUNCHER") == "local"
-    gpus = gpu_memories() if is_local else []
-    processes, pods = _processes(trainjob, len(gpus) if is_local else None)
+    local = is_local()
+    gpus = gpu_memories() if local else []
+    processes, pods = _processes(trainjob, len(gpus) if local else None)
     need = memory_need(
         read_config(model_folder), coverage, osft["unfreeze_rank_ratio"], _tokens_at_once(osft, report, processes)
     )
-    on_gpu = bool(gpus) if is_local else trainjob["gpu_per_worker"] > 0
+    on_gpu = bool(gpus) if local else trainjob["gpu_per_worker"] > 0
     lines, warnings = [], []
     if on_gpu:
         there = min(gpus) if gpus else 0
         _tell_gpu(need, processes, there, lines, warnings)
     else:
-        _tell_cpu(need, processes, pods, available_memory() if is_local else 0, lines, warnings)
+        _tell_cpu(need, processes, pods, available_memory() if local else 0, lines, warnings)
     _tell_disk(model_folder, coverage, osft, workspace, lines, warnings)
     if line := _time_of_earlier_runs(osft["model_path"], report["training"]["tokens"], workspace):
         lines.append(line)
@@ -113,12 +114,8 @@ def _tokens_at_once(osft: Mapping[str, Any], report: Mapping[str, Any], processe
 
 def _tell_gpu(need: MemoryNeed, processes: int, there: int, lines: list[str], warnings: list[str]) -> None:
     least, expected = need.states // processes, need.of_process(processes)
-    has = f", and this one has {size_text(there)}" if there else ""
-    several = f" of {processes} GPUs" if processes > 1 else ""
-    lines.append(
-        f"Memory: about {size_text(expected)} of each{several or ' GPU'}, {size_text(need.microbatch)} of it for the "
-        f"{need.tokens:,} tokens taken at a time{has}"
-    )
+    each = f"each of {processes} GPUs" if processes > 1 else "each GPU"
+    lines.append(_memory_line(need, expected, f" of {each}", f"; this one has {size_text(there)}" if there else ""))
     if least > (there or LARGEST_GPU):
         raise InputError(
             f"the training cannot fit: weights, gradients and optimizer states alone take {size_text(least)} of each "
@@ -132,11 +129,8 @@ def _tell_gpu(need: MemoryNeed, processes: int, there: int, lines: list[str], wa
 
 def _tell_cpu(need: MemoryNeed, processes: int, pods: int, there: int, lines: list[str], warnings: list[str]) -> None:
     expected = need.on_cpu(processes, pods)
-    where = f", and {size_text(there)} are available" if there else " of each training pod" if pods > 1 else ""
-    lines.append(
-        f"Memory: about {size_text(expected)}{where}, {size_text(need.microbatch)} of it for the {need.tokens:,} "
-        "tokens taken at a time"
-    )
+    each, has = " of each training pod" if pods > 1 else "", f"; {size_text(there)} are available" if there else ""
+    lines.append(_memory_line(need, expected, each, has))
     if there and need.least_on_cpu() > there:
         raise InputError(
             f"the training cannot fit: it takes {size_text(need.least_on_cpu())} of memory at least, and this computer "
@@ -144,6 +138,11 @@ def _tell_cpu(need: MemoryNeed, processes: int, pods: int, there: int, lines: li
         )
     if there and expected > there:
         warnings.append("the training may run out of memory; lower training_max_tokens_per_gpu")
+
+
+def _memory_line(need: MemoryNeed, expected: int, each: str, has: str) -> str:
+    share = f"{size_text(need.microbatch)} of it for the {need.tokens:,} tokens taken at a time"
+    return f"Memory: about {size_text(expected)}{each} ({share}){has}"
 
 
 def _tell_disk(
@@ -179,7 +178,7 @@ def _tell_disk(
 
 def _time_of_earlier_runs(model_path: str, tokens: int, workspace: Path) -> str:
     """How long the training takes by the latest run in this workspace that trained the same model; or nothing."""
-    runs = sorted(workspace.glob(f"{CHECKPOINTS}/*/osft_run.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    runs = sorted(workspace.glob(f"{CHECKPOINTS}/*/{RUN_FILE}"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in runs:
         try:
             run = read_run(file.parent) or {}

@@ -10,7 +10,7 @@ from typing import Any
 from kfp_osft.shared.files.artifacts import OutputArtifact
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import shown
-from kfp_osft.stages.preprocess.data_report import tell_report
+from kfp_osft.stages.preprocess.data_report import report_lines
 
 _LABEL = re.compile(r"(\w[\w -]*): (.+)", re.DOTALL)
 _SPECIAL = re.compile(r"([\\*_`\[\]])")
@@ -19,9 +19,7 @@ _FENCE = "~" * 3
 
 def publish(report: dict[str, Any], more: list[str], page: OutputArtifact | None) -> None:
     """Logs the report and further lines, and writes the same to the page, if there is one."""
-    lines: list[str] = []
-    tell_report(report, lines.append)
-    lines += more
+    lines = [*report_lines(report), *more]
     for line in lines:
         log(line)
     if page is not None:

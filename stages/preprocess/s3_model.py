@@ -1,18 +1,16 @@
 """A base model in S3 or a store that speaks it: fetched into the workspace, whole or not at all."""
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from kfp_osft.shared.files.manifests import fingerprint
-from kfp_osft.shared.model.folder import BASE_MODELS
+from kfp_osft.shared.model.folder import BASE_MODELS, WEIGHT_FILES
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
-from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.s3.fetching import ChangedMeanwhile, fetch_objects, objects_below, objects_made_from
-from kfp_osft.shared.s3.store import explained, open_store, parse_place
+from kfp_osft.shared.s3.fetching import StoredObject, fetch_objects, objects_below
+from kfp_osft.shared.s3.store import Place, parse_place
 from kfp_osft.stages.preprocess.needed_files import needed_files
 
 _PARAMETER = "training_base_model"
-_MOST_CHANGES = 3
 _MOST_NAMES_SHOWN = 3
 
 
@@ -31,25 +29,26 @@ def fetch_s3_model(base_model: str, workspace: Path, trust_remote_code: bool) ->
         InputError: nothing there, no model, no access, no answer, no room.
     """
     place = parse_place(_PARAMETER, base_model)
-    with explained(place):
-        client = open_store(place)
-        for _ in range(_MOST_CHANGES):
-            objects = {entry.name: entry for entry in objects_below(client, place)}
-            small, weights = needed_files(list(objects), trust_remote_code)
-            if "config.json" not in small or not weights:
-                there = f"; there are {listed(sorted(objects), _MOST_NAMES_SHOWN)}" if objects else ""
-                raise InputError(
-                    f"{place.said}: not a model, which has config.json and weights (*.safetensors or "
-                    f"pytorch_model*.bin) directly below the prefix{there}"
-                )
-            needed = [objects[name] for name in sorted([*small, *weights])]
-            made_from = objects_made_from(client, place, needed)
-            folder = workspace / BASE_MODELS / fingerprint(made_from)[:12]
-            name = PurePosixPath(place.key).name or place.bucket
-            inside = [entry._replace(name=f"{name}/{entry.name}") for entry in needed]
-            try:
-                fetch_objects(client, place, inside, made_from, folder, workspace)
-                return folder / name
-            except ChangedMeanwhile:
-                log(f"{place.said}: changed during the download; starting again")
-    raise InputError(f"{place.said}: changed {_MOST_CHANGES} times during the download")
+    name = PurePosixPath(place.key).name or place.bucket
+    folder, _ = fetch_objects(
+        place,
+        workspace,
+        "preprocess",
+        lambda client: [
+            entry._replace(name=f"{name}/{entry.name}") for entry in _needed(client, place, trust_remote_code)
+        ],
+        lambda digest: workspace / BASE_MODELS / digest,
+    )
+    return folder / name
+
+
+def _needed(client: Any, place: Place, trust_remote_code: bool) -> list[StoredObject]:
+    objects = {entry.name: entry for entry in objects_below(client, place)}
+    small, weights = needed_files(list(objects), trust_remote_code)
+    if "config.json" not in small or not weights:
+        there = f"; there are {listed(sorted(objects), _MOST_NAMES_SHOWN)}" if objects else ""
+        raise InputError(
+            f"{place.said}: not a model, which has config.json and weights ({' or '.join(WEIGHT_FILES)}) directly "
+            f"below the prefix{there}"
+        )
+    return [objects[name] for name in sorted([*small, *weights])]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kfp_osft.shared.parameters.checking import CheckedParameters
-from kfp_osft.shared.parameters.trainer_parameters import EACH_EPOCH, TRACKERS
+from kfp_osft.shared.parameters.environment import is_local, is_of_unwanted_tracker
+from kfp_osft.shared.parameters.trainer_parameters import EACH_EPOCH
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.tracking.mlflow_run import TRACKING_URI, is_installed, is_wanted
@@ -73,7 +74,6 @@ def check_trackers(checked: CheckedParameters) -> None:
         )
     wanted = checked.data.get("report_to") or []
     environment = {**os.environ, **checked.env}
-    is_local = os.environ.get("OSFT_LAUNCHER") == "local"
     for tracker, variable in _STARTS.items():
         if tracker not in wanted:
             continue
@@ -82,7 +82,7 @@ def check_trackers(checked: CheckedParameters) -> None:
                 f"training_report_to={tracker}: the environment has no {variable}, which tells the training where to "
                 "report; give it in training_envs, or to the pipeline's task"
             )
-        if not is_local:
+        if not is_local():
             log(f"training_report_to={tracker}: the image of the training must have the package {tracker}")
         elif importlib.util.find_spec(tracker) is None:
             raise InputError(
@@ -90,9 +90,8 @@ def check_trackers(checked: CheckedParameters) -> None:
                 f"training would fail; install it (pip install {tracker})"
             )
     for variable in checked.env:
-        tracker = variable.partition("_")[0].lower()
-        if tracker in TRACKERS and tracker not in wanted:
+        if is_of_unwanted_tracker(variable, wanted):
             log(
                 f"Warning: training_envs: {variable} does not reach the training; it does with "
-                f"training_report_to={tracker}"
+                f"training_report_to={variable.partition('_')[0].lower()}"
             )

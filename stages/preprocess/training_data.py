@@ -13,15 +13,15 @@ from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 from kfp_osft.shared.knowledge.coverage import Coverage
-from kfp_osft.shared.model.destination import check_destination
 from kfp_osft.shared.parameters.checking import CheckedParameters, check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.processes.pod import use_workspace
+from kfp_osft.shared.push.destination import check_destination
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.files import dataset_files
 from kfp_osft.shared.training.config import TrainingConfig
-from kfp_osft.shared.training.run_file import CHECKPOINTS
+from kfp_osft.shared.training.run_file import CHECKPOINTS, DATA_MANIFEST
 from kfp_osft.shared.training.versions import TOKENIZING, TRAINING, installed_versions
 from kfp_osft.stages.preprocess.artifact_model import ModelArtifact, base_of_artifact
 from kfp_osft.stages.preprocess.base_model import (
@@ -51,7 +51,7 @@ from kfp_osft.stages.preprocess.trained_here import base_of_this_run
 from kfp_osft.stages.preprocess.trainer_settings import check_trackers, check_validation, validation_arguments
 from kfp_osft.stages.preprocess.without_torch import leave_torch_out
 
-DATA_FILE, REPORT_FILE, MANIFEST_FILE = "data.jsonl", "report.json", "manifest.json"
+DATA_FILE, REPORT_FILE = "data.jsonl", "report.json"
 # Says in a manifest whose files those beside it are.
 _WRITER = "kfp-osft preprocess"
 #: The held-out rows, tokenized as the others are.
@@ -171,7 +171,7 @@ def preprocess_dataset(
     _check_places(folder, Path(dataset_path), files)
     if validation_path:
         _check_places(folder, Path(validation_path), validation_files)
-    data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, MANIFEST_FILE))
+    data_path, report_path, manifest_path = (folder / name for name in (DATA_FILE, REPORT_FILE, DATA_MANIFEST))
     held_out_path = folder / VALIDATION_FILE
 
     tokenizer = cache(lambda: load_tokenizer(base_model, trusted))
@@ -316,10 +316,10 @@ def _sources(dataset: Path, validation_path: str, checked: CheckedParameters) ->
 
 def _check_places(folder: Path, dataset: Path, files: list[Path]) -> None:
     """Sees that the output does not overwrite the dataset, nor anybody's files, and does not become part of it."""
-    ours = {(folder / name).resolve() for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, MANIFEST_FILE)}
+    ours = {(folder / name).resolve() for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, DATA_MANIFEST)}
     if ours & {file.resolve() for file in files}:
         raise InputError(
-            f"training_data_output_dir={folder}: its {DATA_FILE}, {VALIDATION_FILE}, {REPORT_FILE} or {MANIFEST_FILE} "
+            f"training_data_output_dir={folder}: its {DATA_FILE}, {VALIDATION_FILE}, {REPORT_FILE} or {DATA_MANIFEST} "
             "is the dataset itself, which would be overwritten; give another folder"
         )
     _check_ours(folder)
@@ -335,9 +335,9 @@ def _check_ours(folder: Path) -> None:
     if (folder / "config.json").is_file():
         raise InputError(f"training_data_output_dir={folder}: is a model folder; give a folder for the data alone")
     there = [
-        name for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, MANIFEST_FILE) if os.path.lexists(folder / name)
+        name for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, DATA_MANIFEST) if os.path.lexists(folder / name)
     ]
-    if there and _read_json(folder / MANIFEST_FILE).get("written_by") != _WRITER:
+    if there and _read_json(folder / DATA_MANIFEST).get("written_by") != _WRITER:
         raise InputError(
             f"training_data_output_dir={folder}: holds {', '.join(there)}, which preprocess did not write and would "
             "overwrite; give another folder, or remove them"

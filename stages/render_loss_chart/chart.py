@@ -4,8 +4,10 @@ import json
 import math
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 from kfp_osft.shared.files.atomic import replacing_file
+from kfp_osft.shared.pages.page import figure_row
 from kfp_osft.shared.pages.theme import LIGHT, chart_config, vega_lite_version
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.reporting.plain_text import plain_text
@@ -28,57 +30,57 @@ _PNG_SCALE = 1.5
 _LONGEST_HEADING = 400
 
 
-def write_chart_page(
-    steps: list[dict],
-    path: Path,
-    *,
-    title: str,
-    subtitle: str,
-    seconds: float | None = None,
-    best_step: int | None = None,
-) -> None:
+class RunFacts(NamedTuple):
+    """What the chart shows of a run beside its steps.
+
+    Attributes:
+        title: plain text, such as the model's name; markup in it is escaped.
+        subtitle: plain text, such as data and unfreeze rank ratio.
+        seconds: wall-clock time of the training, or None where it is not known.
+        best_step: step of the best checkpoint, where there is a choice.
+        loss_is_cross_entropy: whether e to the power of the loss is a perplexity, see figures.loss_includes_routers.
+    """
+
+    title: str
+    subtitle: str = ""
+    seconds: float | None = None
+    best_step: int | None = None
+    loss_is_cross_entropy: bool = True
+
+
+def write_chart_page(steps: list[dict], path: Path, facts: RunFacts) -> None:
     """Writes the chart of a training as one HTML file of at most 2 MB, whole or not at all.
 
     The same input gives the same bytes. If there is nothing to draw (no steps, a single one, no finite loss), the page
     says so instead.
 
     Args:
-        steps: what training.metrics.read_steps or read_table returns; step and loss are required, other fields are
-            drawn if present.
+        steps: collect_metrics' table, as read_table returns it; step and loss are required, other fields are drawn if
+            present.
         path: the file to write; its folder must exist.
-        title: plain text, such as the model's name; markup in it is escaped.
-        subtitle: plain text, such as data and unfreeze rank ratio.
-        seconds: wall-clock time of the training, or None where it is not known.
-        best_step: step of the best checkpoint, where there is a choice.
+        facts: of the run.
     """
     page = html_page(
-        _heading(title),
-        _heading(subtitle),
+        _heading(facts.title),
+        _heading(facts.subtitle),
         chart_notes(steps),
-        _figures(steps, seconds),
-        _drawing(steps, best_step) if is_drawable(steps) else None,
+        _figures(steps, facts),
+        _drawing(steps, facts.best_step) if is_drawable(steps) else None,
     )
     with replacing_file(path) as unfinished:
         unfinished.write_bytes(page.encode())
 
 
-def write_chart_png(
-    steps: list[dict],
-    path: Path,
-    *,
-    title: str,
-    subtitle: str,
-    seconds: float | None = None,
-    best_step: int | None = None,
-) -> None:
+def write_chart_png(steps: list[dict], path: Path, facts: RunFacts) -> None:
     """Writes the same chart as a PNG, about 1,400 pixels wide and in light colors, for READMEs and chats."""
     import vl_convert
 
-    spec = chart_spec(steps, _PNG_WIDTH, best_step)
+    spec = chart_spec(steps, _PNG_WIDTH, facts.best_step)
     counted = f"{len(steps):,} step{'' if len(steps) == 1 else 's'}"
-    subtitle = " · ".join(filter(None, [subtitle, counted, duration_text(seconds) if seconds is not None else ""]))
+    duration = duration_text(facts.seconds) if facts.seconds is not None else ""
+    subtitle = " · ".join(filter(None, [facts.subtitle, counted, duration]))
     below = [line for text in (_heading(subtitle), *chart_notes(steps)) for line in textwrap.wrap(text, 130)]
-    spec["title"] = {"text": textwrap.wrap(_heading(title), 84) or "", "subtitle": below}
+    spec["title"] = {"text": textwrap.wrap(_heading(facts.title), 84) or "", "subtitle": below}
     spec["config"] = chart_config(LIGHT)
     spec["padding"] = 24
     png = vl_convert.vegalite_to_png(json.dumps(spec), vl_version=vega_lite_version(), scale=_PNG_SCALE)
@@ -110,32 +112,32 @@ def _drawing(steps: list[dict], best_step: int | None) -> Drawing:
     )
 
 
-def _figures(steps: list[dict], seconds: float | None) -> str:
+def _figures(steps: list[dict], facts: RunFacts) -> str:
     """The row of figures above the chart, as HTML."""
     if not steps:
         return ""
     figures = summarize(steps)
     lowest = next((step["step"] for step in steps if step.get("loss") == figures.get("lowest_loss")), None)
-    perplexity = figures.get("final_perplexity")
+    perplexity = figures.get("final_perplexity") if facts.loss_is_cross_entropy else None
     tokens = figures.get("tokens")
     counts = [_plural(figures.get("epochs"), "epoch"), f"{_large(tokens)} tokens" if tokens else ""]
-    if seconds is not None:
-        figures["training_seconds"] = seconds
+    if facts.seconds is not None:
+        figures["training_seconds"] = facts.seconds
     shown = [
         ("Final loss", "final_loss", loss_text, perplexity and f"perplexity {loss_text(perplexity)}"),
         ("Lowest loss", "lowest_loss", loss_text, f"at step {lowest:,}" if lowest is not None else ""),
         ("Validation loss", "validation_loss", loss_text, "last one measured"),
         ("Steps", "steps", "{:,}".format, ", ".join(filter(None, counts))),
-        ("Training time", "training_seconds", duration_text, "steps alone" if seconds is None else "whole training"),
+        (
+            "Training time",
+            "training_seconds",
+            duration_text,
+            "steps alone" if facts.seconds is None else "whole training",
+        ),
         ("Tokens/second", "median_tokens_per_second", _large, "median of the steps"),
         ("GPU memory", "peak_gpu_memory_gb", "{:.1f} GB".format, "peak of any GPU"),
     ]
-    cells = [
-        f"<div><dt>{name}</dt><dd>{text(figures[key])}<small>{beside or ''}</small></dd></div>"
-        for name, key, text, beside in shown
-        if key in figures
-    ]
-    return f"<dl>{''.join(cells)}</dl>"
+    return figure_row((name, text(figures[key]), beside or "") for name, key, text, beside in shown if key in figures)
 
 
 def _plural(count: float | None, what: str) -> str:

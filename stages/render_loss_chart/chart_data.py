@@ -27,7 +27,7 @@ def is_drawable(steps: list[dict]) -> bool:
 
 
 def drawn_datasets(steps: list[dict]) -> dict[str, list[dict]]:
-    """The chart's datasets by name; the steps must be drawable.
+    """The chart's datasets by name; the steps must be drawable, with val_loss as with_measured_losses leaves it.
 
     - steps: step, epoch (from 1 on), loss, smoothed, validation, and PANEL_FIELDS, each if any step has it; thinned,
       null for NaN
@@ -164,21 +164,9 @@ def _epochs(rows: list[dict]) -> list[dict]:
 
 
 def _validations(steps: list[dict]) -> list[dict]:
-    """The steps after which a validation ran: mini-trainer repeats its value on all lines until the next one.
-
-    A validation at a step is on that step's line, with val_num_samples; one at the end of an epoch is first on the
-    next step's line.
-    """
-    found, before = [], None
-    for at, step in enumerate(steps):
-        value = number(step.get("val_loss"))
-        if not math.isnan(value):
-            if "val_num_samples" in step:
-                found.append({"step": step["step"], "loss": value})
-            elif value != before:
-                found.append({"step": steps[max(0, at - 1)]["step"], "loss": value})
-            before = value
-    return thin(found, 600)
+    """The steps after which a validation ran."""
+    losses = [{"step": step["step"], "loss": number(step.get("val_loss"))} for step in steps]
+    return thin([each for each in losses if not math.isnan(each["loss"])], 600)
 
 
 def _broken(rows: list[dict]) -> list[dict]:

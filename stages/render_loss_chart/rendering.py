@@ -8,10 +8,11 @@ from kfp_osft.shared.processes.pod import use_workspace_of
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.tracking.mlflow_run import tracked_run
 from kfp_osft.shared.training.checkpoints import checkpoints
+from kfp_osft.shared.training.figures import loss_includes_routers
 from kfp_osft.shared.training.metrics import read_table
 from kfp_osft.shared.training.run_file import read_run
 from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
-from kfp_osft.stages.render_loss_chart.chart import write_chart_page, write_chart_png
+from kfp_osft.stages.render_loss_chart.chart import RunFacts, write_chart_page, write_chart_png
 
 #: The PNG beside the table.
 CHART_PICTURE = "loss_chart.png"
@@ -30,16 +31,17 @@ def render(metrics_path: str, html_path: str) -> None:
     steps = read_table(table)
     run = read_run(table.parent)
     title, subtitle = run_titles(run, table.parent)
-    facts = {
-        "title": title,
-        "subtitle": subtitle,
-        "seconds": run["seconds"] if run else None,
-        "best_step": best_step(table.parent, steps),
-    }
+    facts = RunFacts(
+        title,
+        subtitle,
+        run["seconds"] if run else None,
+        best_step(table.parent, steps),
+        not loss_includes_routers(table.parent),
+    )
     target = Path(html_path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_chart_page(steps, target, **facts)
-    write_chart_png(steps, table.with_name(CHART_PICTURE), **facts)
+    write_chart_page(steps, target, facts)
+    write_chart_png(steps, table.with_name(CHART_PICTURE), facts)
     with tracked_run(run) as tracked:
         if tracked is not None:
             tracked.log_file(target, "loss_chart.html")

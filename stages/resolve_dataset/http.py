@@ -282,7 +282,7 @@ def _fetch(source: _Source, response: Any, version: _Version, workspace: Path) -
             log(f"{said}: unchanged and already in the workspace")
             return folder / version.name
     # Without a version, downloads are told apart by their content.
-    with partial_download(_folder(datasets, version, made_from)) as partial:
+    with partial_download(_folder(datasets, version, made_from), "resolve_dataset") as partial:
         done = partial.trusted_bytes(version.name) if version.validator and version.size else 0
         if version.size is not None:
             check_room(workspace, version.size - done, said)

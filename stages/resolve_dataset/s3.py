@@ -4,20 +4,15 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.files import is_hidden
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
-from kfp_osft.shared.s3.fetching import ChangedMeanwhile, StoredObject, fetch_objects, objects_below, objects_made_from
-from kfp_osft.shared.s3.store import Place, explained, open_store, parse_place, shown_store
+from kfp_osft.shared.s3.fetching import StoredObject, fetch_objects, objects_below
+from kfp_osft.shared.s3.store import Place, parse_place
 from kfp_osft.stages.resolve_dataset.object_names import file_names
 
-_MOST_CHANGES = 3
-# Bytes; S3 itself has objects of 50 TB at most.
-_LARGEST = 1 << 60
-_LONGEST_CAUSE = 120
 _MOST_NAMES_SHOWN = 3
 
 
@@ -35,32 +30,16 @@ def fetch_from_s3(uri: str, workspace: Path) -> Path:
         InputError: nothing there, no data, no access, no answer, no room.
     """
     place = parse_place("dataset_uri", uri)
-    with explained(place):
-        client = open_store(place)
-        for _ in range(_MOST_CHANGES):
-            objects = _known_objects(client, place)
-            try:
-                return _fetch(client, place, objects, workspace)
-            except ChangedMeanwhile:
-                log(f"{place.said}: changed during the download; starting again")
-    raise InputError(f"{place.said}: changed {_MOST_CHANGES} times during the download")
-
-
-def _known_objects(client: Any, place: Place) -> list[StoredObject]:
-    """_objects, of what may be no S3 store: a login page, a proxy, a server with answers of its own."""
-    try:
-        objects = _objects(client, place)
-        if not all(isinstance(entry.size, int) and 0 <= entry.size < _LARGEST for entry in objects):
-            raise ValueError("an object's size is out of range")
-        return objects
-    except InputError:
-        raise
-    # What botocore, and the look into its dicts, make of them.
-    except (LookupError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
-        cause = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{place.said}: {shown_store(place)} answers as no S3 store does ({cause[:_LONGEST_CAUSE]})"
-        ) from None
+    label = re.sub(r"[^\w.-]+", "-", f"{place.bucket}-{place.key}".rstrip("/"))[-60:].strip("-.")
+    folder, objects = fetch_objects(
+        place,
+        workspace,
+        "resolve_dataset",
+        lambda client: _objects(client, place),
+        lambda digest: workspace / "datasets" / f"s3-{label}-{digest}",
+    )
+    is_one = len(objects) == 1 and objects[0].key == place.key
+    return folder / objects[0].name if is_one else folder
 
 
 def _objects(client: Any, place: Place) -> list[StoredObject]:
@@ -112,12 +91,3 @@ def _nothing_there(client: Any, place: Place, others: list[str]) -> str:
     keys = [entry["Key"] for entry in found.get("Contents", ())]
     near = f"; there are keys that begin so: {listed(keys, _MOST_NAMES_SHOWN)}" if keys and place.key else ""
     return f"there is no such object and none below it in bucket {place.bucket}{near}"
-
-
-def _fetch(client: Any, place: Place, objects: list[StoredObject], workspace: Path) -> Path:
-    made_from = objects_made_from(client, place, objects)
-    is_one = len(objects) == 1 and objects[0].key == place.key
-    label = re.sub(r"[^\w.-]+", "-", f"{place.bucket}-{place.key}".rstrip("/"))[-60:].strip("-.")
-    folder = workspace / "datasets" / f"s3-{label}-{fingerprint(made_from)[:12]}"
-    fetch_objects(client, place, objects, made_from, folder, workspace)
-    return folder / objects[0].name if is_one else folder

@@ -17,13 +17,13 @@ import json, re, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers.synthetic_training import training
-from kfp_osft.stages.render_loss_chart.chart import write_chart_page, write_chart_png
+from kfp_osft.stages.render_loss_chart.chart import RunFacts, write_chart_page, write_chart_png
 steps, page = training(int(sys.argv[2]), 20), Path(tempfile.mkdtemp()) / "chart.html"
 start = time.monotonic()
-write_chart_page(steps, page, title="A model", subtitle="")
+write_chart_page(steps, page, RunFacts(title="A model", subtitle=""))
 seconds = time.monotonic() - start
 picture = page.with_suffix(".png")
-write_chart_png(steps, picture, title="A model", subtitle="")
+write_chart_png(steps, picture, RunFacts(title="A model", subtitle=""))
 both = time.monotonic() - start
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(json.dumps({"page, seconds": seconds, "picture, seconds": both - seconds, "peak memory, MB": peak / 1000,

@@ -91,7 +91,8 @@ class ClusterTraining:
 
         A TrainJob of this very task that is running or complete is adopted; one that failed is replaced. If it still
         runs when this call ends (by an error, SIGTERM or Ctrl-C), it is deleted and its pods are waited for, unless
-        another launcher of this task follows it. One that failed by itself is kept for inspection.
+        another launcher of this task follows it. One that failed by itself is kept for inspection. As long as it or one
+        of its pods may still write, the owner record stays, by which another run asks the cluster.
 
         Args:
             ownership: of owning().
@@ -115,11 +116,13 @@ class ClusterTraining:
                     job.create(self._spec, self._pods, owner_of_this_pod(cluster))
                 Monitor(cluster, job, self._config, self._timing, log_file).wait_for_completion()
             except BaseException as error:
+                ownership.stays = True
                 # Before anything else, even closing files, which a volume may delay.
                 if job.exists and ownership.other_is_alive:
                     log(f"{job.place} is left running: another launcher of this task follows it")
                 else:
                     _clean_up(job, isinstance(error, Terminated))
+                ownership.stays = job.may_write()
                 raise
 
 

@@ -94,6 +94,13 @@ class Job:
         """Its pods, including those of an earlier TrainJob of the same name; `only`: a further label selector."""
         return self._cluster.pods(f"{_POD_LABEL}={self.name}{only}")
 
+    def may_write(self) -> bool:
+        """Whether it or one of its pods may still write; also where the cluster does not answer."""
+        try:
+            return self.exists or bool(self._living_pods())
+        except ClusterError:
+            return True
+
     def delete(self, quietly: bool = False) -> bool:
         """Deletes it and waits until its pods are gone; logs what is left. False: it could not be deleted.
 
@@ -111,7 +118,7 @@ class Job:
             try:
                 accepted = accepted or self._ask_for_deletion()
                 self.exists = False
-                first, left = left is None, [pod["metadata"]["name"] for pod in self.pods() if not _has_ended(pod)]
+                first, left = left is None, self._living_pods()
                 if not left:
                     break
                 if first:
@@ -136,6 +143,9 @@ class Job:
             _log_deletion(f"Warning: {self.place} is deleted; {seen}", quietly)
         return accepted
 
+    def _living_pods(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.pods() if not _has_ended(pod)]
+
     def _follows(self, found: Mapping[str, Any]) -> bool:
         """Whether to follow this TrainJob; otherwise it is being deleted, or failed and is deleted here."""
         metadata = found["metadata"]
@@ -159,7 +169,7 @@ class Job:
         """Waits until neither a TrainJob of this name nor a pod of one exists."""
         until, logged = time.monotonic() + self._timing.deletion, False
         while True:
-            left = [pod["metadata"]["name"] for pod in self.pods() if not _has_ended(pod)]
+            left = self._living_pods()
             if found is not None:
                 found = self._cluster.trainjob(self.name)
             if not left and found is None:

@@ -13,7 +13,7 @@ from typing import Any
 from kfp_osft.shared.files.ownership import OWNER_FILE
 from kfp_osft.shared.network import certificates
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
-from kfp_osft.shared.parameters.environment import holds_secret, is_runtimes_own
+from kfp_osft.shared.parameters.environment import holds_secret, is_of_unwanted_tracker, is_runtimes_own
 from kfp_osft.shared.parameters.kubernetes_syntax import quantity_value
 from kfp_osft.shared.processes.pod import cache_folders
 from kfp_osft.shared.reporting.errors import InputError
@@ -21,7 +21,6 @@ from kfp_osft.shared.training.config import TrainingConfig
 from kfp_osft.shared.training.memory import check_pod
 from kfp_osft.stages.launch_trainjob.kubernetes.progress_annotations import progress_port
 from kfp_osft.stages.launch_trainjob.train_script import ARGS_VARIABLE
-from kfp_osft.stages.launch_trainjob.train_trackers import is_of_unwanted_tracker
 from kfp_osft.stages.mount import MOUNT_PATH as STAGES_MOUNT_PATH
 
 _GPU = "nvidia.com/gpu"
@@ -82,7 +81,7 @@ def training_pods(
 
     Raises:
         InputError: a path that the training uses is on no volume, or on a read-only one; a variable is reserved for
-            the runtime; a pod's memory in which the training cannot fit.
+            the runtime; a limit of memory in which the training cannot fit.
     """
     mounts = [mount for mount in _of(task_config, "volume_mounts") or [] if mount["mountPath"] not in _LAUNCHERS_MOUNTS]
     mounted = {mount["name"] for mount in mounts}
@@ -91,8 +90,9 @@ def training_pods(
     resources, accelerators, warnings = _resources(config.trainjob, _of(task_config, "resources") or {})
     processes = config.trainjob["procs_per_worker"]
     processes = max(1, accelerators) if processes == "auto" else processes
-    memory = resources["limits"].get("memory") or resources["requests"].get("memory")
-    check_pod(config.about.get("memory_need") or {}, memory, accelerators, config.trainjob["num_workers"])
+    limit = resources["limits"].get("memory")
+    check_pod(config.about.get("memory_need") or {}, limit, accelerators, config.trainjob["num_workers"])
+    memory = limit or resources["requests"].get("memory")
     size = _shared_memory(config.trainjob["shared_memory_per_worker"], memory, processes)
     if size and not any(mount["mountPath"] == _SHARED_MEMORY for mount in mounts):
         volumes.append({"name": "kfp-osft-shm", "emptyDir": {"medium": "Memory", "sizeLimit": size}})
@@ -131,9 +131,8 @@ def _check_volumes(config: TrainingConfig, pvc_path: str, volumes: list[dict], m
     osft = config.osft
     paths = {
         "pvc_path": (pvc_path, True),
+        # The data lies below them.
         "the checkpoints": (osft["ckpt_output_dir"], True),
-        "training_data_output_dir": (osft["data_output_dir"], True),
-        "the data": (osft["data_path"], False),
         "training_base_model": (osft["model_path"], False),
     }
     for what, (path, written) in paths.items():

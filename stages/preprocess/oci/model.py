@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from kfp_osft.shared.files.atomic import replacing_folder
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned
-from kfp_osft.shared.model.folder import BASE_MODELS
+from kfp_osft.shared.model.folder import BASE_MODELS, WEIGHT_FILES
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
 from kfp_osft.shared.oci.registry import SCHEME, Registry, size_of
 from kfp_osft.shared.reporting.errors import InputError
@@ -153,7 +154,7 @@ def _model_folders(contents: Mapping[Path, list[str]], preferred: Path) -> list[
 
 
 def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors") or (name.startswith("pytorch_model") and name.endswith(".bin"))
+    return any(fnmatch(name, pattern) for pattern in WEIGHT_FILES)
 
 
 def _move_model(found: Path, tree: Path, target: Path, base_model: str) -> None:

@@ -81,9 +81,10 @@ def test_parameters_of_an_evaluation_that_a_run_does_not_make_are_refused(chat_r
 
 @pytest.mark.slow
 def test_a_run_is_evaluated_on_the_rows_it_held_out_and_stopped_by_the_gate(
-    users_kfp_local, tiny_model, chat_rows, tmp_path, capfd
+    users_kfp_local, store, tiny_model, chat_rows, tmp_path, capfd
 ):
     training = {"training_base_model": str(tiny_model), "training_validation_split": 0.25, **TINY_TRAINING}
+    training["export_uri"] = "s3://models/of-a-run/passed"
     out = tmp_path / "out"
 
     run = run_locally(out, str(chat_rows), "train", training, evaluation={"max_forgetting": 1.0})
@@ -95,7 +96,12 @@ def test_a_run_is_evaluated_on_the_rows_it_held_out_and_stopped_by_the_gate(
     figures = json.loads((run.model / "osft_run.json").read_text())["evaluation"]["metrics"]
     assert figures["held_out_loss_after"] < figures["held_out_loss_before"] and figures["improvement"] > 0
 
+    pushed = store.client.get_object(Bucket="models", Key="of-a-run/passed/README.md")["Body"].read().decode()
+    assert pushed == card
+
     # The stages before it return at once, and both models were measured before.
-    with pytest.raises(TrainingError, match="gate: the loss on held-out rows"):
+    training["export_uri"] = "s3://models/of-a-run/stopped"
+    with pytest.raises(TrainingError, match="gate: the loss on held-out rows .* Nothing was published to s3://models/"):
         run_locally(out, str(chat_rows), "train", training, evaluation={"gate": True, "min_improvement": 0.99})
     assert "Tuned model: measured before" in capfd.readouterr().out
+    assert "Contents" not in store.client.list_objects_v2(Bucket="models", Prefix="of-a-run/stopped")

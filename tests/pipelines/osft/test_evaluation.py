@@ -35,6 +35,19 @@ def test_it_follows_the_exported_model_and_has_the_models_of_the_run(evaluated):
     assert task["taskInfo"]["name"] == "Evaluate model"
 
 
+def test_with_it_the_model_is_published_after_the_evaluation_and_without_it_by_export_model(evaluated):
+    given = {"componentInputParameter": "export_uri"}
+    assert evaluated.tasks["evaluate-model"]["inputs"]["parameters"]["export_uri"] == given
+    assert "export_uri" not in evaluated.tasks["export-model"]["inputs"]["parameters"]
+    assert documents_of(osft_pipeline).tasks["export-model"]["inputs"]["parameters"]["export_uri"] == given
+
+
+@pytest.mark.parametrize("key", ["AWS_S3_ENDPOINT", "HF_TOKEN", "OCI_PULL_SECRET_MODEL_DOWNLOAD"])
+def test_it_has_the_credentials_to_publish_with(evaluated, key):
+    secrets = evaluated.kubernetes("evaluate-model")["secretAsEnv"]
+    assert key in {entry["envVar"] for secret in secrets for entry in secret["keyToEnv"]}
+
+
 @pytest.mark.parametrize("parameter", EVALUATION_PARAMETERS, ids=lambda parameter: parameter.name)
 def test_the_form_has_its_parameters_with_their_defaults(evaluated, parameter):
     assert form(evaluated)[parameter.name]["defaultValue"] == parameter.default

@@ -11,9 +11,9 @@ from kfp_osft.pipelines.demo.demo import BASE_ABILITY_PROMPT, EXAMPLE_QUESTIONS
 from kfp_osft.pipelines.demo.example_model import example_model
 from kfp_osft.pipelines.demo.wheels import cache_dir
 from kfp_osft.pipelines.use.answers import answers
-from kfp_osft.shared.knowledge.general_text import GENERAL_TEXT
 from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
+from kfp_osft.stages.evaluate_model.general_texts import GENERAL_TEXT
 
 QUESTIONS = ["What is the capital of Peru?", "Is Oslo the capital of Norway?"]
 

@@ -46,8 +46,6 @@ def said_of(template: str) -> str:
         ("{{ [].pop() }}", ""),
         ("{{ messages[9].content.x.y }}", "has no element 9"),
         ("{{ range(10 ** 9) }}", "range"),
-        ("{% if %}", "is not one"),
-        ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "is not one"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
@@ -60,6 +58,17 @@ def test_a_template_that_does_not_end_or_fails_is_an_error_that_names_it(
     error = said_of(template)
     assert "rows.jsonl, row 1: the model's chat template" in error and says in error
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [("\n{% if %}", "line 2: Expected an expression"), ("{{ " + "(" * 5000 + ")" * 5000 + " }}", "")],
+)
+def test_what_is_not_a_template_is_told_once_and_before_any_row(template: str, says: str):
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.chat_template, tokenizer.name_or_path = template, "some/model"
+    with pytest.raises(InputError, match=f"^training_base_model=some/model: its chat template cannot be read: {says}"):
+        ChatTokenizer(tokenizer)
 
 
 def test_the_limit_of_time_ends_the_work_where_each_row_alone_would_be_gathered(monkeypatch: pytest.MonkeyPatch):

@@ -24,7 +24,7 @@ class Interrupted(Exception):
 
 def leave_a_part(folder: Path, written: bytes, marked: int) -> Path:
     """A download that stopped: returns the folder it is in."""
-    with pytest.raises(Interrupted), partial_download(folder) as partial:
+    with pytest.raises(Interrupted), partial_download(folder, "a test") as partial:
         put(partial.folder / "below" / "rows.jsonl", written)
         partial.mark("below/rows.jsonl", marked)
         raise Interrupted
@@ -36,7 +36,7 @@ def test_what_was_marked_is_there_for_the_next_and_goes_with_the_last(tmp_path: 
     part = leave_a_part(folder, b"0123456789", 7)
     assert part.is_dir() and not folder.exists()
 
-    with partial_download(folder) as partial:
+    with partial_download(folder, "a test") as partial:
         assert partial.trusted_bytes("below/rows.jsonl") == 7 and partial.trusted_bytes("other") == 0
         partial.publish(folder, {"made": "of"}, {"uri": "s3://bucket/rows"})
 
@@ -48,7 +48,7 @@ def test_what_was_marked_is_there_for_the_next_and_goes_with_the_last(tmp_path: 
 def test_what_another_process_has_published_meanwhile_stays(tmp_path: Path):
     folder = tmp_path / "rows"
     for content in (b"theirs", b"mine"):
-        with partial_download(folder) as partial:
+        with partial_download(folder, "a test") as partial:
             put(partial.folder / "rows.jsonl", content)
             partial.publish(folder, "the same", {})
 
@@ -68,7 +68,7 @@ def test_what_does_not_agree_with_its_mark_is_not_trusted(tmp_path: Path, damage
         marks = part / ".marks"
         marks.write_bytes(marks.read_bytes()[:-5])
 
-    with partial_download(tmp_path / "rows") as partial:
+    with partial_download(tmp_path / "rows", "a test") as partial:
         assert partial.trusted_bytes("below/rows.jsonl") == 0
         partial.mark("below/rows.jsonl", 0) if damage == "shorter" else put(partial.folder / "x", b"12")
         if damage == "mark cut":
@@ -78,7 +78,7 @@ def test_what_does_not_agree_with_its_mark_is_not_trusted(tmp_path: Path, damage
 
 
 def _download_the_same(folder: Path, answer) -> None:
-    with partial_download(folder) as partial:
+    with partial_download(folder, "a test") as partial:
         answer.put((str(partial.folder), partial.trusted_bytes("below/rows.jsonl")))
 
 
@@ -88,7 +88,7 @@ def test_two_processes_do_not_write_to_the_same_part(tmp_path: Path):
     context = multiprocessing.get_context("fork")
     answer = context.SimpleQueue()
 
-    with partial_download(folder) as mine:
+    with partial_download(folder, "a test") as mine:
         process = context.Process(target=_download_the_same, args=(folder, answer))
         process.start()
         theirs, trusted = answer.get()
@@ -103,7 +103,7 @@ def test_a_part_that_nobody_came_back_for_goes_after_a_day(tmp_path: Path):
     for path in [old, *old.rglob("*")]:
         os.utime(path, (a_day_ago, a_day_ago))
 
-    with partial_download(tmp_path / "other"):
+    with partial_download(tmp_path / "other", "a test"):
         assert not old.exists() and young.exists()
 
 

@@ -236,6 +236,31 @@ def test_the_next_launcher_of_a_trainjob_takes_it_up_at_once(record: Path):
     assert not record.exists()
 
 
+def test_of_a_trainjob_that_its_launcher_leaves_behind_the_cluster_is_asked_at_once(record: Path):
+    with owned(record, "TrainJob one", key="ns/one") as one:
+        one.stays = True
+    asked = []
+
+    def lives(key: str) -> bool:
+        asked.append(key)
+        return False
+
+    began = time.monotonic()
+    with owned(record, "TrainJob two", key="ns/two", lives=lives):
+        assert asked == ["ns/one"] and time.monotonic() - began < 30
+        assert json.loads(record.read_text())["who"] == "TrainJob two"
+    assert not record.exists()
+
+
+def test_a_retry_shares_the_record_that_was_left_behind_and_follows_alone(record: Path):
+    with job(record) as one:
+        one.stays = True
+    with job(record) as two:
+        assert not two.other_is_alive
+        assert "left" not in json.loads(record.read_text())
+    assert not record.exists()
+
+
 def test_of_another_trainjob_whose_launcher_is_gone_the_cluster_is_asked(record: Path):
     elsewhere(record, who="TrainJob one", key="ns/one")
     asked = []

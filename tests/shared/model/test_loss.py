@@ -45,12 +45,6 @@ def test_many_samples_are_taken_in_batches_and_come_back_in_their_order(loaded):
     )
 
 
-def test_without_time_only_the_first_batch_is_evaluated(loaded):
-    model, tokenizer = loaded
-    samples = [text_sample(tokenizer, TEXTS[0] * 20)] * 30
-    assert 0 < len(sample_losses(model, samples, seconds=0)) < 30
-
-
 def test_an_untrained_models_loss_is_the_logarithm_of_its_vocabulary_size(loaded):
     import torch
 

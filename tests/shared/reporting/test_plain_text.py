@@ -1,6 +1,6 @@
 import pytest
 
-from kfp_osft.shared.reporting.plain_text import plain_text
+from kfp_osft.shared.reporting.plain_text import markdown_text, plain_text
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,16 @@ from kfp_osft.shared.reporting.plain_text import plain_text
 def test_a_name_can_be_shown_and_encoded(text: str, plain: str):
     assert plain_text(text) == plain
     plain_text(text).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown"),
+    [
+        ("max_seq_len", "max_seq_len"),
+        ("_a_ *b* `c`\n| d |", r"\_a\_ \*b\* \`c\` \| d \|"),
+        ("<b>#1 costs $5 & more", r"&lt;b&gt;\#1 costs \$5 &amp; more"),
+        (0.25, "0.25"),
+    ],
+)
+def test_a_name_stays_text_in_markdown(text: object, markdown: str):
+    assert markdown_text(text) == markdown

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from fakes.s3 import S3Server
 from helpers.interpreters import run
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.shared.tracking import mlflow_run
@@ -23,19 +24,21 @@ from kfp_osft.shared.tracking.mlflow_run import tracked_run
 
 MLFLOW = "mlflow==3.17.2"
 PIPELINE_RUN = {"id": "1b6b5d7e-0c2f", "name": "weekly"}
-# What the last three stages do, and a second collect_metrics as KFP's retry makes one.
+# What the stages after the training do, and a second collect_metrics as KFP's retry makes one.
 _STAGES = """
 import sys
 from types import SimpleNamespace
 from kfp_osft.stages.collect_metrics.collection import collect
 from kfp_osft.stages.render_loss_chart.rendering import render
 from kfp_osft.stages.export_model.export import export_model
+from kfp_osft.stages.evaluate_model.evaluation import evaluate_model
 
 folder, workspace = sys.argv[1:]
 artifact = lambda name: SimpleNamespace(path=f"{workspace}/{name}", uri=f"s3://bucket/{name}", metadata={})
-metrics = SimpleNamespace(log_metric=lambda name, value: None)
+metrics = SimpleNamespace(log_metric=lambda name, value: None, metadata={})
 collect(folder, metrics, artifact("steps"), artifact("log"))
 export_model(folder, workspace, artifact("model"))
+evaluate_model(workspace, artifact("report"), metrics, folder, export_uri="s3://models/tracked")
 render(f"{folder}/metrics.jsonl", f"{workspace}/chart")
 collect(folder, metrics, artifact("steps"), artifact("log"))
 """
@@ -146,8 +149,8 @@ def _trained(folder: Path, model: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_stages_of_a_run_log_one_run_with_parameters_curves_chart_and_the_models_place(
-    server: _Server, tiny_model: Path, tmp_path: Path
+def test_the_stages_of_a_run_log_one_run_with_parameters_curves_chart_evaluation_and_the_models_place(
+    server: _Server, store: S3Server, tiny_model: Path, tmp_path: Path
 ):
     folder = _trained(tmp_path / "checkpoints" / "abc", tiny_model)
     environment = {**os.environ, "MLFLOW_TRACKING_URI": server.url, "MLFLOW_EXPERIMENT_NAME": "osft trials"}
@@ -163,10 +166,13 @@ def test_the_stages_of_a_run_log_one_run_with_parameters_curves_chart_and_the_mo
     assert tags["kfp_osft.pipeline_run"] == PIPELINE_RUN["id"]
     assert tags["kfp_osft.artifact_path"] == "s3://bucket/model"
     assert tags["kfp_osft.pvc_model_dir"] == str(tmp_path / "final_model")
+    assert (tags["kfp_osft.passed"], tags["kfp_osft.export_uri"]) == ("true", "s3://models/tracked")
     parameters = {item["key"]: item["value"] for item in data["params"]}
     assert parameters["training_unfreeze_rank_ratio"] == "0.25" and parameters["dataset"] == "rows.jsonl"
+    assert parameters["base_model"] == tiny_model.name
     metrics = {item["key"]: item["value"] for item in data["metrics"]}
     assert metrics["final_loss"] == metrics["loss"] == 4.0 and metrics["validation_loss"] == 4.5
+    assert metrics["general_text_loss_after"] > 0 and metrics["passed"] == 1
 
     def curve(name: str) -> list[tuple[int, float]]:
         points = server.get(f"metrics/get-history?run_id={info['run_id']}&metric_key={name}")["metrics"]
@@ -176,11 +182,13 @@ def test_the_stages_of_a_run_log_one_run_with_parameters_curves_chart_and_the_mo
     assert curve("loss") == [(step, 6.0 - step / 4) for step in range(1, 9)]
     assert curve("val_loss") == [(4, 4.5)]
     files = {file["path"] for file in server.get(f"artifacts/list?run_id={info['run_id']}")["files"]}
-    assert files == {"metrics.jsonl", "loss_chart.html"}
+    assert files == {"metrics.jsonl", "loss_chart.html", "evaluation.html"}
 
 
 @pytest.mark.slow
-def test_a_server_that_refuses_is_a_warning_and_the_stages_succeed(server: _Server, tiny_model: Path, tmp_path: Path):
+def test_a_server_that_refuses_is_a_warning_and_the_stages_succeed(
+    server: _Server, store: S3Server, tiny_model: Path, tmp_path: Path
+):
     folder = _trained(tmp_path / "checkpoints" / "abc", tiny_model)
     environment = {**os.environ, "MLFLOW_TRACKING_URI": server.url, "MLFLOW_EXPERIMENT_ID": "404"}
 

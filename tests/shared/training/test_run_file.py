@@ -46,7 +46,7 @@ def test_what_the_data_was_made_from_is_in_its_manifest(tmp_path: Path, content:
     if content is not None:
         (tmp_path / "manifest.json").write_text(content)
 
-    assert data_made_from({"osft": {"data_output_dir": str(tmp_path)}}) == made_from
+    assert data_made_from({"data_output_dir": str(tmp_path)}) == made_from
     assert data_made_from({}) == {}
 
 

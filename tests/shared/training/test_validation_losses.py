@@ -3,11 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kfp_osft.shared.training.validation_losses import (
-    loss_after_the_last_step,
-    validation_losses,
-    with_measured_losses,
-)
+from kfp_osft.shared.training.validation_losses import loss_after_the_last_step, validation_losses
 
 # As Rich prints a step into mini-trainer's log, with its colours.
 _STEP = b'{\n  \x1b[1;34m"step"\x1b[0m: \x1b[1;36m8\x1b[0m,\n  \x1b[1;34m"val_loss"\x1b[0m: null\n}\n'
@@ -58,12 +54,3 @@ def test_the_last_validation_is_told_by_the_trainers_log_alone(tmp_path: Path, l
 
 def test_without_a_log_there_is_none(tmp_path: Path):
     assert loss_after_the_last_step(tmp_path) is None
-
-
-def test_the_table_shows_a_validation_where_it_was_measured_and_nowhere_else():
-    steps = [_step(1, None), _step(2, 3.0, val_num_samples=4.0), _step(3, 3.0), _step(4, 3.0)]
-
-    table = with_measured_losses(steps, validation_losses(steps, after_the_last=2.5), held_out=20)
-
-    assert [step["val_loss"] for step in table] == [None, 3.0, None, 2.5]
-    assert [step.get("val_num_samples") for step in table] == [None, 20, None, 20]

@@ -10,7 +10,8 @@ from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.shared.training.figures import figures
 from kfp_osft.shared.training.metrics import read_steps, read_table
-from kfp_osft.stages.collect_metrics.collection import collect
+from kfp_osft.shared.training.validation_losses import validation_losses
+from kfp_osft.stages.collect_metrics.collection import collect, with_measured_losses
 
 
 @pytest.fixture
@@ -235,3 +236,13 @@ def test_a_training_without_a_log_says_so_in_its_artifact(folder: Path):
     _collected(folder)
 
     assert (folder.parent / "log").read_text() == "The training wrote no training.log.\n"
+
+
+def test_the_table_shows_a_validation_where_it_was_measured_and_nowhere_else():
+    steps = [{"total_samples_accumulated": 8.0 * step, "val_loss": 3.0 if step > 1 else None} for step in range(1, 5)]
+    steps[1]["val_num_samples"] = 4.0
+
+    table = with_measured_losses(steps, validation_losses(steps, after_the_last=2.5), held_out=20)
+
+    assert [step["val_loss"] for step in table] == [None, 3.0, None, 2.5]
+    assert [step.get("val_num_samples") for step in table] == [None, 20, None, 20]

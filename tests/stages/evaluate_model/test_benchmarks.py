@@ -1,7 +1,7 @@
-"""lm-evaluation-harness is asked for by name, and the real one runs where it is installed."""
+"""lm-evaluation-harness is imported only where a benchmark is asked for; here it runs a task of four questions."""
 
-import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -9,6 +9,8 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.evaluate_model.benchmarks import check_benchmarks
 from kfp_osft.stages.evaluate_model.measuring import measure
 
+CAPITALS = {"Peru": "Lima", "Norway": "Oslo", "Ghana": "Accra", "Austria": "Vienna"}
+CHOICES = [*CAPITALS.values()]
 TASK = """\
 task: capitals_choice
 dataset_path: json
@@ -25,22 +27,23 @@ metric_list:
     aggregation: mean
     higher_is_better: true
 """
-with_lm_eval = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 
 
 @pytest.fixture
 def tasks(tmp_path):
     """Folder with one task of four questions."""
-    choices = ["Lima", "Oslo", "Accra"]
-    rows = [{"country": name, "choices": choices, "answer": at} for at, name in enumerate(("Peru", "Norway", "Ghana"))]
+    rows = [
+        {"country": country, "choices": CHOICES, "answer": CHOICES.index(capital)}
+        for country, capital in CAPITALS.items()
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks/capitals.yaml").write_text(TASK.format(data=tmp_path / "rows.jsonl"))
     return tmp_path / "tasks"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lm_eval") is not None, reason="lm-eval is installed")
-def test_without_lm_eval_a_benchmark_is_refused_before_a_model_is_loaded():
+def test_without_lm_eval_a_benchmark_is_refused_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(InputError, match="benchmarks need lm-evaluation-harness, which is not installed here"):
         check_benchmarks(["arc_easy"], None)
 
@@ -51,13 +54,34 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@with_lm_eval
-def test_a_task_of_ones_own_runs_and_an_unknown_one_is_refused(tiny_model, tasks):
-    check_benchmarks(["capitals_choice", "arc_easy"], tasks)
+def test_a_task_of_ones_own_runs_and_an_unknown_one_is_refused(tiny_model, tasks, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=f"benchmarks: capitals: not a task of lm-eval or of {tasks}"):
-        check_benchmarks(["capitals"], tasks)
+        check_benchmarks(["capitals_choice", "arc_easy", "capitals"], tasks)
 
     found = measure(tiny_model, texts={}, benchmarks=["capitals_choice"], benchmarks_path=tasks)
 
     score = found.benchmarks["capitals_choice"]
-    assert (score.metric, score.higher_is_better, score.samples) == ("acc", True, 3) and 0 <= score.value <= 1
+    assert (score.metric, score.higher_is_better, score.samples) == ("acc", True, 4)
+    assert score.value == pytest.approx(_accuracy(tiny_model))
+
+
+def _accuracy(model_dir) -> float:
+    """Share of the questions whose right answer the model holds for the likeliest, computed without lm-eval."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(model_dir), AutoTokenizer.from_pretrained(model_dir)
+
+    def likelihood(question: str, choice: str) -> float:
+        prompt = tokenizer(question, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(f"{question} {choice}", add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            logs = model(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+        return sum(logs[at - 1, whole[at]].item() for at in range(len(prompt), len(whole)))
+
+    right = [
+        max(CHOICES, key=lambda choice, country=country: likelihood(f"The capital of {country} is", choice)) == capital
+        for country, capital in CAPITALS.items()
+    ]
+    return sum(right) / len(right)

@@ -11,9 +11,14 @@ from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.stages.evaluate_model import evaluation as module
 from kfp_osft.stages.evaluate_model import measuring
 from kfp_osft.stages.evaluate_model.evaluation import evaluate_model
+from kfp_osft.stages.export_model.findings import findings
 
 
 class Metrics(dict):
+    def __init__(self):
+        super().__init__()
+        self.metadata = {}
+
     def log_metric(self, name, value):
         self[name] = value
 
@@ -42,7 +47,8 @@ def test_two_models_are_compared_on_rows_texts_earlier_tasks_and_weights(
         base_model=str(tiny_model),
         tuned_model=str(tuned),
         dataset_path=str(chat_rows),
-        evaluation={"earlier_tasks": f"first={chat_rows}", "evaluation_rows": 4},
+        earlier_tasks=f"first={chat_rows}",
+        evaluation_rows=4,
     )
 
     result = json.loads((tmp_path / "pvc/evaluations/tuned/evaluation.json").read_text())
@@ -64,7 +70,7 @@ def test_the_run_of_a_checkpoint_folder_names_models_ratio_and_held_out_rows(
     run = json.loads((folder / "osft_run.json").read_text())
     (folder / "osft_run.json").write_text(json.dumps(run | {"data": {"validation_path": str(chat_rows)}}))
 
-    done, metrics = evaluate(checkpoint_dir=str(folder), evaluation={"evaluation_rows": 4})
+    done, metrics = evaluate(checkpoint_dir=str(folder), evaluation_rows=4)
 
     assert done.evaluation_path == str(tmp_path / "pvc/evaluations/abc/evaluation.json")
     assert {"held_out_loss_after", "general_text_loss_after", "kept_subspace_leak_max"} <= metrics.keys()
@@ -73,7 +79,7 @@ def test_the_run_of_a_checkpoint_folder_names_models_ratio_and_held_out_rows(
 def test_the_card_gets_a_section_which_the_next_evaluation_replaces(evaluate, tiny_model, tuned, chat_rows):
     before = (tuned / "README.md").read_text()
     for limit in (0.5, 0.6):
-        evaluate(base_model=str(tiny_model), tuned_model=str(tuned), evaluation={"max_forgetting": limit})
+        evaluate(base_model=str(tiny_model), tuned_model=str(tuned), max_forgetting=limit)
     card = (tuned / "README.md").read_text()
     assert card.count("## Evaluation") == 1 and "forgetting of at most 60.0%" in card
     begin, end = card.index("## Evaluation"), card.index("## Use it")
@@ -82,31 +88,77 @@ def test_the_card_gets_a_section_which_the_next_evaluation_replaces(evaluate, ti
     assert run["model_name"] == "tiny-osft" and run["evaluation"]["passed"] is True
 
 
+def test_the_card_no_longer_says_that_what_was_measured_now_was_not(evaluate, tiny_model, tuned):
+    unmeasured = findings({}, None)
+    card = (tuned / "README.md").read_text()
+    (tuned / "README.md").write_text(
+        card.replace("## Use it", "".join(f"- {line}\n" for line in unmeasured) + "## Use it")
+    )
+    assert (tuned / "README.md").read_text().count("not measured") == 2
+
+    evaluate(base_model=str(tiny_model), tuned_model=str(tuned))
+
+    assert "not measured" not in (tuned / "README.md").read_text()
+
+
 def test_with_the_gate_a_model_that_does_not_pass_fails_the_stage_and_the_report_is_there(
     evaluate, tiny_model, tuned, chat_rows, tmp_path
 ):
     arguments = {"base_model": str(tiny_model), "tuned_model": str(tuned), "dataset_path": str(chat_rows)}
     limits = {"min_improvement": 0.9, "evaluation_rows": 4}
-    done, _ = evaluate(**arguments, evaluation=limits)
+    done, _ = evaluate(**arguments, **limits)
     assert done.passed is False
 
     with pytest.raises(TrainingError, match="gate: the loss on held-out rows .* short of min_improvement=0.9. The rep"):
-        evaluate(**arguments, evaluation={**limits, "gate": True})
+        evaluate(**arguments, **limits, gate=True)
     assert "short of min_improvement=0.9" in (tmp_path / "pvc/evaluations/tuned/evaluation.html").read_text()
+
+
+def test_a_model_that_passes_is_published_with_its_evaluation_and_one_that_does_not_is_not(
+    evaluate, store, tiny_model, tuned, chat_rows
+):
+    arguments = {"base_model": str(tiny_model), "tuned_model": str(tuned), "dataset_path": str(chat_rows)}
+    arguments |= {"evaluation_rows": 4, "gate": True}
+
+    with pytest.raises(TrainingError, match="short of .* Nothing was published to s3://models/gated/tiny. The report"):
+        evaluate(**arguments, min_improvement=0.9, export_uri="s3://models/gated/tiny")
+    assert "Contents" not in store.client.list_objects_v2(Bucket="models", Prefix="gated/")
+
+    _, metrics = evaluate(**arguments, max_forgetting=9.0, min_improvement=-9.0, export_uri=" s3://models/gated/tiny/ ")
+    assert metrics.metadata == {"export_uri": "s3://models/gated/tiny"}
+    card = store.client.get_object(Bucket="models", Key="gated/tiny/README.md")["Body"].read().decode()
+    assert "## Evaluation" in card and "**Passed**" in card
+
+
+def test_without_the_gate_a_model_is_published_whatever_came_out(evaluate, store, tiny_model, tuned, chat_rows):
+    done, metrics = evaluate(
+        base_model=str(tiny_model),
+        tuned_model=str(tuned),
+        dataset_path=str(chat_rows),
+        evaluation_rows=4,
+        min_improvement=0.9,
+        export_uri="s3://models/told/tiny",
+    )
+    assert done.passed is False and metrics.metadata == {"export_uri": "s3://models/told/tiny"}
+    assert store.client.head_object(Bucket="models", Key="told/tiny/config.json")
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         ({}, "give checkpoint_dir of a run, or base_model and tuned_model"),
-        ({"checkpoint_dir": "/no/checkpoints"}, "checkpoint_dir=/no/checkpoints has no osft_run.json"),
+        (
+            {"checkpoint_dir": "/no/checkpoints"},
+            "/no/checkpoints has no osft_run.json: it is not known what was trained there",
+        ),
+        ({"export_uri": "gs://models/tiny"}, "export_uri=gs://models/tiny is not allowed; allowed: s3://bucket/prefix"),
         ({"tuned_model": "/no/model"}, "tuned_model=/no/model: not a model folder"),
         ({"dataset_path": "/no/rows.jsonl"}, "dataset /no/rows.jsonl"),
-        ({"evaluation": {"min_improvement": 0.1}}, "min_improvement=0.1 needs held-out rows"),
-        ({"evaluation": {"max_forgetting": -1.0}}, "max_forgetting=-1.0 is not allowed"),
-        ({"evaluation": {"earlier_tasks": "rows"}}, "earlier_tasks: an item has no '='"),
-        ({"evaluation": {"earlier_tasks": "first=/no/rows.jsonl"}}, "dataset /no/rows.jsonl"),
-        ({"evaluation": {"benchmarks": "arc", "benchmarks_path": "/no"}}, "benchmarks_path=/no is not a directory"),
+        ({"min_improvement": 0.1}, "min_improvement=0.1 needs held-out rows"),
+        ({"max_forgetting": -1.0}, "max_forgetting=-1.0 is not allowed"),
+        ({"earlier_tasks": "rows"}, "earlier_tasks: an item has no '='"),
+        ({"earlier_tasks": "first=/no/rows.jsonl"}, "dataset /no/rows.jsonl"),
+        ({"benchmarks": "arc", "benchmarks_path": "/no"}, "benchmarks_path=/no is not a directory"),
     ],
 )
 def test_bad_input_is_reported_before_a_model_is_loaded(evaluate, tiny_model, tuned, monkeypatch, arguments, problem):

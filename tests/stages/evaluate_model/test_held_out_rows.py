@@ -65,3 +65,10 @@ def test_rows_without_an_answer_are_refused(tokenizer, tmp_path, row, problem):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match=problem):
         held_out_samples(tmp_path / "rows.jsonl", tokenizer, 5)
+
+
+def test_a_tokenized_row_without_labels_is_named_wherever_it_is(tokenizer, tmp_path):
+    rows = [{"input_ids": [1, 2], "labels": [-100, 2]}, {"input_ids": [1, 2]}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="row 2: input_ids and labels are not two lists"):
+        held_out_samples(tmp_path / "rows.jsonl", tokenizer, 5)

@@ -31,21 +31,30 @@ def test_the_loss_is_that_of_the_assistants_words(tiny_model, tmp_path):
     assert (found.tokens, found.rows, found.short_answers) == (len(answer), 1, 1)
 
 
-def test_an_answer_matches_if_its_text_is_the_expected_one(tiny_model, tmp_path):
+def test_an_answer_matches_if_its_text_is_the_expected_one(tiny_model, tmp_path, monkeypatch):
+    conversations = [
+        [{"role": "user", "content": f"Number {number}?"}, {"role": "assistant", "content": answer}]
+        for number, answer in enumerate(("one", "two", "three"))
+    ]
     rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
 
-    def write(*answers):
-        conversations = [
-            [{"role": "user", "content": f"Number {number}?"}, {"role": "assistant", "content": answer}]
-            for number, answer in enumerate(answers)
-        ]
-        rows.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in conversations))
-        return measure(tiny_model, [HeldOutRows("task", rows)], texts={}).rows["task"]
+    def answers(model, tokenizer, prompts, lengths):
+        # Of the expected length and four more, which a model that runs on would fill.
+        ends = [len(tokenizer(f"{text}<|im_end|>")["input_ids"]) + 4 for text in ("one", "two", "three")]
+        assert lengths == ends
+        return [tokenizer(text)["input_ids"] for text in (" one\n", "two", "three times")]
 
-    answers = [example["answer"] for example in write("a", "b", "c").examples]
-    # The tiny model runs on: its answer, cut where the expected one ends, is not the expected one.
-    assert write("a", "b", "c").exact_match == sum(answer in ("a", "b", "c") for answer in answers) / 3
-    assert [example["expected"] for example in write("a", "b", "c").examples] == ["a", "b", "c"]
+    monkeypatch.setattr(measuring, "greedy_answers", answers)
+
+    found = measure(tiny_model, [HeldOutRows("task", rows)], texts={}).rows["task"]
+
+    assert (found.exact_match, found.short_answers) == (pytest.approx(2 / 3), 3)
+    assert [(example["expected"], example["answer"]) for example in found.examples] == [
+        ("one", "one"),
+        ("two", "two"),
+        ("three", "three times"),
+    ]
 
 
 def test_long_answers_are_not_compared_but_shown(tiny_model, chat_rows):
@@ -53,20 +62,32 @@ def test_long_answers_are_not_compared_but_shown(tiny_model, chat_rows):
     assert (found.exact_match, found.short_answers, len(found.examples)) == (None, 0, 3)
 
 
+def test_a_document_has_a_loss_but_no_prompt_and_so_no_answer(tiny_model, tmp_path):
+    rows = [{"input_ids": ids, "labels": ids} for ids in ([5, 6, 7, 8], list(range(5, 60)))]
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = measure(tiny_model, [HeldOutRows("task", tmp_path / "validation.jsonl")], texts={}).rows["task"]
+    assert (found.tokens, found.rows, found.exact_match, found.examples) == (3 + 54, 2, None, [])
+
+
 def test_what_was_measured_once_is_read_from_the_cache_and_only_what_is_new_is_measured(
     tiny_model, chat_rows, tmp_path, monkeypatch
 ):
-    first = HeldOutRows("first", chat_rows, rows=3)
+    first, second = HeldOutRows("first", chat_rows, rows=3), HeldOutRows("second", chat_rows, rows=2)
+    measured = []
+    # What each measurement of losses ends in.
+    monkeypatch.setattr(
+        measuring,
+        "sample_losses",
+        lambda model, samples: measured.append(len(samples)) or loss.sample_losses(model, samples),
+    )
     before = measure(tiny_model, [first], texts=TEXTS, cache=tmp_path / "cache")
+    assert measured == [1, 1, 3]
 
-    def not_again(*args):
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(measuring, "_texts", not_again)
     again = measure(shutil.copytree(tiny_model, tmp_path / "copy"), [first], texts=TEXTS, cache=tmp_path / "cache")
-    assert again == before
-    with_more = [first, HeldOutRows("second", chat_rows, rows=2)]
-    assert list(measure(tiny_model, with_more, texts=TEXTS, cache=tmp_path / "cache").rows) == ["first", "second"]
+    assert again == before and measured == [1, 1, 3]
+
+    with_more = measure(tiny_model, [first, second], texts=TEXTS, cache=tmp_path / "cache")
+    assert list(with_more.rows) == ["first", "second"] and measured == [1, 1, 3, 2]
 
 
 def test_another_model_or_other_rows_are_measured_anew(tiny_model, changed, chat_rows, tmp_path):

@@ -1,12 +1,12 @@
 """The page of an evaluation: complete, harmless, and drawn without network."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from helpers.browser import find_chromium
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.benchmarks import Benchmark
 from kfp_osft.stages.evaluate_model.measuring import Measure, ModelMeasures
@@ -55,10 +55,9 @@ def test_it_refers_to_nothing_outside_itself(tmp_path):
 
 @pytest.mark.slow
 def test_a_browser_without_network_draws_it(tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome") or pytest.skip("no chromium on PATH")
     page(tmp_path)
     command = [
-        chromium,
+        find_chromium(),
         *("--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"),
         *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom"),
         (tmp_path / "page.html").as_uri(),

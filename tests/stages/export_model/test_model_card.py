@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from kfp_osft.stages.export_model.model_card import CardFacts, carried_metadata, escaped, hub_id, model_card
+from kfp_osft.stages.export_model.model_card import CardFacts, carried_metadata, hub_id, model_card
 
 _FACTS = CardFacts(
     name="tiny-osft",
@@ -185,7 +185,3 @@ def test_licence_and_language_are_those_of_the_base_models_card(tmp_path: Path, 
 )
 def test_the_hub_id_of_a_base_model(base_model: str, found: str | None):
     assert hub_id(base_model) == found
-
-
-def test_a_word_with_underscores_is_written_as_it_is():
-    assert escaped("max_seq_len") == "max_seq_len"

@@ -108,8 +108,8 @@ def test_data_that_is_not_what_it_was_given_is_an_error(tmp_path: Path):
         importlib.import_module("kfp_osft.stages.launch_trainjob.launch").launch(config.to_json(), str(tmp_path), None)
 
     assert str(error.value) == (
-        f"the data in {config.osft['data_output_dir']} is not what training_config was made for: another run of "
-        "preprocess has written there since; run preprocess again"
+        f"the data in {config.osft['data_output_dir']} is not whole, or not what training_config was made for; run "
+        "preprocess again"
     )
 
 

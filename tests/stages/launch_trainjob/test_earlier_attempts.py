@@ -10,13 +10,18 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from conftest import TINY_TRAINING
 from helpers.trained_folder import make_trained_folder
+from helpers.training_configs import training_config, with_osft
+from kfp_osft.shared.reporting.errors import TrainingError
 from kfp_osft.shared.training.metrics import read_steps, resumptions, with_resumptions
-from kfp_osft.stages.launch_trainjob.attempts import make_ready, was_complete, whole_checkpoints
+from kfp_osft.stages.launch_trainjob import local_engine
+from kfp_osft.stages.launch_trainjob.attempts import make_ready, start_anew, was_complete, whole_checkpoints
+from kfp_osft.stages.launch_trainjob.local_engine import LocalTraining
 from kfp_osft.stages.launch_trainjob.train_resume import RESUMED_FILE
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
@@ -57,6 +62,37 @@ def test_with_a_saved_state_all_before_it_stays_and_the_log_says_where_it_resume
     assert names(folder / "hf_format") == {"samples_32.0"}
     assert len(read_steps(folder)) == 8
     assert "The training resumes after step 5" in capsys.readouterr().out
+
+
+def test_what_did_not_resume_is_kept_until_the_training_in_its_place_has_made_a_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    put_state(folder, 5)
+    before = {name: names(folder / name) for name in (".", "hf_format", "full_state_checkpoints")}
+    seen = []
+
+    def fail(*_: object) -> None:
+        seen.append(names(folder / "full_state_checkpoints"))
+        raise TrainingError("Cannot allocate memory")
+
+    monkeypatch.setattr(local_engine, "train_locally", fail)
+    training = LocalTraining(with_osft(training_config(), ckpt_output_dir=str(folder)))
+    with pytest.raises(TrainingError):
+        training.train(mock.Mock(), folder / "training.log", lambda: make_ready(folder))
+
+    # It tried to resume, and then to start anew.
+    assert seen == [{"step_5"}, set()]
+    assert "so it starts anew. Cannot allocate memory" in capsys.readouterr().out
+    assert make_ready(folder) is True
+    # Step 5 had seen 40 samples.
+    assert {name: names(folder / name) for name in before} == before | {"hf_format": {"samples_32.0"}}
+    assert len(read_steps(folder)) == 8
+
+    start_anew(folder)
+    (folder / "training_metrics_0.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+
+    assert make_ready(folder) is False
+    assert names(folder / "interrupted") == {"samples_32.0"} and not (folder / "not_resumed").exists()
 
 
 @pytest.mark.parametrize("cut", ["optimizer_rank_0.pt", "training_state.pt", "distributed/.metadata"])

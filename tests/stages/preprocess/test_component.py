@@ -42,7 +42,7 @@ def test_bad_parameters_are_reported_all_at_once_without_a_traceback(errors_of, 
     assert errors == [
         "training_envs: an item has no '=' (the first one); expected KEY=VAL,KEY=VAL",
         "training_unfreeze_rank_ratio=1.5 is not allowed; allowed: a number from 0 (one direction of each matrix) to 1 "
-        "(all: plain fine-tuning)",
+        "(all: nothing is protected)",
     ]
     assert not list(tmp_path.rglob("data.jsonl"))
 

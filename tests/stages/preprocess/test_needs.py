@@ -52,8 +52,7 @@ def local(monkeypatch):
 
 def test_on_a_cluster_it_says_what_a_gpu_needs(found):
     memory, disk = found().lines
-    assert memory.startswith("Memory: about 976.4 MiB") and "of each GPU" in memory
-    assert "for the 800 tokens taken at a time" in memory
+    assert memory == "Memory: about 976.4 MiB of each GPU (3.9 MiB of it for the 800 tokens taken at a time)"
     assert disk.startswith("Disk: about 4.2 MiB for 1 checkpoint, and ")
 
 
@@ -83,7 +82,7 @@ def test_what_no_gpu_can_hold_is_refused_and_more_gpus_are_the_remedy(found):
 
 def test_on_this_computer_it_is_compared_with_what_is_available(found, local):
     local(memory=3 << 30, gpus=[])
-    assert "and 3.0 GiB are available" in found().lines[0]
+    assert found().lines[0].endswith(" tokens taken at a time); 3.0 GiB are available")
     assert found().warnings == []
 
     local(memory=1 << 30, gpus=[])
@@ -96,7 +95,7 @@ def test_on_this_computer_it_is_compared_with_what_is_available(found, local):
 
 def test_a_gpu_of_this_computer_is_compared_too(found, local):
     local(memory=3 << 30, gpus=[8 << 30, 4 << 30])
-    assert "of each of 2 GPUs" in found().lines[0] and "this one has 4.0 GiB" in found().lines[0]
+    assert " of each of 2 GPUs (" in found().lines[0] and found().lines[0].endswith("); this one has 4.0 GiB")
 
     local(memory=3 << 30, gpus=[100 << 20])
     assert found().warnings == ["the training may run out of GPU memory; lower training_max_tokens_per_gpu"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TINY_TRAINING
+from fakes.http import File, HttpFileServer
 from fakes.s3 import S3Server
 from helpers.oci_models import contents, error_of
 from kfp_osft.shared.s3 import fetching
@@ -98,6 +99,16 @@ def test_what_is_not_a_model_is_refused(store: S3Server, tmp_path: Path, uri: st
     message = error_of(fetch_s3_model, uri, tmp_path, False)
 
     assert message.startswith(f"training_base_model={uri}") and problem in message
+
+
+def test_a_server_that_answers_as_no_store_does_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    listing = b"<ListBucketResult><Contents><Key>m/config.json</Key><Size>x</Size></Contents></ListBucketResult>"
+    with HttpFileServer(files={"/models": File(listing)}) as site:
+        monkeypatch.setenv("AWS_S3_ENDPOINT", site.url)
+        message = error_of(fetch_s3_model, "s3://models/m", tmp_path, False)
+
+    assert message.startswith(f"training_base_model=s3://models/m: the S3 store {site.url} answers as no S3 store does")
+    assert "\n" not in message
 
 
 @pytest.mark.slow

@@ -15,14 +15,14 @@ import pytest
 from helpers.browser import find_chromium, look
 from helpers.places import TESTS
 from helpers.synthetic_training import training
-from kfp_osft.stages.render_loss_chart.chart import write_chart_page, write_chart_png
+from kfp_osft.stages.render_loss_chart.chart import RunFacts, write_chart_page, write_chart_png
 
 MEGABYTE = 1_000_000
 
 
 def rendered(tmp_path: Path, steps: list[dict], title: str = "A model", subtitle: str = "") -> str:
     path = tmp_path / "chart.html"
-    write_chart_page(steps, path, title=title, subtitle=subtitle)
+    write_chart_page(steps, path, RunFacts(title=title, subtitle=subtitle))
     return path.read_text()
 
 
@@ -82,8 +82,8 @@ def test_a_hundred_thousand_steps_are_under_two_megabytes_and_the_same_bytes_in_
         "import sys; from pathlib import Path\n"
         f"sys.path.insert(0, {str(TESTS)!r})\n"
         "from helpers.synthetic_training import training\n"
-        "from kfp_osft.stages.render_loss_chart.chart import write_chart_page\n"
-        "write_chart_page(training(100_000, 20), Path(sys.argv[1]), title='A model', subtitle='')\n"
+        "from kfp_osft.stages.render_loss_chart.chart import RunFacts, write_chart_page\n"
+        "write_chart_page(training(100_000, 20), Path(sys.argv[1]), RunFacts(title='A model', subtitle=''))\n"
     )
     there = tmp_path / "there.html"
     subprocess.run([sys.executable, "-c", script, str(there)], env={**os.environ, "PYTHONHASHSEED": "1"}, check=True)
@@ -104,7 +104,7 @@ def test_the_drawn_values_are_those_of_the_training(tmp_path):
 
 def test_one_duration_is_shown_the_whole_training_where_that_is_known(tmp_path):
     path = tmp_path / "chart.html"
-    write_chart_page(training(24), path, title="A model", subtitle="Ratio 0.25", seconds=278.0)
+    write_chart_page(training(24), path, RunFacts(title="A model", subtitle="Ratio 0.25", seconds=278.0))
     assert "4 min 38 s<small>whole training" in path.read_text() and "26 s" not in path.read_text()
     assert "26 s<small>steps alone" in rendered(tmp_path, training(24))
 
@@ -157,11 +157,17 @@ def test_markup_in_names_is_shown_as_text(tmp_path, count):
 def test_a_name_that_no_svg_can_hold_does_not_end_the_drawing(tmp_path, name):
     # vl-convert would end the process.
     steps = training(8)
-    write_chart_page(steps, tmp_path / "chart.html", title=name, subtitle=name)
-    write_chart_png(steps, tmp_path / "chart.png", title=name, subtitle=name)
+    write_chart_page(steps, tmp_path / "chart.html", RunFacts(title=name, subtitle=name))
+    write_chart_png(steps, tmp_path / "chart.png", RunFacts(title=name, subtitle=name))
     page = (tmp_path / "chart.html").read_text(encoding="utf-8")
     assert name not in page and len(page) < 2_000_000
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loss_with_more_than_the_cross_entropy_has_no_perplexity(tmp_path):
+    path = tmp_path / "chart.html"
+    write_chart_page(training(24), path, RunFacts("A mixture of experts", loss_is_cross_entropy=False))
+    assert "perplexity" not in path.read_text() and "perplexity" in rendered(tmp_path, training(24))
 
 
 def test_the_chart_appears_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -179,7 +185,7 @@ def test_the_chart_appears_whole_or_not_at_all(tmp_path, monkeypatch):
 @pytest.mark.parametrize("count", [0, 1, 2, 24, 7_000])
 def test_the_png_has_a_readable_width_and_a_sane_size(tmp_path, count):
     path = tmp_path / "chart.png"
-    write_chart_png(training(count), path, title=HOSTILE, subtitle="Ratio 0.25")
+    write_chart_png(training(count), path, RunFacts(title=HOSTILE, subtitle="Ratio 0.25"))
     content = path.read_bytes()
     width, height = struct.unpack(">II", content[16:24])
     assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) < 0.6 * MEGABYTE
@@ -209,8 +215,8 @@ def test_the_chart_is_drawn_offline_at_the_available_width_and_nothing_is_cut_or
     chromium, tmp_path, width, plot, sandboxed
 ):
     path = tmp_path / "chart.html"
-    facts = {"title": "OSFT of Qwen2.5-1.5B-Instruct", "subtitle": "rows.jsonl, 20,000 samples"}
-    write_chart_page(long_training(), path, **facts, seconds=124_320, best_step=6_000)
+    facts = RunFacts("OSFT of Qwen2.5-1.5B-Instruct", "rows.jsonl, 20,000 samples", seconds=124_320, best_step=6_000)
+    write_chart_page(long_training(), path, facts)
     found = look(chromium, path.read_text(), tmp_path, width, sandboxed)
     assert (found["chart"], found["errors"], found["loaded"]) == ("drawn", [], [])
     assert found["wide"] and plot[0] < int(found["plot"].split("x")[0]) < plot[1]

@@ -124,12 +124,9 @@ def test_the_lowest_and_the_final_loss_are_labelled(losses, labels):
     assert {each["step"]: each["label"] for each in marked} == labels
 
 
-def test_a_validation_is_at_the_step_after_which_it_ran():
-    # At step 4 by the step's own trigger; after step 8, the end of an epoch, and first on the line of step 9.
-    shown = dict.fromkeys(range(4, 9), 3.0) | dict.fromkeys(range(9, 25), 2.5)
-    steps = training(24, val_loss=shown, val_num_samples={4: 10.0})
-    validations = drawn_datasets(steps)["validations"]
-    assert validations == [{"step": 4, "loss": 3.0}, {"step": 8, "loss": 2.5}]
+def test_each_validation_of_the_table_is_drawn_at_its_step():
+    validations = drawn_datasets(training(24, val_loss={4: 3.0, 8: 3.0, 24: math.nan}))["validations"]
+    assert validations == [{"step": 4, "loss": 3.0}, {"step": 8, "loss": 3.0}]
 
 
 def test_the_step_of_a_validation_is_drawn_with_its_loss_however_long_the_training():

@@ -1,11 +1,13 @@
 """What happens to a TrainJob when its launcher ends, and to one that an earlier launcher left."""
 
+import json
 import os
 import signal
 import sys
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from kubernetes.client import CustomObjectsApi
@@ -20,6 +22,10 @@ from kfp_osft.shared.reporting.errors import InputError, TrainingError
 from kfp_osft.stages.launch_trainjob.kubernetes.connection import connect
 
 
+def owner_record(workspace: Path) -> Path:
+    return workspace / "checkpoints" / "0123456789ab" / OWNER_FILE
+
+
 def runs_on(job: Job) -> None:
     job.start()
     job.wait_for_deletion()
@@ -32,7 +38,7 @@ def terminated_while_it_runs(job: Job) -> None:
     job.wait_for_deletion()
 
 
-def test_a_job_that_is_deleted_is_not_made_anew_and_its_pods_are_waited_for(launch, capsys):
+def test_a_job_that_is_deleted_is_not_made_anew_and_its_pods_are_waited_for(launch, tmp_path, capsys):
     with Cluster(life=runs_on, termination_seconds=0.3) as cluster:
         with pytest.raises(TrainingError, match="has trained longer"):
             launch(cluster, hurried(time_limit_minutes=MOMENT))
@@ -43,6 +49,7 @@ def test_a_job_that_is_deleted_is_not_made_anew_and_its_pods_are_waited_for(laun
     lines = told(capsys)
     assert any("is deleted; its pods are terminating: " in line for line in lines)
     assert lines[-1].endswith("is deleted, its pods are gone")
+    assert not owner_record(tmp_path).exists()
 
 
 def test_the_test_clusters_trainer_makes_pods_anew_as_the_real_one_does():
@@ -97,6 +104,23 @@ def test_pods_that_never_end_are_an_error_and_nothing_is_created_beside_them(lau
         assert len(cluster.jobs) == 1
 
 
+def test_another_run_waits_until_no_pod_of_a_training_that_ended_is_left(launch, tmp_path, capsys):
+    def second(job: Job) -> None:
+        assert [pod for pod in job.cluster.pods if pod["metadata"]["labels"]] == []
+        job.start()
+        job.complete()
+
+    with Cluster(life=[runs_on, second], termination_seconds=1.5) as cluster:
+        config = training_config(tmp_path)
+        with pytest.raises(TrainingError):
+            launch(cluster, hurried(config, time_limit_minutes=MOMENT), deletion=0.1, run_name="one")
+        assert cluster.pods and not cluster.trainjobs
+        launch(cluster, config, run_name="two")
+        assert [job.name[:4] for job in cluster.jobs] == ["one-", "two-"]
+    assert any("belongs to TrainJob one-" in line and line.endswith("waiting for it") for line in told(capsys))
+    assert not owner_record(tmp_path).exists()
+
+
 def test_a_job_that_is_being_deleted_is_not_taken_up(launch):
     def second(job: Job) -> None:
         job.start()
@@ -135,11 +159,13 @@ def test_a_deletion_goes_on_through_an_outage_and_through_403(launch, capsys):
     assert sum("is to be deleted: retrying" in line for line in told(capsys)) == 1
 
 
-def test_without_the_right_to_delete_the_command_for_it_is_logged(launch, capsys):
+def test_without_the_right_to_delete_the_command_for_it_is_logged(launch, tmp_path, capsys):
     with Cluster(life=runs_on, rules=without(ROLE, "trainjobs", "delete")) as cluster:
         with pytest.raises(TrainingError):
             launch(cluster, hurried(time_limit_minutes=MOMENT), deletion=0.5)
         (job,) = cluster.trainjobs
+    # Another run of this training sees by it whose checkpoints they are.
+    assert json.loads(owner_record(tmp_path).read_text())["key"] == f"ns/{job['metadata']['name']}"
     assert told(capsys)[-1].endswith(f"Delete it with: kubectl delete trainjob {job['metadata']['name']} -n ns")
 
 
@@ -257,9 +283,8 @@ def test_a_launcher_that_is_stopped_leaves_the_job_to_another_one_that_follows_i
         def life(job: Job) -> None:
             job.start()
             job.launcher_saw("pods")
-            record = tmp_path / "checkpoints" / "0123456789ab" / OWNER_FILE
             key = f"{cluster.namespace}/{cluster.trainjobs[0]['metadata']['name']}"
-            another.enter_context(owned(record, "the same TrainJob", key=key, pace=Pace(0.05, 1)))
+            another.enter_context(owned(owner_record(tmp_path), "the same TrainJob", key=key, pace=Pace(0.05, 1)))
             job.launcher_saw("pods", times=10)
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -10,11 +10,11 @@ import pytest
 
 from fakes.registry import PASSWORD, Layout, Registry, docker_config, link
 from helpers.oci_models import contents, error_of, needs_registry
-from kfp_osft.shared.model.destination import check_destination
 from kfp_osft.shared.oci import registry as oci_registry
 from kfp_osft.shared.oci.base_image import BASE_VARIABLE
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
-from kfp_osft.stages.export_model.push.push import push_model
+from kfp_osft.shared.push.destination import check_destination
+from kfp_osft.shared.push.push import push_model
 from kfp_osft.stages.preprocess.oci.model import pull_model
 
 pytestmark = needs_registry
@@ -81,25 +81,36 @@ def test_the_same_model_makes_the_same_image_and_weights_that_are_there_are_not_
     assert inspected(second, "--raw")["layers"][2] == inspected(first, "--raw")["layers"][2]
 
 
-def test_a_registry_with_a_password_takes_the_pull_secret(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_registry_with_a_password_takes_the_pull_secret_and_nobody_sees_a_password(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+):
     with Registry(tmp_path / "locked", auth=True) as locked:
         layout = Layout(tmp_path / "layout")
         base = locked.push(layout, layout.image([layout.tar({"bin": link("bin", "usr/bin")})]), "base")
         monkeypatch.setenv(BASE_VARIABLE, base.removeprefix("oci://"))
         uri = f"oci://{locked.host}/models/tiny:1"
-        for config, state in {None: "it is not set", docker_config(locked.host, "wrong"): "was not accepted"}.items():
+        said = []
+        for config, state in {
+            None: "it is not set",
+            docker_config(locked.host, "hunter22"): "was not accepted",
+        }.items():
             if config:
                 monkeypatch.setenv(SECRET_VARIABLE, config)
             message = error_of(push_model, model, uri, "URI")
             assert message.startswith(f"{BASE_VARIABLE}={base}: the registry {locked.host} denied access")
             assert state in message
+            said.append(message)
         monkeypatch.setenv(SECRET_VARIABLE, docker_config(locked.host))
 
         place = push_model(model, uri, "URI")
 
         (tmp_path / "pvc").mkdir()
         assert "model.safetensors" in contents(pull_model(place, tmp_path / "pvc"))
-        assert PASSWORD not in message
+        captured = capfd.readouterr()
+        said += [place, captured.out, captured.err]
+        for password in (PASSWORD, "hunter22"):
+            encoded = json.loads(docker_config(locked.host, password))["auths"][locked.host]["auth"]
+            assert not [text for text in said if password in text or encoded in text]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from fakes.hub import HubServer
 from helpers.oci_models import contents, error_of
-from kfp_osft.shared.model.destination import check_destination
-from kfp_osft.stages.export_model.push.push import push_model
+from kfp_osft.shared.push.destination import check_destination
+from kfp_osft.shared.push.push import push_model
 
 URI = "hf://team/tiny"
 

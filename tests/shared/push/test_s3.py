@@ -13,9 +13,9 @@ import pytest
 from fakes.s3 import S3Server
 from helpers.oci_models import contents, error_of, weights
 from kfp_osft.pipelines.cli import main
-from kfp_osft.shared.model.destination import check_destination
-from kfp_osft.stages.export_model.push import s3
-from kfp_osft.stages.export_model.push.push import push_model
+from kfp_osft.shared.push import s3
+from kfp_osft.shared.push.destination import check_destination
+from kfp_osft.shared.push.push import push_model
 from kfp_osft.stages.preprocess.s3_model import fetch_s3_model
 
 _NUMBERS = itertools.count()
@@ -110,7 +110,7 @@ def test_a_push_that_was_killed_is_no_model_and_goes_on_with_the_missing_parts(
 ):
     program = f"""
 import os, pathlib, signal, sys
-from kfp_osft.stages.export_model.push import push, s3
+from kfp_osft.shared.push import push, s3
 s3._PART_SIZE, s3.PARTS_AT_ONCE = {PART}, 1
 class Progress(s3.Progress):
     def add(self, size):

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kfp_osft.shared.push.destination import WEIGHTS
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.listing import listed
 from kfp_osft.shared.reporting.log import log
@@ -16,7 +17,6 @@ from kfp_osft.shared.s3.store import PARTS_AT_ONCE, SCHEME, WRITING, Place, expl
 from kfp_osft.shared.training.run_file import RUN_FILE
 
 _CONFIG = "config.json"
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
 # At most 10,000 parts: files of up to 320 GB.
 _PART_SIZE = 32 << 20
 _MOST_NAMES_SHOWN = 3
@@ -74,7 +74,7 @@ def push_to_s3(model: Path, files: dict[str, Path], uri: str, parameter: str) ->
 
 def _is_weights(name: str) -> bool:
     # Not those of another model further down.
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in _WEIGHTS)
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in WEIGHTS)
 
 
 def _uri(place: Place) -> str:

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-from kfp_osft.shared.model.destination import HUB_SCHEME
 from kfp_osft.shared.network.errors import network_cause
+from kfp_osft.shared.push.destination import HUB_SCHEME, WEIGHTS
 from kfp_osft.shared.reporting.errors import InputError
-
-# Of an earlier model with other shards: loaders would take them too.
-_WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*"]
 
 
 def push_to_hub(model: Path, files: dict[str, Path], uri: str, parameter: str) -> str:
@@ -25,7 +22,8 @@ def push_to_hub(model: Path, files: dict[str, Path], uri: str, parameter: str) -
             folder_path=model,
             commit_message="Model trained with kfp-osft",
             allow_patterns=list(files),
-            delete_patterns=_WEIGHTS,
+            # Of an earlier model with other shards: loaders would take them too.
+            delete_patterns=list(WEIGHTS),
         )
     except (HfHubHTTPError, HFValidationError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""A tiny model to push, and an S3 store and a registry to push it to."""
+"""A tiny model to push, and a registry to push it to."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from fakes.registry import Layout, Registry, link
-from fakes.s3 import S3Server
 from kfp_osft.shared.oci import registry as oci_registry
 from kfp_osft.shared.oci.base_image import BASE_VARIABLE
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
@@ -24,19 +23,6 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
     (folder / ".cache").mkdir()
     (folder / ".cache" / "secret").write_text("not the model's")
     return folder
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        server.put("models", "other/file", b"x")
-        yield server
-
-
-@pytest.fixture
-def store(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    s3_server.be_known(monkeypatch)
-    return s3_server
 
 
 @pytest.fixture(scope="session")

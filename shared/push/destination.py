@@ -15,6 +15,8 @@ from kfp_osft.shared.s3 import store
 
 HUB_SCHEME = "hf://"
 ALLOWED = "s3://bucket/prefix, hf://org/name or oci://registry/repository:tag"
+#: Names of a model's weights and their indexes: of all that a loader would take for some.
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
 # Of each scheme, what the address begins with; what takes it apart says the rest.
 _ADDRESSES = {store.SCHEME: r"[^/]*/[^/]", HUB_SCHEME: r"[\w.-]+/[\w.-]+$", registry.SCHEME: r"[^/]+/[^/]"}
 

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from kfp_osft.shared.model.destination import HUB_SCHEME, check_destination, scheme_of
 from kfp_osft.shared.model.folder import safetensors_header
 from kfp_osft.shared.oci import registry
+from kfp_osft.shared.push.destination import HUB_SCHEME, check_destination, scheme_of
+from kfp_osft.shared.push.hub import push_to_hub
+from kfp_osft.shared.push.modelcar import push_modelcar
+from kfp_osft.shared.push.s3 import push_to_s3
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.sizes import size_text
 from kfp_osft.shared.s3 import store
-from kfp_osft.stages.export_model.push.hub import push_to_hub
-from kfp_osft.stages.export_model.push.modelcar import push_modelcar
-from kfp_osft.stages.export_model.push.s3 import push_to_s3
 
 _PATTERNS = ("*", "additional_chat_templates/*")
 # Each gets the folder, its files by name, the URI and how messages begin; and returns the place.

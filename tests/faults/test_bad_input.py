@@ -5,11 +5,10 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
+from helpers.artifacts import artifact
 from helpers.question_rows import jsonl
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.shared.oci import registry
@@ -24,10 +23,6 @@ from kfp_osft.stages.resolve_dataset.source import resolve
 
 QUESTION = {"role": "user", "content": "a question without an answer"}
 ANSWER = {"role": "assistant", "content": "That is why. " * 10}
-
-
-def artifact(path: Path, **metadata: object) -> Any:
-    return SimpleNamespace(path=str(path), uri=str(path), metadata=metadata, log_metric=lambda name, value: None)
 
 
 # Each input beside words that its message must have.

@@ -5,8 +5,6 @@ import random
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ import pytest
 from fakes.registry import (
     missing_programs,
 )
-from kfp_osft.shared.reporting.errors import InputError
 
 needs_registry = pytest.mark.skipif(
     bool(missing_programs()),
@@ -41,16 +38,6 @@ def below(folder: str, files: dict[str, bytes] = MODEL) -> dict[str, bytes]:
     return {f"{folder}/{name}": content for name, content in files.items()}
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def error_of(function: Callable, *arguments: object) -> str:
-    with pytest.raises(InputError) as error:
-        function(*arguments)
-    return str(error.value)
-
-
 def is_clean(workspace: Path) -> bool:
     """Nothing is left of the pull but models, their manifests and locks."""
     return not [
@@ -67,10 +54,3 @@ def start_pull(reference: str, workspace: Path, before: str = "") -> subprocess.
         "model.pull_model(sys.argv[1], pathlib.Path(sys.argv[2]))"
     )
     return subprocess.Popen([sys.executable, "-c", program, reference, str(workspace)], start_new_session=True)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)

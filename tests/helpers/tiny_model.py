@@ -92,6 +92,19 @@ def write_chat_rows(path: Path, rows: int = 32, seed: int = 0) -> Path:
     return path
 
 
+def change_weights(folder: Path) -> None:
+    """Changes all weights of a model a little, in all directions, as plain fine-tuning does."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    changed = {
+        name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in load_file(file).items()
+    }
+    save_file(changed, file, metadata={"format": "pt"})
+
+
 def _train_tokenizer():
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ from kfp_osft import stages
 pytestmark = needs_cases
 
 RUN = "6715d275b969"
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture
@@ -58,10 +51,10 @@ def flat(metadata: dict[str, Any]) -> bool:
 # resolve_dataset
 
 
-def test_rows_come_by_uri_from_s3(pod: BackendPod, chat_rows: Path, s3: S3Server):
-    s3.put("mydata", "rows.jsonl", chat_rows.read_bytes())
+def test_rows_come_by_uri_from_s3(pod: BackendPod, chat_rows: Path, s3_server: S3Server):
+    s3_server.put("mydata", "rows.jsonl", chat_rows.read_bytes())
 
-    ran = complete(pod.run(stages.resolve_dataset, pod.case("resolve_dataset"), **s3.environment))
+    ran = complete(pod.run(stages.resolve_dataset, pod.case("resolve_dataset"), **s3_server.environment))
 
     assert ran.parameters["num_rows"] == 32
     copy = Path(ran.parameters["dataset_path"])
@@ -98,16 +91,16 @@ def test_an_upstream_dataset_that_names_a_place_in_its_metadata_is_found(pod: Ba
 
 
 def test_an_imported_dataset_is_fetched_with_the_tasks_own_variables(
-    pod: BackendPod, chat_rows: Path, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+    pod: BackendPod, chat_rows: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ):
     """The launcher asks the AWS SDK, which reads these alone (`fromEnv` in the artifact's session)."""
-    s3.put("mydata", "rows.jsonl", chat_rows.read_bytes())
-    for name in s3.environment:
+    s3_server.put("mydata", "rows.jsonl", chat_rows.read_bytes())
+    for name in s3_server.environment:
         monkeypatch.delenv(name, raising=False)
     variables = {
-        "AWS_ACCESS_KEY_ID": s3.environment["AWS_ACCESS_KEY_ID"],
-        "AWS_SECRET_ACCESS_KEY": s3.environment["AWS_SECRET_ACCESS_KEY"],
-        "AWS_ENDPOINT_URL": s3.endpoint,
+        "AWS_ACCESS_KEY_ID": s3_server.environment["AWS_ACCESS_KEY_ID"],
+        "AWS_SECRET_ACCESS_KEY": s3_server.environment["AWS_SECRET_ACCESS_KEY"],
+        "AWS_ENDPOINT_URL": s3_server.endpoint,
         "AWS_REGION": "us-east-1",
     }
     for name, value in variables.items():

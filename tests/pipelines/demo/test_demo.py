@@ -74,7 +74,10 @@ def test_the_demo_learns_keeps_what_it_knew_and_a_second_run_uses_it_again(tmp_p
     again = _demo(tmp_path / "demo")
 
     assert "step 1/" not in again
-    assert again.count("used again") >= 2
+    stages = dict(re.findall(r"^\[\d/6\] (.*)\n((?:      .*\n)*)", again, re.MULTILINE))
+    assert len(stages) == 6
+    for stage in ("Preprocess", "Train with OSFT"):
+        assert stages[stage].endswith("      used again\n")
 
 
 def test_the_examples_training_parameters_are_allowed():

@@ -7,10 +7,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from fakes.hub import HubServer
+from helpers.tiny_model import change_weights
 from kfp_osft.pipelines import cli
 
 
@@ -19,10 +18,7 @@ def tuned(tiny_model, tmp_path):
     """A model of which all weights changed, without limits."""
     folder = tmp_path / "tuned"
     shutil.copytree(tiny_model, folder)
-    weights = load_file(folder / "model.safetensors")
-    generator = torch.Generator().manual_seed(0)
-    changed = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in weights.items()}
-    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    change_weights(folder)
     return folder
 
 

@@ -1,6 +1,7 @@
-"""A real training on a terminal, saved in bfloat16, and what kfp-osft check says of it."""
+"""A real training on a terminal, saved in bfloat16, and what kfp-osft evaluate says of it."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def base(tiny_model, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_is_followed_live_summed_up_and_known_to_have_kept_although_it_is_saved_in_bfloat16(
-    base, chat_rows, tmp_path, capsys
+    base, chat_rows, tmp_path, capsys, monkeypatch
 ):
     output = tmp_path / "output"
     terminal = Terminal(
@@ -81,6 +82,8 @@ def test_a_training_is_followed_live_summed_up_and_known_to_have_kept_although_i
     (figures,) = output.glob("checkpoints/*/kept_knowledge.json")
     assert json.loads(figures.read_text())["kept_subspace_leak_max"] < 0.05
 
-    command = summary["Evaluate"].split()[1:]
-    assert command[0] == "kfp-osft" and cli.main(["check", *command[2:]]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("Kept: ")
+    # The line to copy.
+    program, *arguments = shlex.split(summary["Evaluate"])[1:]
+    monkeypatch.chdir(tmp_path)
+    assert program == "kfp-osft" and arguments[0] == "evaluate" and cli.main(arguments) == 0
+    assert "Kept: " in capsys.readouterr().out

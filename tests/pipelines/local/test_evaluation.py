@@ -4,10 +4,9 @@ import json
 import shutil
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from conftest import TINY_TRAINING
+from helpers.tiny_model import change_weights
 from kfp_osft.pipelines import cli
 from kfp_osft.pipelines.local.run import run_locally
 from kfp_osft.shared.reporting.errors import TrainingError
@@ -17,9 +16,7 @@ from kfp_osft.shared.reporting.errors import TrainingError
 def tuned(tiny_model, tmp_path):
     """A model of which all weights changed a little."""
     folder = shutil.copytree(tiny_model, tmp_path / "tuned")
-    weights = load_file(folder / "model.safetensors")
-    changed = {name: weight + 0.01 * torch.ones_like(weight) for name, weight in weights.items()}
-    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    change_weights(folder)
     return folder
 
 

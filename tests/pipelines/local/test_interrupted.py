@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from helpers.waiting import wait_until
 from kfp_osft.shared.files.leftovers import mark_of_this_process
 
-# A pipeline whose stage needs a second after Ctrl-C, as kfp.local starts one.
+# A pipeline as kfp.local runs it, whose stage saves something after Ctrl-C, for as long as the test wants.
 RUN = """
 import subprocess, sys
 from pathlib import Path
@@ -20,12 +20,16 @@ from kfp_osft.pipelines.local import run as module
 STAGE = '''
 import sys, time
 from pathlib import Path
-Path(sys.argv[1], "started").touch()
+folder = Path(sys.argv[1])
 try:
-    time.sleep(60)
+    (folder / "started").touch()
+    while True:
+        time.sleep(1)
 except KeyboardInterrupt:
-    time.sleep(1)
-    Path(sys.argv[1], "saved").touch()
+    (folder / "saving").touch()
+    while not (folder / "go").exists():
+        time.sleep(0.02)
+    (folder / "saved").touch()
 '''
 
 def osft_pipeline(**arguments):
@@ -41,18 +45,22 @@ def test_the_run_ends_when_its_stage_has_ended_or_at_a_second_interrupt(tmp_path
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(tmp_path)], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not (tmp_path / "started").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_until((tmp_path / "started").exists)
 
-    for _ in range(interrupts):
-        # As a terminal does: to all processes of the group.
+    # As a terminal does: to all processes of the group.
+    os.killpg(process.pid, signal.SIGINT)
+    wait_until((tmp_path / "saving").exists)
+    assert process.stderr
+    while "Interrupted: a training that is under way saves its state now" not in process.stderr.readline():
+        assert process.poll() is None
+    if interrupts == 2:
         os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.6)
-    _, told = process.communicate(timeout=60)
+    else:
+        assert process.poll() is None
+        (tmp_path / "go").touch()
+    process.communicate(timeout=60)
 
     assert process.returncode != 0
-    assert "Interrupted: a training that is under way saves its state now" in told
     assert (tmp_path / "saved").exists() is (interrupts == 1)
 
 

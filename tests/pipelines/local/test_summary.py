@@ -5,9 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
+from helpers.tiny_model import change_weights
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.pipelines.local.run import LocalRun
 from kfp_osft.pipelines.local.summary import QuickCheck, check_local_run, show_run, summary_lines
@@ -21,10 +20,7 @@ def run(tiny_model, tmp_path):
     checkpoint_dir = make_trained_folder(tmp_path / "checkpoints", tiny_model)
     model = tmp_path / "final model"
     shutil.copytree(tiny_model, model)
-    weights = load_file(model / "model.safetensors")
-    generator = torch.Generator().manual_seed(0)
-    changed = {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in weights.items()}
-    save_file(changed, model / "model.safetensors", metadata={"format": "pt"})
+    change_weights(model)
     published = {
         "model_name": "final",
         "base_model": {"name": "tiny"},

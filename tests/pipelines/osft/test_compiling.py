@@ -11,6 +11,7 @@ from kfp import components
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 # Other tests may put another folder in the place of kfp_osft.shared; this one is the repository's.
+from helpers.files import contents
 from helpers.places import COMPILED
 from kfp_osft import stages
 from kfp_osft.pipelines.osft.compiling import MANIFESTS, compile_all
@@ -22,10 +23,6 @@ from kfp_osft.stages.component import StageSettings
 KFP_VERSION = "2.17.0"
 PIPELINES = ["osft_pipeline.yaml", *(f"{name}.yaml" for name in stages.__all__)]
 NAMES = [*PIPELINES, "kfp-osft.yaml", "kfp-osft-evaluate.yaml"]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.glob("*.yaml")}
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,13 @@ from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConf
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec, PlatformSpec
 
 import kfp_osft
-from helpers.compiled_pipeline import Compiled
+from helpers.compiled_pipeline import STAGES, Compiled
 from kfp_osft.pipelines import osft_pipeline
 from kfp_osft.pipelines.parameter_groups import group_of
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.stages.package import CORE
 
-STAGES = ["resolve-dataset", "preprocess", "launch-trainjob", "collect-metrics", "render-loss-chart", "export-model"]
 PARAMETER_TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
 # An Argo workflow that holds the specification has to stay below etcd's limit.
 PIPELINE_LIMIT = 600_000

@@ -6,23 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_model import make_tiny_model
 from kfp_osft.pipelines.demo.demo import BASE_ABILITY_PROMPT, EXAMPLE_QUESTIONS
 from kfp_osft.pipelines.demo.example_model import example_model
 from kfp_osft.pipelines.demo.wheels import cache_dir
 from kfp_osft.pipelines.use.answers import answers
 from kfp_osft.shared.model.loss import loaded_model, mean, sample_losses, text_sample
-from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.stages.evaluate_model.general_texts import GENERAL_TEXT
 
 QUESTIONS = ["What is the capital of Peru?", "Is Oslo the capital of Norway?"]
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory) -> Path:
-    hide_broken_torchvision()
-    # Untied: with tied embeddings an untrained model repeats the token it was given, a special one.
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"), tied=False)
 
 
 @pytest.fixture(scope="module")

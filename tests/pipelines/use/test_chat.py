@@ -8,20 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tiny_model import make_tiny_model
 from kfp_osft.pipelines.cli import main
 from kfp_osft.pipelines.use import chat
 from kfp_osft.pipelines.use.answers import answers
-from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 
 QUESTION = "What is the capital of Peru?"
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    hide_broken_torchvision()
-    # Untied: with tied embeddings an untrained model repeats the token it was given, a special one.
-    return make_tiny_model(tmp_path_factory.mktemp("tiny"), tied=False)
 
 
 def asked(capsys: pytest.CaptureFixture, *arguments: str | Path) -> str:

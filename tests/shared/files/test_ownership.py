@@ -6,16 +6,41 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from helpers.waiting import wait_until
+from kfp_osft.shared.files import ownership
 from kfp_osft.shared.files.leftovers import machine
-from kfp_osft.shared.files.ownership import OWNER_FILE, Owned, Pace, owned
+from kfp_osft.shared.files.ownership import OWNER_FILE, PACE, Owned, Pace, owned
 from kfp_osft.shared.reporting.errors import InputError
 
 QUICK = Pace(beat=0.05, silence=0.5)
+
+
+class Clock:
+    """In the place of the module time: sleeping takes no time, and at some moments things happen."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._events: list[tuple[float, Callable[[], object]]] = []
+
+    def at(self, moment: float, happen: Callable[[], object]) -> None:
+        self._events.append((moment, happen))
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        due = [event for event in self._events if event[0] <= self.now]
+        self._events = [event for event in self._events if event not in due]
+        for _, happen in due:
+            happen()
+
+
 OWNER = """
 import sys, time
 from pathlib import Path
@@ -27,6 +52,13 @@ with owned(Path(sys.argv[1]), "a test", pace=Pace(0.05, 0.5)) as ownership:
     print("owned", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(ownership, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -95,18 +127,21 @@ def test_another_process_is_refused_while_its_owner_lives_and_may_wait_for_it(re
     assert told[0].endswith(": waiting for it") and told[1:] == [f"{record.parent} is free now"]
 
 
-def test_a_killed_owner_of_this_machine_is_none_at_once_and_a_stopped_one_is(record: Path, start):
+def test_a_killed_owner_of_this_machine_is_none_at_once_and_a_stopped_one_is(record: Path, start, clock: Clock):
     process = start()
     process.send_signal(signal.SIGSTOP)
     # Longer than an owner of another machine may be silent.
-    time.sleep(0.8)
-    with pytest.raises(Owned), owned(record, "x", wait=False, pace=QUICK):
-        pass
-    process.kill()
-    process.wait()
-    began = time.monotonic()
+    clock.at(600, process.kill)
+    with owned(record, "x"):
+        assert process.wait() == -signal.SIGKILL
+        assert clock.now >= 600
+        looked = clock.now
+    # One that is killed already is not waited for.
+    killed = start()
+    killed.kill()
+    killed.wait()
     with owned(record, "x", wait=False):
-        assert time.monotonic() - began < 1
+        assert clock.now == looked
 
 
 def test_a_zombie_owns_nothing(record: Path, start):
@@ -135,28 +170,16 @@ def test_another_process_of_the_same_id_is_not_the_owner(record: Path):
         assert json.loads(record.read_text())["who"] == "x"
 
 
-def test_an_owner_elsewhere_lives_while_it_counts_and_is_gone_when_it_is_silent(record: Path):
+def test_an_owner_elsewhere_lives_while_it_counts_and_is_gone_when_it_is_silent(record: Path, clock: Clock):
     elsewhere(record)
-    counts = threading.Event()
+    clock.at(30, lambda: elsewhere(record, count=2))
+    with pytest.raises(Owned, match="^preprocess, process 1 on node-7 since 2026"), owned(record, "x", wait=False):
+        pass
+    assert 30 <= clock.now < 60
 
-    def count() -> None:
-        number = 1
-        while not counts.wait(0.1):
-            number += 1
-            elsewhere(record, count=number)
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    try:
-        told = pytest.raises(Owned, match="^preprocess, process 1 on node-7 since 2026")
-        with told, owned(record, "x", wait=False, pace=QUICK):
-            pass
-    finally:
-        counts.set()
-        thread.join()
-    began = time.monotonic()
-    with owned(record, "x", wait=False, pace=QUICK):
-        assert time.monotonic() - began >= QUICK.silence
+    began = clock.now
+    with owned(record, "x", wait=False):
+        assert clock.now - began > PACE.silence
 
 
 @pytest.mark.parametrize("content", ["", "{", "null", '{"who": "x", "id": "y", "processes": 3}'])
@@ -208,28 +231,30 @@ def test_of_many_that_come_go_and_are_killed_never_two_have_it(record: Path):
 # TrainJobs: whoever follows one shares its ownership.
 
 
-def job(record: Path, name: str = "ns/one", **options):
-    return owned(record, f"TrainJob {name}", key=name, pace=Pace(beat=0.2, silence=1), **options)
+def job(record: Path, name: str = "ns/one", pace: Pace = Pace(beat=0.2, silence=1), **options):
+    return owned(record, f"TrainJob {name}", key=name, pace=pace, **options)
 
 
 def test_two_launchers_of_a_trainjob_know_of_each_other_and_one_alone_of_nobody(record: Path):
     with job(record) as one:
-        time.sleep(0.5)
         assert not one.other_is_alive
         with job(record) as two:
-            # At once: the other one has counted of late.
-            assert two.other_is_alive
-            time.sleep(0.5)
-            assert one.other_is_alive and two.other_is_alive
+            wait_until(lambda: one.other_is_alive and two.other_is_alive)
         assert record.exists()
-        time.sleep(1)
-        assert not one.other_is_alive
+        wait_until(lambda: not one.other_is_alive)
     assert not record.exists()
+
+
+def test_a_launcher_that_has_counted_of_late_is_known_at_once(record: Path):
+    slow = Pace(beat=3600, silence=7200)
+    with job(record, pace=slow), job(record, pace=slow) as two:
+        assert two.other_is_alive
 
 
 def test_the_next_launcher_of_a_trainjob_takes_it_up_at_once(record: Path):
     elsewhere(record, who="TrainJob one", key="ns/one")
-    time.sleep(1)
+    hour_ago = record.stat().st_mtime - 3600
+    os.utime(record, (hour_ago, hour_ago))
     with job(record) as two:
         assert not two.other_is_alive
         assert json.loads(record.read_text())["id"] == "theirs"
@@ -245,9 +270,8 @@ def test_of_a_trainjob_that_its_launcher_leaves_behind_the_cluster_is_asked_at_o
         asked.append(key)
         return False
 
-    began = time.monotonic()
     with owned(record, "TrainJob two", key="ns/two", lives=lives):
-        assert asked == ["ns/one"] and time.monotonic() - began < 30
+        assert asked == ["ns/one"]
         assert json.loads(record.read_text())["who"] == "TrainJob two"
     assert not record.exists()
 
@@ -294,6 +318,6 @@ def test_a_process_that_was_taken_for_gone_ends_when_it_comes_back(record: Path,
     # As one of another machine does after a minute.
     elsewhere(record, who="another")
     process.send_signal(signal.SIGCONT)
-    assert process.wait(10) == -signal.SIGTERM
+    assert process.wait() == -signal.SIGTERM
     assert process.stdout.read().startswith(f"Error: {record.parent} belongs to another, process 1 on node-7")
     assert json.loads(record.read_text())["who"] == "another"

@@ -8,7 +8,8 @@ import huggingface_hub
 import pytest
 
 from fakes.hub import HubServer
-from helpers.oci_models import contents, error_of
+from helpers.errors import error_of
+from helpers.files import contents
 from kfp_osft.shared.push.destination import check_destination
 from kfp_osft.shared.push.push import push_model
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from fakes.registry import PASSWORD, Layout, Registry, docker_config, link
-from helpers.oci_models import contents, error_of, needs_registry
+from helpers.errors import error_of
+from helpers.files import contents
+from helpers.oci_models import needs_registry
 from kfp_osft.shared.oci import registry as oci_registry
 from kfp_osft.shared.oci.base_image import BASE_VARIABLE
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE

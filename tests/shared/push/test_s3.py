@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from fakes.s3 import S3Server
-from helpers.oci_models import contents, error_of, weights
+from helpers.errors import error_of
+from helpers.files import contents
+from helpers.oci_models import weights
 from kfp_osft.pipelines.cli import main
 from kfp_osft.shared.push import s3
 from kfp_osft.shared.push.destination import check_destination

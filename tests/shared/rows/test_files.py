@@ -4,6 +4,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from helpers.errors import error_of
 from helpers.question_rows import jsonl, put
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.files import (
@@ -15,12 +16,6 @@ from kfp_osft.shared.rows.files import (
     saved_splits,
 )
 from kfp_osft.shared.rows.formats import ALLOWED_FILES
-
-
-def error_of(function, *arguments) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    return str(caught.value)
 
 
 def saved(path: Path, *questions: str, shards: int = 1) -> Path:

@@ -11,6 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from helpers.errors import error_of
 from helpers.question_rows import put
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows import formats
@@ -67,12 +68,6 @@ def as_csv(rows: list) -> bytes:
 
 def zstd(content: bytes) -> bytes:
     return pyarrow.compress(content, codec="zstd", asbytes=True)
-
-
-def error_of(function, *arguments) -> str:
-    with pytest.raises(InputError) as caught:
-        function(*arguments)
-    return str(caught.value)
 
 
 FILES = [

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers.tiny_model import change_weights
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.shared.knowledge.coverage import Coverage
 from kfp_osft.shared.reporting.errors import InputError, TrainingError
@@ -184,19 +185,7 @@ def test_a_training_that_was_nan_from_the_first_step_is_an_error_without_a_table
 
 
 def test_what_the_model_kept_is_measured_on_request(folder: Path, capsys):
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    weights = folder / "hf_format" / "samples_64.0" / "model.safetensors"
-    generator = torch.Generator().manual_seed(0)
-    save_file(
-        {
-            name: tensor + 0.01 * torch.randn(tensor.shape, generator=generator)
-            for name, tensor in load_file(weights).items()
-        },
-        weights,
-        metadata={"format": "pt"},
-    )
+    change_weights(folder / "hf_format" / "samples_64.0")
     metrics = _Metrics()
 
     _collect(folder, metrics, check_matrices=2)

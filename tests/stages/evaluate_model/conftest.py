@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+
+from helpers.tiny_model import change_weights
 
 
 @pytest.fixture(scope="session")
@@ -13,13 +13,7 @@ def changed(tiny_model, tmp_path_factory):
     """Folder of the tiny model with all weights changed, a card, and an osft_run.json that names the ratio."""
     folder = tmp_path_factory.mktemp("changed") / "tuned"
     shutil.copytree(tiny_model, folder)
-    weights = load_file(folder / "model.safetensors")
-    generator = torch.Generator().manual_seed(0)
-    save_file(
-        {name: weight + 0.01 * torch.randn(weight.shape, generator=generator) for name, weight in weights.items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    change_weights(folder)
     run = {"model_name": "tiny-osft", "osft": {"unfreeze_rank_ratio": 0.25}, "about": {}, "metrics": {}}
     (folder / "osft_run.json").write_text(json.dumps(run))
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# tiny-osft\n\n## Use it\n\ncode\n\n## Metrics\n\nx\n")

@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
+from helpers.artifacts import artifact
+from helpers.files import edit_json
 from helpers.places import TESTS
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.shared.files.manifests import file_digest, fingerprint
@@ -19,21 +20,11 @@ from kfp_osft.stages.export_model.export import export_model
 from kfp_osft.stages.export_model.published_run import add_check
 
 
-def _artifact(folder: Path) -> SimpleNamespace:
-    return SimpleNamespace(path=str(folder), uri=str(folder), metadata={})
-
-
 def _export(workspace: Path, checkpoint_dir: Path) -> dict:
     """Exports and returns the artifact's metadata."""
-    artifact = _artifact(workspace / "artifact")
-    assert export_model(str(checkpoint_dir), str(workspace), artifact) == "training completed"
-    return artifact.metadata
-
-
-def _edit(file: Path, change) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
+    output_model = artifact(workspace / "artifact")
+    assert export_model(str(checkpoint_dir), str(workspace), output_model) == "training completed"
+    return output_model.metadata
 
 
 def _as_transformers_4_writes_it(config: dict) -> None:
@@ -77,15 +68,15 @@ def test_tokenizer_template_generation_settings_and_licence_are_the_base_models_
     checkpoint = checkpoint_dir / "hf_format" / "samples_64.0"
     # As the Hub's are; transformers 5 writes them otherwise.
     for folder in (base_model, checkpoint):
-        _edit(folder / "tokenizer_config.json", _as_transformers_4_writes_it)
-    _edit(
+        edit_json(folder / "tokenizer_config.json", _as_transformers_4_writes_it)
+    edit_json(
         checkpoint_dir / "_internal_data_processing/manifest.json",
         lambda manifest: manifest["made_from"]["base_model"]["files"].update(
             {"tokenizer_config.json": file_digest(base_model / "tokenizer_config.json")}
         ),
     )
     # What mini-trainer's save makes of it.
-    _edit(checkpoint / "tokenizer_config.json", lambda config: config.update(is_local=True, local_files_only=False))
+    edit_json(checkpoint / "tokenizer_config.json", lambda config: config.update(is_local=True, local_files_only=False))
     (checkpoint / "chat_template.jinja").write_text("{# written anew #}")
 
     _export(tmp_path, checkpoint_dir)
@@ -157,8 +148,8 @@ def test_a_config_that_the_training_did_not_change_is_the_base_models_to_the_byt
         config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
         config["torch_dtype"] = config.pop("dtype")
 
-    _edit(base_model / "config.json", old)
-    _edit(
+    edit_json(base_model / "config.json", old)
+    edit_json(
         checkpoint_dir / "_internal_data_processing/manifest.json",
         lambda manifest: manifest["made_from"]["base_model"]["files"].pop("config.json"),
     )
@@ -267,7 +258,7 @@ def test_an_earlier_final_model_stays_when_there_is_nothing_to_export(tmp_path: 
     (tmp_path / "final_model" / "old.safetensors").touch()
 
     with pytest.raises(InputError, match="no complete checkpoint"):
-        export_model(str(checkpoint_dir), str(tmp_path), _artifact(tmp_path / "artifact"))
+        export_model(str(checkpoint_dir), str(tmp_path), artifact(tmp_path / "artifact"))
 
     assert [file.name for file in (tmp_path / "final_model").iterdir()] == ["old.safetensors"]
     assert not (tmp_path / "artifact").exists()
@@ -336,16 +327,16 @@ def test_a_file_system_without_hard_links_gets_a_copy(tmp_path: Path, checkpoint
 
 
 def test_where_kfp_uploads_the_artifact_it_links_to_the_runs_own_files(tmp_path: Path, checkpoint_dir: Path):
-    artifact = SimpleNamespace(path=str(tmp_path / "s3" / "model"), uri="s3://bucket/model", metadata={})
-    export_model(str(checkpoint_dir), str(tmp_path), artifact)
+    output_model = artifact(tmp_path / "s3" / "model", "s3://bucket/model")
+    export_model(str(checkpoint_dir), str(tmp_path), output_model)
     exported = {file.name: file.read_bytes() for file in (tmp_path / "final_model").iterdir()}
     # Another run takes final_model before the upload.
     (tmp_path / "final_model").unlink()
 
-    files = list(Path(artifact.path).iterdir())
+    files = list(Path(output_model.path).iterdir())
     assert all(file.is_symlink() for file in files)
     assert {file.name: file.read_bytes() for file in files} == exported
-    assert (artifact.uri, artifact.metadata["artifact_path"]) == ("s3://bucket/model", "s3://bucket/model")
+    assert (output_model.uri, output_model.metadata["artifact_path"]) == ("s3://bucket/model", "s3://bucket/model")
 
 
 def test_where_kfp_uploads_and_there_are_no_hard_links_it_links_to_the_published_model(
@@ -355,10 +346,10 @@ def test_where_kfp_uploads_and_there_are_no_hard_links_it_links_to_the_published
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr("os.link", refuse)
-    artifact = SimpleNamespace(path=str(tmp_path / "s3" / "model"), uri="s3://bucket/model", metadata={})
-    export_model(str(checkpoint_dir), str(tmp_path), artifact)
+    output_model = artifact(tmp_path / "s3" / "model", "s3://bucket/model")
+    export_model(str(checkpoint_dir), str(tmp_path), output_model)
 
-    weights = Path(artifact.path) / "model.safetensors"
+    weights = Path(output_model.path) / "model.safetensors"
     assert weights.is_symlink() and weights.samefile(tmp_path / "final_model" / "model.safetensors")
 
 
@@ -371,7 +362,7 @@ def test_a_full_volume_is_told_and_the_earlier_model_stays(tmp_path: Path, check
 
     monkeypatch.setattr("shutil.copyfile", full)
     with pytest.raises(InputError, match="the model does not fit there: No space left on device"):
-        export_model(str(checkpoint_dir), str(tmp_path), _artifact(tmp_path / "artifact"))
+        export_model(str(checkpoint_dir), str(tmp_path), artifact(tmp_path / "artifact"))
 
     assert sorted((file.name, file.read_bytes()) for file in (tmp_path / "final_model").iterdir()) == before
     assert not list(tmp_path.glob(".final_model*"))
@@ -432,7 +423,7 @@ def test_a_hub_dataset_is_named_by_its_id_and_commit(tmp_path: Path, checkpoint_
     rows.mkdir(parents=True)
     source = {"uri": f"hf://org/rows@{'0' * 40}", "hub": "org/rows", "commit": "0" * 40, "split": "train"}
     (rows / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": source}))
-    _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(dataset=str(rows / "data.jsonl")))
+    edit_json(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(dataset=str(rows / "data.jsonl")))
 
     _export(tmp_path, checkpoint_dir)
 
@@ -446,9 +437,9 @@ def test_the_rows_that_were_held_out_are_told_with_where_they_came_from(tmp_path
     rows.mkdir(parents=True)
     (rows / ".manifest.json").write_text(json.dumps({"made_from": {}, "source": {"uri": "s3://bucket/dev.jsonl"}}))
     file = str(rows / "dev.jsonl")
-    _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(validation_dataset=file))
+    edit_json(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(validation_dataset=file))
     manifest = checkpoint_dir / "_internal_data_processing" / "manifest.json"
-    _edit(manifest, lambda manifest: manifest["made_from"].update(held_out=["sha"]))
+    edit_json(manifest, lambda manifest: manifest["made_from"].update(held_out=["sha"]))
 
     _export(tmp_path, checkpoint_dir)
 
@@ -491,10 +482,10 @@ def test_a_model_that_its_training_broke_is_withheld_unless_it_is_asked_for(
     with pytest.raises(
         TrainingError, match="the training broke the model: no gradient .* training_learning_rate is to"
     ):
-        export_model(str(checkpoint_dir), str(tmp_path), _artifact(tmp_path / "artifact"))
+        export_model(str(checkpoint_dir), str(tmp_path), artifact(tmp_path / "artifact"))
     assert not (tmp_path / "final_model").exists()
 
-    _edit(checkpoint_dir / "osft_run.json", lambda run: run.update(data={"export_broken_model": True}))
+    edit_json(checkpoint_dir / "osft_run.json", lambda run: run.update(data={"export_broken_model": True}))
     _export(tmp_path, checkpoint_dir)
     assert "it is exported as training_export_broken_model says" in capsys.readouterr().out
     assert "Warning: The gradient was 0 in 8 of 8 steps" in (tmp_path / "final_model/README.md").read_text()
@@ -504,7 +495,7 @@ def test_the_card_says_in_words_what_was_learnt_and_limited_and_later_what_was_k
     tmp_path: Path, checkpoint_dir: Path
 ):
     coverage = Coverage(11, 100, 5, ["q_proj"], ["layers.*.q_proj.weight"], ["layers.*.experts.weight"])
-    _edit(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(osft_coverage=coverage.figures()))
+    edit_json(checkpoint_dir / "osft_run.json", lambda run: run["about"].update(osft_coverage=coverage.figures()))
     _export(tmp_path, checkpoint_dir)
 
     card = (tmp_path / "final_model/README.md").read_text()
@@ -522,7 +513,7 @@ def test_the_card_says_in_words_what_was_learnt_and_limited_and_later_what_was_k
 
 def test_a_checkpoint_dir_that_is_not_there_is_told(tmp_path: Path):
     with pytest.raises(InputError, match="no complete checkpoint in .*nowhere"):
-        export_model(str(tmp_path / "nowhere"), str(tmp_path), _artifact(tmp_path / "artifact"))
+        export_model(str(tmp_path / "nowhere"), str(tmp_path), artifact(tmp_path / "artifact"))
 
 
 def test_a_run_file_that_is_something_else_is_refused_by_name(tmp_path: Path, checkpoint_dir: Path):

@@ -1,12 +1,13 @@
 """export_model with a destination."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from fakes.s3 import S3Server
-from helpers.oci_models import contents, error_of
+from helpers.artifacts import artifact
+from helpers.errors import error_of
+from helpers.files import contents
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.stages.export_model.export import export_model
 
@@ -14,10 +15,6 @@ from kfp_osft.stages.export_model.export import export_model
 @pytest.fixture
 def checkpoint_dir(tmp_path: Path, tiny_model: Path) -> Path:
     return make_trained_folder(tmp_path / "pvc" / "checkpoints" / "x", tiny_model)
-
-
-def artifact(folder: Path) -> SimpleNamespace:
-    return SimpleNamespace(path=str(folder), uri=str(folder), metadata={})
 
 
 def test_the_exported_model_is_pushed_and_the_artifact_names_the_place(

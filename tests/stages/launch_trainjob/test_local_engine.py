@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from helpers.tiny_model import make_tiny_model, write_chat_rows
+from helpers.waiting import wait_until
 from kfp_osft.shared.knowledge.coverage import coverage_of
 from kfp_osft.shared.knowledge.kept_subspace import ModelChanges
 from kfp_osft.shared.model.torchvision import hide_broken_torchvision
@@ -120,13 +121,6 @@ def alive(pids) -> set[int]:
 
 def with_descendants(parent: subprocess.Popen) -> set[int]:
     return {parent.pid, *(process.pid for process in psutil.Process(parent.pid).children(recursive=True))}
-
-
-def wait_until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
 
 
 @pytest.fixture

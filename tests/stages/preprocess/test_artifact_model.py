@@ -2,13 +2,14 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from kfp import dsl
 
 from conftest import TINY_TRAINING
-from helpers.oci_models import contents, error_of
+from helpers.artifacts import artifact
+from helpers.errors import error_of
+from helpers.files import contents
 from kfp_osft.pipelines import train_model
 from kfp_osft.stages import preprocess
 from kfp_osft.stages.preprocess.artifact_model import base_of_artifact
@@ -20,10 +21,6 @@ def workspace(tmp_path: Path) -> Path:
     folder = tmp_path / "pvc"
     folder.mkdir()
     return folder
-
-
-def artifact(path: Path, **metadata: str) -> SimpleNamespace:
-    return SimpleNamespace(path=str(path), metadata=metadata)
 
 
 def test_it_is_copied_into_the_workspace_once(workspace: Path, tiny_model: Path, tmp_path: Path):

@@ -4,16 +4,16 @@ import re
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fakes.hub import HubServer
+from helpers.errors import error_of
 from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.model.folder import model_folder, safetensors_header
 from kfp_osft.shared.parameters.values import LR_SCHEDULERS
-from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.preprocess.base_model import (
     BaseModel,
     check_base_model,
@@ -22,12 +22,6 @@ from kfp_osft.stages.preprocess.base_model import (
     find_base_model,
     load_tokenizer,
 )
-
-
-def error_of(function: Callable, *arguments: object) -> str:
-    with pytest.raises(InputError) as error:
-        function(*arguments)
-    return str(error.value)
 
 
 def folder_model(folder: Path) -> BaseModel:

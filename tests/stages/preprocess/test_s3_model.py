@@ -1,7 +1,6 @@
 """A base model from S3."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,23 +8,15 @@ import pytest
 from conftest import TINY_TRAINING
 from fakes.http import File, HttpFileServer
 from fakes.s3 import S3Server
-from helpers.oci_models import contents, error_of
+from helpers.errors import error_of
+from helpers.files import contents
 from kfp_osft.shared.s3 import fetching
 from kfp_osft.stages import preprocess
 from kfp_osft.stages.preprocess.base_model import check_base_model, find_base_model
 from kfp_osft.stages.preprocess.s3_model import fetch_s3_model
 from pytest_kfp_local import KfpLocal
 
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def environment(store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.be_known(monkeypatch)
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def put_model(store: S3Server, model: Path, bucket: str, prefix: str) -> dict[str, bytes]:

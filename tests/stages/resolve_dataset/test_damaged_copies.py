@@ -25,11 +25,6 @@ DAMAGES = {
 }
 
 
-@pytest.fixture
-def pvc(tmp_path: Path) -> Path:
-    return tmp_path / "pvc"
-
-
 @pytest.fixture(params=["http", "artifact"])
 def bring(
     request, tmp_path: Path, pvc: Path, monkeypatch: pytest.MonkeyPatch

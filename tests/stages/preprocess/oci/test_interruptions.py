@@ -11,7 +11,10 @@ import psutil
 import pytest
 
 from fakes.registry import Gate, Layout, Registry
-from helpers.oci_models import MODEL, below, contents, error_of, is_clean, needs_registry, start_pull, wait_until
+from helpers.errors import error_of
+from helpers.files import contents
+from helpers.oci_models import MODEL, below, is_clean, needs_registry, start_pull
+from helpers.waiting import wait_until
 from kfp_osft.shared.oci import registry as oci_registry
 from kfp_osft.shared.oci.registry import parse_reference
 from kfp_osft.shared.reporting import progress

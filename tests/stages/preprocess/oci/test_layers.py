@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from fakes.registry import ARTIFACT_CONFIG, Layout, link
-from helpers.oci_models import MODEL, OTHER, below, contents, error_of, is_clean, needs_registry
+from helpers.errors import error_of
+from helpers.files import contents
+from helpers.oci_models import MODEL, OTHER, below, is_clean, needs_registry
 from kfp_osft.stages.preprocess.oci.model import pull_model
 
 

@@ -25,7 +25,9 @@ from fakes.registry import (
     docker_config,
     link,
 )
-from helpers.oci_models import MODEL, OTHER, below, contents, error_of, is_clean, needs_registry, start_pull
+from helpers.errors import error_of
+from helpers.files import contents
+from helpers.oci_models import MODEL, OTHER, below, is_clean, needs_registry, start_pull
 from kfp_osft.shared.oci.credentials import SECRET_VARIABLE
 from kfp_osft.shared.oci.registry import parse_reference
 from kfp_osft.stages import preprocess

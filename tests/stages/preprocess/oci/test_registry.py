@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from fakes.registry import INDEX, Gate, Layout, Registry
-from helpers.oci_models import MODEL, OTHER, below, contents, error_of, needs_registry, weights
+from helpers.errors import error_of
+from helpers.files import contents
+from helpers.oci_models import MODEL, OTHER, below, needs_registry, weights
 from kfp_osft.shared.oci.registry import parse_reference
 from kfp_osft.stages.preprocess.oci.model import pull_model
 

@@ -14,11 +14,6 @@ from kfp_osft.stages.preprocess.training_data import Preprocessed, preprocess_da
 
 
 @pytest.fixture
-def pvc(tmp_path: Path) -> Path:
-    return tmp_path / "pvc"
-
-
-@pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model, to be changed."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))

@@ -421,7 +421,7 @@ def test_help_of_run_shows_the_parameters_that_do_something_on_this_computer(cap
     ]
     assert "--num-epochs, --epochs N Passes over the data. Allowed: an integer of at least 1. Default: 1." in text
     # Not the contract's, but as useful here as on a cluster.
-    assert "--export-uri TEXT Where export_model pushes the model in addition." in text
+    assert "--export-uri TEXT Where the model is pushed in addition" in text
     assert "training_" not in text
     # The basic ones first, each group with its title.
     titles = ["what matters most:", "before the training:", "rows:", "training:", "what OSFT limits:", "what is saved:"]

@@ -28,6 +28,18 @@ from kfp_osft.shared.reporting.redaction import guarded_output
 _SUBCOMMANDS = (demo, run, evaluate, sequence, check, compare, ask, push, compile_, manifest, image, runtime)
 # Those that run the stages.
 _RESUMABLE = ("demo", "run", "sequence")
+_DESCRIPTION = (
+    "Fine-tunes language models with OSFT (Orthogonal Subspace Fine-Tuning), which changes a model's weights only in "
+    "the directions that matter least to what it knows."
+)
+_EPILOG = """\
+The commands from demo to push work on this computer; compile, manifest, image
+and runtime make what a cluster needs.
+
+  kfp-osft demo                           a first try, in about five minutes
+  kfp-osft run rows.jsonl --dry-run       what a training on your rows would be
+  kfp-osft run --help                     a command's options
+"""
 _FAILED = 1
 _INTERRUPTED = 130
 # What a shell gives for SIGPIPE.
@@ -51,6 +63,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     for argument in arguments:
         _check_encoding(parser, argument)
     options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.error("no command is given; kfp-osft --help shows them")
     program = f"{parser.prog} {options.command}"
     try:
         trust_private_authorities()
@@ -96,12 +110,13 @@ def _nobody_reads() -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="kfp-osft", description="Fine-tunes language models with OSFT.")
+    parser = Parser(prog="kfp-osft", description=_DESCRIPTION, usage="%(prog)s COMMAND [options]", epilog=_EPILOG)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(
         dest="command",
-        required=True,
-        metavar="{demo,run,evaluate,sequence,check,compare,ask,push,compile,manifest,image,runtime}",
+        title="commands",
+        metavar="COMMAND",
+        prog=parser.prog,
     )
     for subcommand in _SUBCOMMANDS:
         subcommand.add_to(commands)

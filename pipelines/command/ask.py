@@ -13,6 +13,7 @@ def add_to(commands: Subcommands) -> None:
         description="Asks a model a question and prints its answer while it comes; without a question, chats. The "
         "likeliest token comes next, none is drawn by chance, so the same question gets the same answer; what else the "
         "model's generation_config.json says, such as a repetition penalty, holds. No code beside a model is run.",
+        usage="%(prog)s [options] MODEL [QUESTION]",
     )
     parser.add_argument(
         "model",

@@ -12,6 +12,7 @@ def add_to(commands: Subcommands) -> None:
         help="measure where the weights changed: the weights' part of evaluate, without loading the models",
         description="Measures the share of the trained matrices' change that lies in the directions that OSFT promises "
         "to keep. It reads the matrices one at a time; kfp-osft evaluate also measures what the models answer.",
+        usage="%(prog)s [options] BASE TUNED",
     )
     add_two_models(parser)
     parser.add_argument(

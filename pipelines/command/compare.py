@@ -36,7 +36,7 @@ def add_to(commands: Subcommands) -> None:
 def _run(options: argparse.Namespace) -> None:
     from kfp_osft.pipelines.compare.page import write_comparison
     from kfp_osft.pipelines.compare.runs import find_runs
-    from kfp_osft.pipelines.compare.table import NOT_COMPARABLE, as_text, differences, losses_compare, results
+    from kfp_osft.pipelines.compare.table import as_text, comparison
     from kfp_osft.shared.files.atomic import writable_folder
     from kfp_osft.shared.reporting.log import log
 
@@ -45,10 +45,11 @@ def _run(options: argparse.Namespace) -> None:
     runs = find_runs(options.runs)
     names = [run.name for run in runs]
     width = shutil.get_terminal_size().columns
-    different, came = differences(runs), results(runs)
+    tables = comparison(runs)
+    different = tables.differences
     log("What differs\n" + "\n".join(as_text(names, different, width)) if different else "Nothing known differs")
-    if not losses_compare(runs):
-        log(f"\n{NOT_COMPARABLE}")
-    log("\nWhat came out (* is the best)\n" + "\n".join(as_text(names, came, width)))
-    write_comparison(runs, page)
+    if tables.caution:
+        log(f"\n{tables.caution}")
+    log("\nWhat came out (* is the best)\n" + "\n".join(as_text(names, tables.results, width)))
+    write_comparison(runs, tables, page)
     log(f"\nChart    {page}")

@@ -10,12 +10,11 @@ from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, chec
 from kfp_osft.pipelines.command.parameter_options import EVALUATION, PARAMETERS, options_of, value_of
 from kfp_osft.pipelines.did_you_mean import did_you_mean
 from kfp_osft.pipelines.osft.form import OWN_PARAMETERS
+from kfp_osft.pipelines.osft.secrets import SECRET_KEYS, SECRET_NAMES
 from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.kubernetes_syntax import is_positive_quantity
 from kfp_osft.shared.reporting.errors import InputError
 
-#: The keys of kfp_osft.pipelines.osft.sub_pipeline.SECRET_KEYS, which imports KFP.
-SECRET_PURPOSES = ("kubernetes", "hugging_face", "oci", "s3", "mlflow")
 #: kfp_osft.stages.component.PULL_POLICIES, which imports KFP.
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 _ACCESS_MODES = ("ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod")
@@ -26,50 +25,64 @@ def add_to(commands: Subcommands) -> None:
     parser = commands.add_parser(
         "compile",
         help="write the YAML to upload to a cluster",
-        description="Writes osft_pipeline.yaml and one YAML for each stage, to upload, and kfp-osft.yaml and "
-        "kfp-osft-evaluate.yaml with the stages' code, to apply to the project.",
+        description="Writes osft_pipeline.yaml and one YAML for each stage, to upload, and kfp-osft.yaml with the "
+        "stages' code, to apply to the project; with --evaluate or --sequence, kfp-osft-evaluate.yaml is to be applied "
+        "too.",
+        usage="%(prog)s [options]",
     )
     add_output_dir(parser, "compiled", "YAML files")
-    parser.add_argument(
-        "--workspace-size", default="100Gi", help="size of the run's workspace volume (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--storage-class",
-        default="",
-        help="storage class of that volume (default: the cluster's; KFP 2.15 and 2.16 need one)",
-    )
-    parser.add_argument(
-        "--access-mode",
-        dest="access_modes",
-        action="append",
-        choices=_ACCESS_MODES,
-        help="access mode of that volume, may be repeated (default: ReadWriteMany)",
-    )
-    parser.add_argument(
-        "--set",
-        dest="defaults",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="default of a parameter in the form, may be repeated: training_base_model=org/model, check_matrices=8; of "
-        "a sequence, what tasks.yaml does not say",
-    )
-    parser.add_argument(
+    pipeline = parser.add_argument_group("the pipeline")
+    pipeline.add_argument(
         "--name",
         default=None,
         help="name of the pipeline, after which its runs are named (default: osft-pipeline); a sequence gets it with "
         "-sequence behind it",
     )
-    parser.add_argument(
-        "--image", default=None, help="container image of the stages, with a tag or a digest (repository@sha256:...)"
+    pipeline.add_argument(
+        "--set",
+        dest="defaults",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="default of a parameter in the form, may be repeated: base_model=org/model, check_matrices=8, with "
+        "--evaluate gate=true; of a sequence, what tasks.yaml does not say",
     )
-    parser.add_argument(
+    pipeline.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="add evaluate_model, which measures the exported model beside its base model, to osft_pipeline",
+    )
+    pipeline.add_argument(
+        "--sequence",
+        type=Path,
+        metavar="tasks.yaml",
+        help="write osft_sequence.yaml too: the tasks of this file one after the other, each evaluated (kfp-osft "
+        "sequence --help shows such a file)",
+    )
+    workspace = parser.add_argument_group("the run's workspace volume")
+    workspace.add_argument("--workspace-size", default="100Gi", metavar="QUANTITY", help="size (default: %(default)s)")
+    workspace.add_argument(
+        "--storage-class",
+        default="",
+        metavar="NAME",
+        help="storage class (default: the cluster's; KFP 2.15 and 2.16 need one)",
+    )
+    workspace.add_argument(
+        "--access-mode",
+        dest="access_modes",
+        action="append",
+        choices=_ACCESS_MODES,
+        help="access mode, may be repeated (default: ReadWriteMany)",
+    )
+    stages = parser.add_argument_group("image and code of the stages")
+    stages.add_argument("--image", default=None, help="container image, with a tag or a digest (repository@sha256:...)")
+    stages.add_argument(
         "--pull-policy",
         default="",
         choices=_PULL_POLICIES,
-        help="imagePullPolicy of the stages (default: Kubernetes' own, Always for :latest, else IfNotPresent)",
+        help="imagePullPolicy (default: Kubernetes' own, Always for :latest, else IfNotPresent)",
     )
-    parser.add_argument(
+    stages.add_argument(
         "--package",
         default="",
         metavar="REQUIREMENT",
@@ -77,34 +90,25 @@ def add_to(commands: Subcommands) -> None:
         "(default: none, the code comes from the ConfigMaps in kfp-osft.yaml and kfp-osft-evaluate.yaml, or from the "
         "image)",
     )
-    for purpose in SECRET_PURPOSES:
-        parser.add_argument(
-            f"--{purpose.replace('_', '-')}-secret", default=None, help=f"name of the Secret for {purpose}"
-        )
-    parser.add_argument(
+    stages.add_argument(
         "--no-pip",
         dest="pip",
         action="store_false",
         help="the stages install nothing: for clusters without a package index",
     )
-    parser.add_argument(
-        "--evaluate",
-        action="store_true",
-        help="add evaluate_model, which measures the exported model beside its base model, to osft_pipeline; apply "
-        "kfp-osft-evaluate.yaml to the project too",
-    )
-    parser.add_argument(
-        "--sequence",
-        type=Path,
-        metavar="tasks.yaml",
-        help="write osft_sequence.yaml too: the tasks of this file one after the other, each evaluated; apply "
-        "kfp-osft-evaluate.yaml to the project too",
-    )
+    secrets = parser.add_argument_group("Secrets of the project, all of them optional")
+    for purpose, keys in SECRET_KEYS.items():
+        secrets.add_argument(
+            f"--{purpose.replace('_', '-')}-secret",
+            default=None,
+            metavar="NAME",
+            help=f"Secret with {', '.join(keys)} (default: {SECRET_NAMES[purpose]})",
+        )
     pod = parser.add_argument_group("the pod of evaluate_model, with --evaluate or --sequence")
     pod.add_argument("--evaluation-cpu", default=None, metavar="QUANTITY", help="CPU cores (default: 4)")
     pod.add_argument("--evaluation-memory", default=None, metavar="QUANTITY", help="memory (default: 24Gi)")
     pod.add_argument("--evaluation-gpus", default=None, type=int, metavar="N", help="NVIDIA GPUs (default: 0)")
-    pod.add_argument("--evaluation-image", default=None, help="its container image; needed with a GPU")
+    pod.add_argument("--evaluation-image", default=None, metavar="IMAGE", help="its container image; needed with a GPU")
     parser.set_defaults(run=_run)
 
 
@@ -128,14 +132,14 @@ def _run(options: argparse.Namespace) -> None:
         )
     if options.package and not options.pip:
         raise InputError("--package and --no-pip exclude each other: the package would be installed with pip")
-    secret_names = {purpose: name for purpose in SECRET_PURPOSES if (name := getattr(options, f"{purpose}_secret"))}
+    secret_names = {purpose: name for purpose in SECRET_KEYS if (name := getattr(options, f"{purpose}_secret"))}
     check_names(*secret_names.values(), options.storage_class)
     evaluation = _evaluation_pod(options)
     settings = PipelineSettings(
         workspace_size=options.workspace_size,
         storage_class=options.storage_class,
         access_modes=tuple(options.access_modes or PipelineSettings.access_modes),
-        secret_names={**PipelineSettings().secret_names, **secret_names},
+        secret_names={**SECRET_NAMES, **secret_names},
         stages=StageSettings(
             image=options.image or STAGE_IMAGE,
             package=options.package,

@@ -14,6 +14,7 @@ def add_to(commands: Subcommands) -> None:
         help="measure what a fine-tuned model learnt and what it kept, beside its base model",
         description="Measures base and fine-tuned model side by side: loss and exact match on held-out rows, loss on "
         "general texts and on earlier tasks, where the weights changed, benchmarks. Writes a report.",
+        usage="%(prog)s [options] BASE TUNED",
     )
     add_two_models(parser)
     parser.add_argument(

@@ -144,6 +144,8 @@ def _default(parameter: Parameter) -> str:
     if parameter.name in CHOSEN:
         return "chosen from the rows and the model"
     default = parameter.pipeline_default
+    if parameter.type is float:
+        return f"{default:g}"
     return "none" if default == "" else str(default).lower() if parameter.type is bool else str(default)
 
 

@@ -97,8 +97,12 @@ class HelpFormatter(argparse.HelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        names = ", ".join(shown_options(action))
-        return names if action.nargs == 0 else f"{names} {action.metavar or action.dest.upper()}"
+        names, choices = ", ".join(shown_options(action)), "|".join(map(str, action.choices or ()))
+        return names if action.nargs == 0 else f"{names} {action.metavar or choices or action.dest.upper()}"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # An example keeps its lines.
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
 
 def shown_options(action: argparse.Action) -> list[str]:

@@ -33,7 +33,8 @@ def add_to(commands: Subcommands) -> None:
     parser = commands.add_parser(
         "run",
         help="fine-tune a model on your data, on this computer",
-        description="Fine-tunes a model on your data, on this computer.",
+        description="Fine-tunes a model on your data, on this computer, as in: kfp-osft run rows.jsonl --base-model "
+        "org/model. What is not given is chosen from the rows, the model and this computer, and said.",
         usage="%(prog)s [options] ROWS | config.yaml",
         epilog=_EPILOG,
     )

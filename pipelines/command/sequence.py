@@ -11,6 +11,27 @@ from kfp_osft.pipelines.command.parameter_options import (
     naming_options,
 )
 
+_EPILOG = """\
+A tasks.yaml; paths are beside it:
+
+  base_model: org/model         # or a folder
+  unfreeze_rank_ratio: 0.25     # of the first task; default: 0.25
+  schedule: falling             # of the ratio: constant (default), falling or growing
+  training:                     # parameters of all tasks, as of the pipeline
+    training_num_epochs: 2
+  tasks:
+    - name: billing             # lower case letters, digits and -
+      dataset: billing.jsonl    # as --dataset of kfp-osft run
+    - name: returns
+      dataset: org/returns
+      validation: returns.jsonl # rows to measure it by; default: a tenth of the dataset
+
+A task may have dataset_split and validation_split, and an unfreeze_rank_ratio
+and a training of its own. falling multiplies the ratio by factor (default: 0.5)
+from task to task; growing needs planned_tasks, the number of all tasks, those
+to come included.
+"""
+
 
 def add_to(commands: Subcommands) -> None:
     """Adds the subcommand's parser."""
@@ -20,8 +41,10 @@ def add_to(commands: Subcommands) -> None:
         description="Fine-tunes a model on tasks one after the other, each from the model before it, and measures all "
         "of them after each. A sequence that was interrupted goes on with the task that is not done; a task added at "
         "the end is the only one that is trained.",
+        usage="%(prog)s [options] tasks.yaml",
+        epilog=_EPILOG,
     )
-    parser.add_argument("tasks", type=Path, metavar="tasks.yaml", help="base model, tasks and their ratios")
+    parser.add_argument("tasks", type=Path, metavar="tasks.yaml", help="base model and tasks, as below")
     add_output_dir(parser, "kfp-osft-output/sequence")
     add_quiet(parser)
     add_evaluation_parameters(parser, [EVALUATION["evaluation_rows"], EVALUATION["evaluation_answer_tokens"]])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.pipelines.compare.runs import ComparedRun
-from kfp_osft.pipelines.compare.table import NOT_COMPARABLE, as_html, differences, losses_compare, results
+from kfp_osft.pipelines.compare.table import Comparison, as_html
 from kfp_osft.shared.files.atomic import replacing_file
 from kfp_osft.shared.pages.theme import DARK, LIGHT, chart_config
 from kfp_osft.shared.training.metrics import number
@@ -38,8 +38,8 @@ class _Curve(NamedTuple):
     validations: list[dict]
 
 
-def write_comparison(runs: Sequence[ComparedRun], path: Path) -> None:
-    """Writes the comparison as one self-contained HTML file, whole or not at all.
+def write_comparison(runs: Sequence[ComparedRun], tables: Comparison, path: Path) -> None:
+    """Writes a comparison as one self-contained HTML file, whole or not at all.
 
     The curves are smoothed as that of a loss chart. They are drawn over the steps, or over the samples where the runs
     have batches of different sizes.
@@ -47,22 +47,17 @@ def write_comparison(runs: Sequence[ComparedRun], path: Path) -> None:
     drawable = [run for run in runs if is_drawable(run.steps)]
     missing = [run.name for run in runs if run not in drawable]
     notes = [f"There is no curve of {', '.join(missing)}: no table of steps, or fewer than two."] if missing else []
-    if not losses_compare(runs):
-        notes.append(NOT_COMPARABLE)
+    if tables.caution:
+        notes.append(tables.caution)
     names = [run.name for run in runs]
-    different, came = differences(runs), results(runs)
-    tables = "".join(
-        as_html(caption, names, rows)
-        for caption, rows in (("What differs", different), ("What came out", came))
-        if rows
-    )
+    shown = (("What differs", tables.differences), ("What came out", tables.results))
     page = html_page(
         f"Comparison of {len(runs)} trainings",
-        "" if different else "Nothing is known in which they differ.",
+        "" if tables.differences else "Nothing is known in which they differ.",
         notes,
         "",
         _drawing(drawable) if drawable else None,
-        tables,
+        "".join(as_html(caption, names, rows) for caption, rows in shown if rows),
     )
     with replacing_file(path) as unfinished:
         unfinished.write_bytes(page.encode())

@@ -82,6 +82,19 @@ _FIGURES = (
 )
 
 
+class Comparison(NamedTuple):
+    """What differs between the runs, what came out, and what to know before their losses are compared, or empty."""
+
+    differences: list[Row]
+    results: list[Row]
+    caution: str
+
+
+def comparison(runs: Sequence[ComparedRun]) -> Comparison:
+    """The tables of the runs."""
+    return Comparison(differences(runs), results(runs), "" if losses_compare(runs) else NOT_COMPARABLE)
+
+
 def differences(runs: Sequence[ComparedRun]) -> list[Row]:
     """Of what the runs were made from, that in which they differ; what is not known does not count."""
     known = [run.made_from for run in runs if run.made_from]
@@ -120,11 +133,14 @@ def results(runs: Sequence[ComparedRun]) -> list[Row]:
         rows.append(
             Row(figure.heading, tuple(MISSING if value is None else figure.text(value) for value in values), best)
         )
-    resumed = [resumptions(run.steps) for run in runs]
-    if any(resumed):
-        cells = (", ".join(f"{after:,}" for after in each) or MISSING for each in resumed)
-        rows.append(Row("resumed after step", tuple(cells)))
+    if any(resumptions(run.steps) for run in runs):
+        rows.append(Row("resumed after step", tuple(map(_resumed, runs))))
     return rows
+
+
+def _resumed(run: ComparedRun) -> str:
+    after = ", ".join(f"{step:,}" for step in resumptions(run.steps))
+    return after or ("no" if run.steps else MISSING)
 
 
 def as_text(names: Sequence[str], rows: Sequence[Row], width: int) -> list[str]:

@@ -11,7 +11,6 @@ from kfp_osft.pipelines.local.measured_speed import measured_time
 from kfp_osft.pipelines.local.progress import WARNING
 from kfp_osft.pipelines.local.run import absolute_path, prepare_environment
 from kfp_osft.shared.files.atomic import writable_folder
-from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.stages.preprocess.base_model import find_base_model
 from kfp_osft.stages.preprocess.needs import gpu_memories
@@ -45,15 +44,14 @@ def plan_run(
     Args:
         output_dir: the workspace.
         rows: dataset_uri, dataset_split, validation_uri, validation_uri_split.
-        given: training parameters by name.
+        given: training parameters by name, checked.
         example_model: the base model where none is given.
         choose: False for a run that is repeated, where what is not given has the pipeline's default.
         quiet: of what fetching says, shows only warnings.
 
     Raises:
-        InputError: bad parameters; rows or model that are not there, or out of reach.
+        InputError: rows or model that are not there, or out of reach.
     """
-    check_parameters(given)
     output_dir = writable_folder("--output-dir", str(output_dir)).resolve()
     prepare_environment()
     dataset, validation = (absolute_path(rows[name]) for name in ("dataset_uri", "validation_uri"))

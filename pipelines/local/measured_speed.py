@@ -9,11 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kfp_osft.pipelines.local.small_model import is_quickly_loaded
 from kfp_osft.shared.reporting.durations import duration_text
 from kfp_osft.shared.training.config import TrainingConfig
 
-# Larger models take too long to load for a look ahead.
-_LARGEST = 4e9
 _TIMEOUT = 300.0
 _MEASURED_TOKENS = 512
 _LONG = 3.0
@@ -29,8 +28,7 @@ def measured_time(training_config: str, workspace: Path) -> str:
     """
     config = TrainingConfig.from_json(training_config)
     folder = Path(config.osft["model_path"])
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    if not 0 < size <= _LARGEST:
+    if not is_quickly_loaded(folder):
         return ""
     arguments = {
         "model": str(folder),

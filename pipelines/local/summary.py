@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from kfp_osft.pipelines.local.evaluation import quick_figures
 from kfp_osft.pipelines.local.run import LocalRun
+from kfp_osft.pipelines.local.small_model import is_quickly_loaded
 from kfp_osft.shared.files.atomic import write_json
 from kfp_osft.shared.knowledge.check import check_run, model_on_disk
 from kfp_osft.shared.knowledge.loss_change import change_text, meaning, perplexity_change
@@ -28,8 +29,6 @@ KNOWLEDGE_FILE = "kept_knowledge.json"
 # if that is longer.
 _MATRICES = 6
 _SHARE_OF_TRAINING, _LEAST_SECONDS = 0.1, 30.0
-# Loading a larger model twice may need more memory than there is; kfp-osft check does it on request.
-_LARGEST_MODEL = 4e9
 
 
 class QuickCheck(NamedTuple):
@@ -59,8 +58,8 @@ def check_local_run(run: LocalRun, held_out: Path | None = None) -> QuickCheck |
     # final_model may be another run's by now.
     model = run.model.parent / MODELS / checkpoint_dir.name
     model = model if model.is_dir() else run.model
-    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-    if size > _LARGEST_MODEL:
+    # The summary names kfp-osft evaluate, which measures any model.
+    if not is_quickly_loaded(model):
         return None
     seconds = max(_LEAST_SECONDS, _SHARE_OF_TRAINING * run.metrics.get("wall_clock_seconds", 0.0))
     log("\nMeasuring what the model kept ...")

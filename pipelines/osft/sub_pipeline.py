@@ -14,6 +14,7 @@ from kfp_osft.pipelines.facade.osft_task import OsftTask
 from kfp_osft.pipelines.facade.signature import pipeline_parameters, with_defaults
 from kfp_osft.pipelines.osft.form import check_names
 from kfp_osft.pipelines.osft.own_folder import check_own_folder
+from kfp_osft.pipelines.osft.secrets import SECRET_KEYS, SECRET_NAMES
 from kfp_osft.pipelines.osft.wiring import (
     EvaluatedOutputs,
     Evaluation,
@@ -31,24 +32,6 @@ from kfp_osft.shared.parameters.kubernetes_syntax import is_name
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.component import StageSettings, stage_settings
 from kfp_osft.stages.package import CORE, EVALUATION
-
-#: Purpose of a Secret -> its keys, which are also the names of the environment variables. All Secrets are optional.
-SECRET_KEYS = {
-    "kubernetes": ("KUBERNETES_SERVER_URL", "KUBERNETES_AUTH_TOKEN"),
-    "hugging_face": ("HF_TOKEN",),
-    "oci": ("OCI_PULL_SECRET_MODEL_DOWNLOAD",),
-    # A data connection's names, and the AWS SDK's.
-    "s3": (
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_S3_ENDPOINT",
-        "AWS_DEFAULT_REGION",
-        "AWS_S3_BUCKET",
-        "AWS_ENDPOINT_URL",
-        "AWS_REGION",
-    ),
-    "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH"),
-}
 
 _TRAINING_NAMES = {parameter.name for parameter in ALL_PARAMETERS}
 _EVALUATION_NAMES = {parameter.name for parameter in EVALUATION_PARAMETERS}
@@ -75,16 +58,7 @@ class PipelineSettings:
     workspace_size: str = "100Gi"
     storage_class: str = ""
     access_modes: tuple[str, ...] = ("ReadWriteMany",)
-    # The names that the present pipelines use.
-    secret_names: Mapping[str, str] = field(
-        default_factory=lambda: {
-            "kubernetes": "kubernetes-credentials",
-            "hugging_face": "hf-token",
-            "oci": "oci-pull-secret-model-download",
-            "s3": "s3-secret",
-            "mlflow": "mlflow-credentials",
-        }
-    )
+    secret_names: Mapping[str, str] = field(default_factory=lambda: dict(SECRET_NAMES))
     stages: StageSettings = field(default_factory=StageSettings)
     name: str = "osft-pipeline"
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -45,7 +45,7 @@ EVALUATION_PARAMETERS: tuple[Parameter, ...] = (
         "benchmarks",
         str,
         "",
-        "Tasks of lm-evaluation-harness to run on both models; the image must have lm-eval.",
+        "Tasks of lm-evaluation-harness (lm-eval, which must be installed) to run on both models.",
         "names separated by commas, as arc_easy,hellaswag",
         "evaluation",
     ),

@@ -13,7 +13,7 @@ from helpers.synthetic_training import training
 from kfp_osft.pipelines import cli
 from kfp_osft.pipelines.compare.page import write_comparison
 from kfp_osft.pipelines.compare.runs import ComparedRun, find_runs
-from kfp_osft.pipelines.compare.table import as_text, differences, losses_compare, results
+from kfp_osft.pipelines.compare.table import as_text, comparison, differences, losses_compare, results
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.training.metrics import read_table, write_table
 
@@ -171,7 +171,7 @@ def test_a_run_that_was_resumed_says_so(sweep):
     table = next(sweep.glob("*/checkpoints/*/metrics.jsonl"))
     steps = [{**step, **({"resumed_after": 3} if step["step"] == 4 else {})} for step in read_table(table)]
     write_table(steps, table)
-    assert sorted(cells(results(find_runs([sweep])), "resumed after step")) == ["-", "-", "3"]
+    assert sorted(cells(results(find_runs([sweep])), "resumed after step")) == ["3", "no"]
 
 
 def test_what_an_evaluation_measured_is_in_the_table(sweep):
@@ -204,13 +204,14 @@ def test_the_command_prints_both_tables_and_writes_the_page(sweep, tmp_path, cap
 
 def test_runs_with_other_batches_are_drawn_over_the_samples(sweep, tmp_path):
     add_run(sweep / "batch-32", 1e-4, batch=32)
-    write_comparison(find_runs([sweep]), tmp_path / "page.html")
+    runs = find_runs([sweep])
+    write_comparison(runs, comparison(runs), tmp_path / "page.html")
     assert '"axis":"Samples"' in (tmp_path / "page.html").read_text()
 
 
 def test_a_run_without_a_curve_is_in_the_tables_and_noted(sweep, tmp_path):
     runs = [*find_runs([sweep]), ComparedRun("<b>", {}, {}, {"steps": 1}, training(1))]
-    write_comparison(runs, tmp_path / "page.html")
+    write_comparison(runs, comparison(runs), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert "There is no curve of &lt;b&gt;" in text and "<th>&lt;b&gt;</th>" in text
 
@@ -222,7 +223,7 @@ def test_the_curves_are_drawn_on_top_of_each_other_in_a_browser_without_network(
         ComparedRun(f"a run of a sweep, {at}", {"seed": str(at)}, {}, {}, training(200 + 100 * at, loss={50: math.nan}))
         for at in range(9)
     ]
-    write_comparison(runs, tmp_path / "page.html")
+    write_comparison(runs, comparison(runs), tmp_path / "page.html")
     found = look(find_chromium(), (tmp_path / "page.html").read_text(), tmp_path, width, sandboxed=True)
     assert (found["chart"], found["errors"], found["loaded"]) == ("drawn", [], [])
     assert found["wide"] and found["overlapping"] == []

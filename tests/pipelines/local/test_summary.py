@@ -8,7 +8,6 @@ import pytest
 
 from helpers.tiny_model import change_weights
 from helpers.trained_folder import make_trained_folder
-from kfp_osft.pipelines.local import summary
 from kfp_osft.pipelines.local.run import LocalRun
 from kfp_osft.pipelines.local.summary import QuickCheck, check_local_run, show_run, summary_lines
 from kfp_osft.shared.training.metrics import read_steps
@@ -119,7 +118,7 @@ def test_the_figures_of_the_check_lie_beside_the_metrics(run):
 
 
 def test_a_large_model_is_not_loaded_unasked_and_the_summary_says_how_to_ask(run, monkeypatch):
-    monkeypatch.setattr(summary, "_LARGEST_MODEL", 1000)
+    monkeypatch.setattr("kfp_osft.pipelines.local.small_model._LARGEST", 1000)
     assert check_local_run(run) is None
     lines = summary_lines(run, read_steps(run.steps.parent), None)
     assert not any(line.startswith(("Weights", "General")) for line in lines) and lines[-1].startswith("Evaluate ")

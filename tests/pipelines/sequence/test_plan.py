@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from kfp_osft.pipelines.command import sequence
 from kfp_osft.pipelines.sequence.plan import plan_of, ratio_of, read_plan
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -118,3 +119,11 @@ def test_the_file_is_named_in_each_line(tmp_path):
             read_plan(file)
     with pytest.raises(InputError, match="cannot be read"):
         read_plan(tmp_path / "none.yaml")
+
+
+def test_the_example_in_the_help_is_a_plan():
+    example = sequence._EPILOG.partition(":\n\n")[2].partition("\n\n")[0]
+    billing, returns = plan_of(yaml.safe_load(example)).tasks
+    assert (billing.unfreeze_rank_ratio, returns.unfreeze_rank_ratio) == (0.25, 0.125)
+    assert billing.training == {"training_num_epochs": 2, "training_validation_split": 0.1}
+    assert returns.validation == "returns.jsonl"

@@ -32,6 +32,15 @@ def write_json(path: Path, content: Any) -> None:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no file, or it cannot be read or holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the place of `path` when the block ends without an error."""

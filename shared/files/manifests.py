@@ -12,7 +12,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from kfp_osft.shared.files.atomic import write_json
+from kfp_osft.shared.files.atomic import read_json_object, write_json
 from kfp_osft.shared.reporting.log import log
 
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 16
@@ -56,11 +56,8 @@ def read_manifest(path: Path, made_from: Any, *, tell: bool = True) -> dict[str,
         made_from: as write_manifest got it.
         tell: logs which file is missing or has changed.
     """
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(manifest, dict) or manifest.get("fingerprint") != fingerprint(made_from):
+    manifest = read_json_object(path)
+    if manifest.get("fingerprint") != fingerprint(made_from):
         return None
     damage = _damage(path, manifest.get("made"))
     if damage and tell:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kfp_osft.shared.files.atomic import read_json_object
 from kfp_osft.shared.reporting.errors import InputError
 
 #: Folder in the workspace: base models that were brought there, each in a folder of a digest.
@@ -81,11 +82,7 @@ def split_hub_id(base_model: str) -> tuple[str, str | None]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of a model's config.json; {} where there is none that can be read."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
+    return read_json_object(folder / "config.json")
 
 
 def config_value(config: Mapping[str, Any], key: str) -> Any:

@@ -1,11 +1,11 @@
 """The trainings that made a model, one on the other: from the first base model on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kfp_osft.shared.training.run_file import RUN_FILE, RUN_FORMAT
+from kfp_osft.shared.files.atomic import read_json_object
+from kfp_osft.shared.training.run_file import RUN_FILE, RUN_FORMAT, wrong_field
 
 _TOLD_PARAMETERS = (
     "training_num_epochs",
@@ -25,14 +25,10 @@ def earlier_trainings(base_folder: Path | None) -> list[dict[str, Any]]:
     """
     if base_folder is None:
         return []
-    try:
-        run = json.loads((base_folder / RUN_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    run = read_json_object(base_folder / RUN_FILE)
+    if run.get("format") != RUN_FORMAT or "base_model" not in run or wrong_field(run):
         return []
-    if not isinstance(run, dict) or run.get("format") != RUN_FORMAT or not isinstance(run.get("base_model"), dict):
-        return []
-    earlier = run.get("lineage")
-    return [*(earlier if isinstance(earlier, list) else []), described(run)]
+    return [*run.get("lineage", ()), described(run)]
 
 
 def described(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """What earlier attempts at a training left in its checkpoint folder, and from where the next attempt starts."""
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kfp_osft.shared.files.atomic import restore_replaced, write_json
+from kfp_osft.shared.files.atomic import read_json_object, restore_replaced, write_json
 from kfp_osft.shared.model.folder import is_whole_model
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
@@ -113,8 +112,8 @@ def was_complete(checkpoint_dir: Path) -> bool:
 def spent_seconds(checkpoint_dir: Path) -> float:
     """The seconds that the attempts before took whose state the next one resumes, or whose result is used."""
     try:
-        return float(json.loads((checkpoint_dir / _SECONDS).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return float(read_json_object(checkpoint_dir / _SECONDS).get("seconds", 0.0))
+    except (ValueError, TypeError):
         return 0.0
 
 

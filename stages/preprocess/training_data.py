@@ -1,6 +1,5 @@
 """preprocess: checks everything that can be known before a GPU is asked for, and tokenizes the rows."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.artifacts import OutputArtifact, place_file
-from kfp_osft.shared.files.atomic import replacing_file, writable_folder, write_json
+from kfp_osft.shared.files.atomic import read_json_object, replacing_file, writable_folder, write_json
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 from kfp_osft.shared.knowledge.coverage import Coverage
@@ -177,7 +176,7 @@ def preprocess_dataset(
     tokenizer = cache(lambda: load_tokenizer(base_model, trusted))
     with (
         owned(folder / OWNER_FILE, "preprocess"),
-        CoverageSearch(base_model, model, osft, (earlier := _read_json(report_path)).get("osft") or {}) as search,
+        CoverageSearch(base_model, model, osft, (earlier := read_json_object(report_path)).get("osft") or {}) as search,
     ):
         manifest = read_manifest(manifest_path, data_made_from)
 
@@ -337,7 +336,7 @@ def _check_ours(folder: Path) -> None:
     there = [
         name for name in (DATA_FILE, VALIDATION_FILE, REPORT_FILE, DATA_MANIFEST) if os.path.lexists(folder / name)
     ]
-    if there and _read_json(folder / DATA_MANIFEST).get("written_by") != _WRITER:
+    if there and read_json_object(folder / DATA_MANIFEST).get("written_by") != _WRITER:
         raise InputError(
             f"training_data_output_dir={folder}: holds {', '.join(there)}, which preprocess did not write and would "
             "overwrite; give another folder, or remove them"
@@ -378,12 +377,3 @@ def _publish_report(
     if report != earlier:
         write_json(path, report)
     return report
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """An earlier report or manifest, or an empty one where there is none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}

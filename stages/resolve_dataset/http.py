@@ -7,11 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from email.message import Message
-from email.utils import parsedate_to_datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from kfp_osft.shared.files.downloads import (
     MANIFEST,
@@ -28,7 +26,7 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.progress import Progress
 from kfp_osft.shared.reporting.redaction import redacted
 from kfp_osft.shared.reporting.sizes import size_text
-from kfp_osft.shared.rows.formats import ALLOWED_FILES, has_data_extension
+from kfp_osft.stages.resolve_dataset.served_file import ServedFile, served_file, status_of
 
 #: Environment variable: the most that is fetched from a URL, in GiB.
 LIMIT_VARIABLE = "OSFT_MAX_DOWNLOAD_GIB"
@@ -50,32 +48,6 @@ _SIGNING = re.compile(
     r"expires|policy|key-pair-id|s[veptri]|ss|srt|spr|sip|sig|sk[a-z]{1,3}",
     re.IGNORECASE,
 )
-
-
-class _Version(NamedTuple):
-    """What a server says of the file.
-
-    Attributes:
-        name: for the file here.
-        size: in bytes; None where it comes in chunks.
-        etag: "" where there is none.
-        last_modified: "" where there is none, or an ETag, which says more.
-    """
-
-    name: str
-    size: int | None
-    etag: str
-    last_modified: str
-
-    @property
-    def validator(self) -> str:
-        """What If-Range may hold: with it a server continues with the same bytes or starts again (RFC 9110, 13.1.5)."""
-        return "" if self.etag.startswith("W/") else self.etag or self.last_modified
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether a change of the content would show."""
-        return bool(self.etag or self.last_modified)
 
 
 class _Source(NamedTuple):
@@ -120,7 +92,7 @@ def fetch_from_http(uri: str, workspace: Path) -> Path:
         source = _Source(session, uri, said, limit)
         for _ in range(_MOST_CHANGES):
             with closing(_get(source)) as response:
-                version = _version(uri, said, response)
+                version = served_file(uri, said, response)
                 _check_size(source, version.size)
                 try:
                     return _fetch(source, response, version, workspace)
@@ -173,7 +145,7 @@ def _get(source: _Source, headers: Mapping[str, str] | None = None) -> Any:
             if response.status_code < 400 or response.status_code == 416:
                 return response
             response.close()
-            problem, wanted = f"the server answers {_status(response)}", response.headers.get("Retry-After", "")
+            problem, wanted = f"the server answers {status_of(response)}", response.headers.get("Retry-After", "")
             if response.status_code < 500 and response.status_code != 429:
                 raise InputError(f"{said}: {_refusal(response)}") from None
         pause = backoff.pause(wanted=float(wanted) if wanted.isdecimal() else 0.0)
@@ -202,71 +174,18 @@ def _answer(session: Any, url: str, headers: Mapping[str, str] | None) -> Any:
     return asked.result(_SECONDS_TO_ANSWER)
 
 
-def _status(response: Any) -> str:
-    return f"{response.status_code} {response.reason or ''}".strip()
-
-
 def _refusal(response: Any) -> str:
     if response.status_code in (401, 403, 407):
         return (
-            f"the server refuses it ({_status(response)}); a signed link may have expired; put files that need "
+            f"the server refuses it ({status_of(response)}); a signed link may have expired; put files that need "
             "a login on S3 or the PVC"
         )
     if response.status_code in (404, 410):
-        return f"there is nothing at this URL ({_status(response)})"
-    return f"the server answers {_status(response)}"
+        return f"there is nothing at this URL ({status_of(response)})"
+    return f"the server answers {status_of(response)}"
 
 
-def _version(uri: str, said: str, response: Any) -> _Version:
-    headers = response.headers
-    if response.status_code != 200:
-        raise InputError(f"{said}: the server answers {_status(response)} instead of a file")
-    if headers.get("Content-Type", "").lower().startswith("text/html"):
-        hint = ""
-        if page := re.match(r"https?://huggingface\.co/datasets/([^/?#]+/[^/?#]+)/?$", uri):
-            hint = f"; the dataset is hf://{page[1]}"
-        raise InputError(f"{said}: the server answers with a web page, not with a file of rows{hint}")
-    if headers.get("Content-Encoding", "identity").lower() not in ("identity", "gzip", "x-gzip", "zstd"):
-        raise InputError(
-            f"{said}: the server compresses it as {headers['Content-Encoding']}, although it was asked not to"
-        )
-    is_chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
-    length = headers.get("Content-Length", "")
-    if not is_chunked and not length.isdecimal():
-        raise InputError(
-            f"{said}: the server does not say how long the file is, so a truncated download would go unnoticed; "
-            "put it on S3 or the PVC"
-        )
-    if length == "0":
-        raise InputError(f"{said}: the file is empty")
-    etag = headers.get("ETag", "")
-    changed = "" if etag else _settled(headers.get("Last-Modified", ""), headers.get("Date", ""))
-    return _Version(_file_name(uri, said, response), None if is_chunked else int(length), etag, changed)
-
-
-def _settled(last_modified: str, date: str) -> str:
-    """The time of change, if it is over: its unit is the second, in which more may have changed."""
-    try:
-        age = parsedate_to_datetime(date) - parsedate_to_datetime(last_modified)
-    except (ValueError, TypeError):
-        return ""
-    return last_modified if age.total_seconds() > 1 else ""
-
-
-def _file_name(uri: str, said: str, response: Any) -> str:
-    """The first name with a data extension: the server's for it, the URL's, the redirected URL's."""
-    disposition = Message()
-    disposition["Content-Disposition"] = response.headers.get("Content-Disposition", "")
-    paths = [disposition.get_filename() or "", unquote(urlsplit(uri).path), unquote(urlsplit(response.url).path)]
-    names = [re.sub(r"[^\w.-]+", "-", PurePosixPath(path).name).lstrip(".")[-100:] for path in paths]
-    found = next((name for name in names if has_data_extension(name)), None)
-    if found is None and (extension := next((Path(name).suffix for name in names if Path(name).suffix), None)):
-        raise InputError(f"{said}: its extension {extension} is not one of {ALLOWED_FILES}")
-    # Without an extension the content decides.
-    return found or next(filter(None, names), "data")
-
-
-def _fetch(source: _Source, response: Any, version: _Version, workspace: Path) -> Path:
+def _fetch(source: _Source, response: Any, version: ServedFile, workspace: Path) -> Path:
     said, parts = source.said, urlsplit(source.url)
     made_from: dict[str, Any] = {
         "url": redacted(source.url),
@@ -299,11 +218,11 @@ def _fetch(source: _Source, response: Any, version: _Version, workspace: Path) -
     return folder / version.name
 
 
-def _folder(datasets: Path, version: _Version, made_from: Mapping[str, Any]) -> Path:
+def _folder(datasets: Path, version: ServedFile, made_from: Mapping[str, Any]) -> Path:
     return datasets / f"http-{version.name.partition('.')[0][:40]}-{fingerprint(made_from)[:12]}"
 
 
-def _download(source: _Source, response: Any, version: _Version, partial: PartialDownload, done: int) -> None:
+def _download(source: _Source, response: Any, version: ServedFile, partial: PartialDownload, done: int) -> None:
     """Writes the file from byte `done` on; requests the rest when the connection is cut, as long as bytes arrive."""
     said, target = source.said, partial.folder / version.name
     progress = Progress(version.name, version.size, "bytes", done)
@@ -350,7 +269,7 @@ def _download(source: _Source, response: Any, version: _Version, partial: Partia
     partial.mark(version.name, done)
 
 
-def _rest(source: _Source, version: _Version, done: int) -> tuple[Any, int]:
+def _rest(source: _Source, version: ServedFile, done: int) -> tuple[Any, int]:
     """Asks for the bytes from `done` on; returns the answer and the byte that it begins at."""
     is_part = bool(done and version.validator)
     response = _get(source, {"Range": f"bytes={done}-", "If-Range": version.validator} if is_part else None)
@@ -359,7 +278,7 @@ def _rest(source: _Source, version: _Version, done: int) -> tuple[Any, int]:
     if is_part and response.status_code == 206 and found and int(found[1]) == done and etag in ("", version.etag):
         return response, done
     # The whole file: the server knows no ranges, or has another version now.
-    if response.status_code == 200 and _version(source.url, source.said, response)[1:] == version[1:]:
+    if response.status_code == 200 and served_file(source.url, source.said, response)[1:] == version[1:]:
         return response, 0
     response.close()
     raise _ChangedMeanwhile

@@ -13,7 +13,7 @@ from kfp_osft.shared.files.manifests import fingerprint, read_manifest, write_ma
 from kfp_osft.shared.network.errors import is_lasting, network_cause
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
-from kfp_osft.shared.rows.formats import batch_rows
+from kfp_osft.shared.rows.columnar import batch_rows
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _CACHE_PREFIX = "kfp-osft-"

@@ -1,6 +1,5 @@
 """A base model in an OCI registry: pulled into the workspace, whole or not at all."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from kfp_osft.shared.files.atomic import replacing_folder
+from kfp_osft.shared.files.atomic import read_json_object, replacing_folder
 from kfp_osft.shared.files.manifests import read_manifest, write_manifest
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned
 from kfp_osft.shared.model.folder import BASE_MODELS, WEIGHT_FILES
@@ -92,10 +91,10 @@ def pulled_digest(folder: Path) -> str | None:
     """The digest that the folder's model was pulled by; None if it was not pulled, or was changed since."""
     path = folder.parent / _MANIFEST
     try:
-        digest = json.loads(path.read_text(encoding="utf-8"))["made_from"]["digest"]
+        digest = read_json_object(path)["made_from"]["digest"]
         manifest = read_manifest(path, _made_from(digest))
         return digest if manifest and manifest["made"]["folder"] == folder.name else None
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (LookupError, TypeError):
         return None
 
 

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from helpers.errors import error_of
 from helpers.question_rows import put
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.shared.rows import formats
+from kfp_osft.shared.rows import columnar, formats
 from kfp_osft.shared.rows.files import Row, count_rows, read_rows
 from kfp_osft.shared.rows.formats import ALLOWED_FILES, rows_of
 
@@ -212,13 +212,13 @@ def test_columns_of_any_type_beside_the_conversation_do_no_harm(tmp_path: Path, 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 def test_a_batch_of_large_rows_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str):
-    monkeypatch.setattr(formats, "_BYTES_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(columnar, "_BYTES_AT_ONCE", 1 << 20)
     rows = [{"prompt": str(number) * (1 << 18)} for number in range(8)]
     path = tmp_path / f"rows.{form}"
     path.write_bytes(as_parquet(rows) if form == "parquet" else as_arrow(rows, rows_at_once=8))
     sizes = []
-    rows_of_batch = formats._rows_of_batch
-    monkeypatch.setattr(formats, "_rows_of_batch", lambda batch: sizes.append(batch.num_rows) or rows_of_batch(batch))
+    rows_of_batch = columnar._rows_of_batch
+    monkeypatch.setattr(columnar, "_rows_of_batch", lambda batch: sizes.append(batch.num_rows) or rows_of_batch(batch))
 
     assert [values for _, values in read_rows(path)] == rows
     assert sizes == [3, 3, 2]

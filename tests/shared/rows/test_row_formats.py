@@ -5,8 +5,8 @@ import json
 import pytest
 
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.rows.columnar import Unreadable
 from kfp_osft.shared.rows.files import Row
-from kfp_osft.shared.rows.formats import Unreadable
 from kfp_osft.shared.rows.messages import MARKERS, Conversation, Problems, Warnings
 from kfp_osft.shared.rows.row_formats import FORMATS, conversations
 

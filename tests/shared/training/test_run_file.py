@@ -22,6 +22,30 @@ def test_a_file_that_is_something_else_is_refused_by_name(tmp_path: Path, conten
 
 
 @pytest.mark.parametrize(
+    ("run", "wrong"),
+    [
+        ({"about": {"samples": "32"}}, "about.samples is a string, not a number"),
+        ({"about": {"dataset": 3}}, "about.dataset is a number, not a string"),
+        ({"osft": {"unfreeze_rank_ratio": True}}, "osft.unfreeze_rank_ratio is a boolean, not a number"),
+        ({"osft": {"model_path": None}}, "osft.model_path is null, not a string"),
+        ({"osft": []}, "osft is an empty list, not an object"),
+        ({"seconds": {}}, "seconds is an object, not a number"),
+        ({"base_model": {"weights": [1]}}, "base_model.weights is a list, not an object"),
+        ({"dataset": "rows.jsonl"}, "dataset is a string, not an object"),
+        ({"lineage": {}}, "lineage is an object, not a list"),
+        ({"lineage": [{}, {"dataset": []}]}, "lineage[1].dataset is an empty list, not an object"),
+    ],
+)
+def test_a_field_of_another_kind_is_told(tmp_path: Path, run: dict, wrong: str):
+    (tmp_path / "osft_run.json").write_text(json.dumps({"osft": {}, "about": {}, **run}))
+
+    with pytest.raises(InputError) as error:
+        read_run(tmp_path)
+
+    assert str(error.value) == f"{tmp_path}/osft_run.json is not what launch_trainjob writes: {wrong}"
+
+
+@pytest.mark.parametrize(
     ("content", "versions"),
     [
         ('{"torch": "2.9.1", "python": "3.12.1"}', {"torch": "2.9.1", "python": "3.12.1"}),
@@ -40,7 +64,13 @@ def test_versions_are_those_that_the_training_script_wrote(tmp_path: Path, conte
 
 @pytest.mark.parametrize(
     ("content", "made_from"),
-    [('{"made_from": {"dataset": ["0"]}}', {"dataset": ["0"]}), ('{"made_from": "0123"}', {}), ("[]", {}), (None, {})],
+    [
+        ('{"made_from": {"dataset": ["0"]}}', {"dataset": ["0"]}),
+        ('{"made_from": {"base_model": "0"}}', {}),
+        ('{"made_from": "0123"}', {}),
+        ("[]", {}),
+        (None, {}),
+    ],
 )
 def test_what_the_data_was_made_from_is_in_its_manifest(tmp_path: Path, content: str | None, made_from: dict):
     if content is not None:

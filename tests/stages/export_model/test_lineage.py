@@ -58,8 +58,12 @@ def test_its_card_has_the_first_base_licence_and_language_and_a_line_for_each_tr
     assert "final_model-osft" not in card.content
 
 
+LIST = '{"format": 2, "base_model": {"name": "x"}, "parameters": ["training_seed"]}'
+
+
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"format": 1, "base_model": {}}', '{"format": 2, "base_model": "x"}', '{"osft": {}}']
+    "content",
+    [None, "{", "[]", '{"format": 1, "base_model": {}}', '{"format": 2, "base_model": "x"}', '{"osft": {}}', LIST],
 )
 def test_a_base_model_from_elsewhere_has_no_trainings_before(tmp_path: Path, content: str | None):
     if content is not None:

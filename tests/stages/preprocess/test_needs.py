@@ -52,7 +52,7 @@ def local(monkeypatch):
 
 def test_on_a_cluster_it_says_what_a_gpu_needs(found):
     memory, disk = found().lines
-    assert memory == "Memory: about 976.4 MiB of each GPU (3.9 MiB of it for the 800 tokens taken at a time)"
+    assert memory == "Memory: about 976.4 MiB of each GPU (11.9 MiB of it for the 800 tokens taken at a time)"
     assert disk.startswith("Disk: about 4.2 MiB for 1 checkpoint, and ")
 
 

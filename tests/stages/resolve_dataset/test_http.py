@@ -18,6 +18,7 @@ from kfp_osft.shared.reporting import redaction
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.stages.resolve_dataset import http
+from kfp_osft.stages.resolve_dataset.served_file import served_file
 from kfp_osft.stages.resolve_dataset.source import resolve
 
 YESTERDAY = "Sat, 21 Nov 2020 10:00:00 GMT"
@@ -335,7 +336,7 @@ def test_a_page_of_the_hub_is_told_how_to_write_it():
     response = type("Response", (), {"status_code": 200, "headers": {"Content-Type": "text/html"}})()
 
     with pytest.raises(InputError, match=r"a web page, not with a file of rows; the dataset is hf://org/name$"):
-        http._version("https://huggingface.co/datasets/org/name", "dataset_uri=x", response)
+        served_file("https://huggingface.co/datasets/org/name", "dataset_uri=x", response)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from fakes.s3 import S3Server
-from helpers.oci_models import error_of
+from helpers.errors import error_of
 from kfp_osft.shared.push import export_uri
 from kfp_osft.shared.push.export_uri import push_to_export_uri
 

@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from helpers.artifacts import artifact
 from helpers.files import edit_json
+from helpers.interpreters import run
 from helpers.places import TESTS
 from helpers.trained_folder import make_trained_folder
 from kfp_osft.shared.files.manifests import file_digest, fingerprint
@@ -542,12 +542,9 @@ def test_killed_anywhere_it_leaves_the_old_model_or_the_new_one_and_a_rerun_ends
     # At each call that changes something on disk; with and without a file system that swaps folders in one step.
     program = TESTS / "helpers/killed_exports.py"
 
-    done = subprocess.run(
-        [sys.executable, program, tmp_path, checkpoint_dir, steps], capture_output=True, text=True, timeout=240
-    )
+    printed = run(sys.executable, program, tmp_path, checkpoint_dir, steps, cwd=tmp_path)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    kills, missing = map(int, done.stdout.splitlines()[-1].split())
+    kills, missing = map(int, printed.splitlines()[-1].split())
     assert kills >= 25
     # In two steps there is one moment, between them, at which there is no model until the next call.
     assert missing == (1 if steps == "two" else 0)

@@ -86,4 +86,4 @@ def test_a_training_is_followed_live_summed_up_and_known_to_have_kept_although_i
     program, *arguments = shlex.split(summary["Evaluate"])[1:]
     monkeypatch.chdir(tmp_path)
     assert program == "kfp-osft" and arguments[0] == "evaluate" and cli.main(arguments) == 0
-    assert "Kept: " in capsys.readouterr().out
+    assert "Weights: kept: " in capsys.readouterr().out

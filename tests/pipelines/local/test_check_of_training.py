@@ -59,9 +59,9 @@ def test_a_training_is_followed_live_summed_up_and_known_to_have_kept_although_i
         columns=400,
         rows=50,
     )
-    terminal.wait(lambda: "tokens/s" in terminal.text, seconds=240)
+    terminal.wait(lambda: "tokens/s" in terminal.text, seconds=900)
     assert any(line.startswith("Train with OSFT    running") for line in terminal.lines)
-    terminal.wait(seconds=240)
+    terminal.wait(seconds=900)
 
     assert terminal.exit_code == 0 and terminal.cursor_is_shown
     summary = {line.split()[0]: line for line in terminal.lines[-10:]}

@@ -42,6 +42,8 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 JOINT = "joint"
 RATES = (1e-5, 3e-5, 1e-4)
+# Nats per token by which a loss may be higher and still count as equal: less than the next rate changes it.
+_AS_WELL = 0.05
 
 
 class Size(NamedTuple):
@@ -115,15 +117,15 @@ class Bench:
         return self._once("base", lambda: self._measured(self._base, range(len(TASKS))))
 
     def chosen_rates(self) -> dict[str, float]:
-        """The rate of each arm: of all arms' lowest development losses the highest is what each comes nearest to."""
-        losses = {arm: {rate: self._development_loss(arm, rate) for rate in RATES} for arm in ARMS}
-        target = max(min(of_arm.values()) for of_arm in losses.values())
-        print(f"\nDevelopment loss by rate, nats per token; each arm takes the rate nearest to {target:.3f}")
-        print(f"{'':<12}" + "".join(f"{rate:>10g}" for rate in RATES) + f"{'chosen':>10}")
-        chosen = {}
-        for arm, of_arm in losses.items():
-            chosen[arm] = min(of_arm, key=lambda rate, of_arm=of_arm: abs(of_arm[rate] - target))
-            print(f"{arm:<12}" + "".join(f"{of_arm[rate]:>10.3f}" for rate in RATES) + f"{chosen[arm]:>10g}")
+        """The rate of each arm: the lowest one that learns as well as the arm which learns least at its best rate."""
+        tried = {arm: {rate: self._development(arm, rate) for rate in RATES} for arm in ARMS}
+        target = max(min(loss for loss, _ in of_arm.values()) for of_arm in tried.values()) + _AS_WELL
+        chosen = {arm: min(rate for rate in RATES if of_arm[rate][0] <= target) for arm, of_arm in tried.items()}
+        print(f"\nLoss on development rows -> general loss, by rate; each arm takes the lowest rate below {target:.3f}")
+        print(f"{'':<12}" + "".join(f"{rate:>18g}" for rate in RATES) + f"{'chosen':>10}")
+        for arm, of_arm in tried.items():
+            cells = "".join(f"{f'{loss:.3f} -> {general:.3f}':>18}" for loss, general in of_arm.values())
+            print(f"{arm:<12}{cells}{chosen[arm]:>10g}")
         return chosen
 
     def sequence(self, arm: str, rate: float, seed: int, order: Sequence[int]) -> list[Learnt]:
@@ -155,8 +157,8 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         return found
 
-    def _development_loss(self, arm: str, rate: float) -> float:
-        """Mean over the tasks, each learnt from the base."""
+    def _development(self, arm: str, rate: float) -> tuple[float, float]:
+        """Loss on the development rows and general loss, means over the tasks, each learnt from the base."""
         seed, losses = self._size.seeds[0], []
         for task, rows in list(zip(TASKS, self._rows[seed], strict=True))[: self._size.rate_tasks]:
             folder = self._folder / f"rate_{arm}_{rate:g}_{task.name}".replace(" ", "_")
@@ -165,9 +167,11 @@ class Bench:
                 model = self._trained(folder, self._base, [rows], arm, rate, seed)
                 return self._learnt(model, [HeldOutRows(task.name, rows.development, self._size.test)])
 
-            losses.append(self._once(folder.name, learnt).loss[task.name])
+            found = self._once(folder.name, learnt)
+            losses.append((found.loss[task.name], found.general_loss))
             shutil.rmtree(folder, ignore_errors=True)
-        return statistics.mean(losses)
+        of_rows, general = (statistics.mean(each) for each in zip(*losses, strict=True))
+        return of_rows, general
 
     def _trained(self, folder: Path, base: Path, rows: Sequence[TaskRows], arm: str, rate: float, seed: int) -> Path:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -22,7 +23,7 @@ from kfp_osft.shared.training.metrics import read_steps, resumptions, with_resum
 from kfp_osft.stages.launch_trainjob import local_engine
 from kfp_osft.stages.launch_trainjob.attempts import make_ready, start_anew, was_complete, whole_checkpoints
 from kfp_osft.stages.launch_trainjob.local_engine import LocalTraining
-from kfp_osft.stages.launch_trainjob.train_resume import RESUMED_FILE
+from kfp_osft.stages.launch_trainjob.train_resume import RESUMED_FILE, resume_exactly
 from kfp_osft.stages.preprocess.training_data import preprocess_dataset
 
 
@@ -119,6 +120,26 @@ def test_without_a_state_it_starts_anew_and_the_furthest_whole_checkpoint_is_set
     assert (folder / "_internal_data_processing").is_dir()
     told = capsys.readouterr().out
     assert "starts anew" in told and str(folder / "interrupted" / "samples_32.0") in told
+
+
+@pytest.mark.parametrize(("rank", "notes"), [("0", ['{"after_step": 5}'] * 2), ("1", [])])
+def test_a_training_that_goes_on_notes_after_which_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, notes: list[str]
+):
+    loader = SimpleNamespace(get_data_loader=None)
+    states = SimpleNamespace(FullStateCheckpointer=type("States", (), {"load_optimizer_state": None}))
+    for name, module in (("", SimpleNamespace(sampler=loader)), (".full_state_checkpoint", states)):
+        monkeypatch.setitem(sys.modules, f"mini_trainer{name}", module)
+    monkeypatch.setenv("RANK", rank)
+    put_state(folder, 5)
+
+    # The first attempt that resumed ended before its first step.
+    for _ in range(2):
+        resume_exactly(["--on-demand-checkpointing", f"--output-dir={folder}"])
+
+    noted = folder / RESUMED_FILE
+    assert (noted.read_text().splitlines() if noted.exists() else []) == notes
+    assert resumptions(with_resumptions(read_steps(folder), folder)) == [5][: len(notes)]
 
 
 @pytest.mark.parametrize(("first", "second", "kept"), [("32.0", "64.0", "64.0"), ("64.0", "32.0", "64.0")])

@@ -13,7 +13,7 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import SECRET
 from kfp_osft.shared.rows.files import dataset_files
-from kfp_osft.shared.training.run_file import FINAL_MODEL, RUN_FILE, RUN_FORMAT, read_run
+from kfp_osft.shared.training.run_file import FINAL_MODEL, RUN_FILE, RUN_FORMAT, read_run, wrong_field
 from kfp_osft.shared.training.versions import installed_versions
 
 
@@ -119,6 +119,8 @@ def _read(path: Path) -> dict[str, Any]:
             f"{what} does not describe a run; allowed: the {RUN_FILE} of an exported model, the model's folder, or the "
             "output folder of a run (the file beside the checkpoints holds less)"
         )
+    if wrong := wrong_field(run):
+        raise InputError(f"{what} is not what export_model writes: {wrong}")
     if run_format != RUN_FORMAT:
         raise InputError(f"{what} has the format {run_format!r}; this version of kfp-osft reads {RUN_FORMAT}")
     unknown = sorted(parameters.keys() - {parameter.name for parameter in ALL_PARAMETERS})

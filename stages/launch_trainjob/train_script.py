@@ -31,8 +31,6 @@ train_end.py.
 
 import base64
 import difflib
-import importlib
-import importlib.util
 import inspect
 import json
 import os
@@ -48,6 +46,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kfp_osft.shared.model.torchvision import hide_broken_torchvision
 from kfp_osft.shared.parameters.environment import blot_out, secret_values
 from kfp_osft.stages.launch_trainjob.train_attendance import Attendance
 from kfp_osft.stages.launch_trainjob.train_decomposition import tell_decomposition
@@ -230,22 +229,6 @@ def share_with_stages() -> None:
     if not home or not os.access(home, os.W_OK):
         os.environ["HOME"] = os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()
         os.makedirs(os.environ["HOME"], exist_ok=True)
-
-
-def hide_broken_torchvision() -> None:
-    """Makes a torchvision that is installed but does not import look absent; call it before transformers.
-
-    training-hub brings a torchvision (through timm) that does not match a CPU build of torch: "operator
-    torchvision::nms does not exist". transformers imports torchvision wherever it finds it.
-    """
-    if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is None:
-        return
-    try:
-        importlib.import_module("torchvision")
-    except Exception:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        sys.modules["torchvision"] = None  # pyright: ignore[reportArgumentType]  # what import takes for absent
 
 
 def check_keywords(osft: Callable, osft_args: dict) -> None:

@@ -9,6 +9,7 @@ from kfp_osft.stages.source_text import without_words
 _PARTS = (
     # What is secret, and what the trackers' variables are.
     "../../shared/parameters/environment.py",
+    "../../shared/model/torchvision.py",
     "train_end.py",
     "train_attendance.py",
     "train_steps.py",

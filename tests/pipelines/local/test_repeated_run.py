@@ -280,6 +280,10 @@ def test_a_base_model_that_is_gone_wants_another(model: Path, base_model: Path):
         ("[]", "does not describe a run"),
         ("{}", "does not describe a run"),
         ('{"osft": {}, "about": {}}', "does not describe a run"),
+        (
+            '{"parameters": {"training_seed": 1}, "format": 2, "dataset": {"uri": 1}, "base_model": {"name": "x"}}',
+            "is not what export_model writes: dataset.uri is a number, not a string",
+        ),
         ('{"format": 1, "parameters": {}, "dataset": {}, "base_model": {"name": "x"}}', "does not describe a run"),
         (
             '{"format": 9, "parameters": {"training_seed": 1}, "dataset": {}, "base_model": {"name": "x"}}',

@@ -1,6 +1,7 @@
 """Fixtures of all tests, from bare to full: a tiny model, rows, kfp.local in a folder of the test's."""
 
 import builtins
+import logging
 import os
 import sys
 import warnings
@@ -27,12 +28,15 @@ TINY_TRAINING = {
 
 
 @pytest.fixture(autouse=True)
-def environment_as_before() -> Iterator[None]:
-    """The command sets variables for the stages that it starts; the next test in this process must not see them."""
-    before = dict(os.environ)
+def process_as_before() -> Iterator[None]:
+    """What a test leaves in this process must not reach the next one: the command sets variables for the stages that it
+    starts, and a library's log writes to a captured stream, which is closed with the test."""
+    variables, handlers = dict(os.environ), list(logging.root.handlers)
     yield
     os.environ.clear()
-    os.environ |= before
+    os.environ |= variables
+    for handler in [handler for handler in logging.root.handlers if handler not in handlers]:
+        logging.root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def test_a_dry_run_shows_everything_and_trains_nothing(rows, tiny_model, capsys)
         "Training: 25 steps of 8 samples in 1 epoch",
         "[[Yes, Nairobi is the capital of Kenya",
         "OSFT limits 100% of the weights",
-        "Memory: about 1.8 GiB, and ",
+        "Memory: about 1.8 GiB (",
         "Disk: about 404.8 KiB for 1 checkpoint, and ",
         "Time: about ",
         "Nothing was trained.",

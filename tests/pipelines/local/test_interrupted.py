@@ -13,8 +13,10 @@ from kfp_osft.shared.files.leftovers import mark_of_this_process
 
 # A pipeline as kfp.local runs it, whose stage saves something after Ctrl-C, for as long as the test wants.
 RUN = """
-import subprocess, sys
+import signal, subprocess, sys
 from pathlib import Path
+# A shell's background processes ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from kfp_osft.pipelines.local import run as module
 
 STAGE = '''

@@ -139,7 +139,7 @@ def _run(options: argparse.Namespace) -> None:
         workspace_size=options.workspace_size,
         storage_class=options.storage_class,
         access_modes=tuple(options.access_modes or PipelineSettings.access_modes),
-        secret_names={**SECRET_NAMES, **secret_names},
+        secret_names=secret_names,
         stages=StageSettings(
             image=options.image or STAGE_IMAGE,
             package=options.package,

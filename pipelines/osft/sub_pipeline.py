@@ -45,20 +45,22 @@ class PipelineSettings:
         workspace_size: size of the run's workspace volume, a Kubernetes quantity.
         storage_class: its storage class; empty means the cluster's default, which KFP 2.15 and 2.16 do not fill in.
         access_modes: its access modes; ReadWriteMany, because training pods on several nodes share the volume.
-        secret_names: purpose of a Secret (a key of SECRET_KEYS) -> its name in the project.
+        secret_names: purpose of a Secret (a key of SECRET_KEYS) -> its name in the project; SECRET_NAMES has those of
+            purposes that are left out.
         stages: image of the stages, and where they get their code.
         evaluation: the pod of evaluate_model; None leaves that stage, and its parameters, out of the pipeline.
         name: of the pipeline; the runs' Workflows are named after it.
         defaults: of parameters in the form, by name, in place of the contract's.
 
     Raises:
-        InputError: a name that is not one of a Kubernetes object, a default of no parameter or that is not allowed.
+        InputError: a name that is not one of a Kubernetes object, a purpose of no Secret, a default of no parameter or
+            that is not allowed.
     """
 
     workspace_size: str = "100Gi"
     storage_class: str = ""
     access_modes: tuple[str, ...] = ("ReadWriteMany",)
-    secret_names: Mapping[str, str] = field(default_factory=lambda: dict(SECRET_NAMES))
+    secret_names: Mapping[str, str] = field(default_factory=dict)
     stages: StageSettings = field(default_factory=StageSettings)
     name: str = "osft-pipeline"
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +69,9 @@ class PipelineSettings:
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise InputError(f"the pipeline's name '{self.name}' is not a valid name of a Kubernetes object")
+        for purpose in self.secret_names:
+            if purpose not in SECRET_KEYS:
+                raise InputError(f"secret_names has {purpose!r}; allowed: {', '.join(SECRET_KEYS)}")
         check_names(self.defaults)
         check_constants(self.training_defaults)
         check_evaluation_constants(self.evaluation_defaults)
@@ -88,9 +93,10 @@ class PipelineSettings:
             task: a PipelineTask, or an OsftTask, which passes each on to the stages that need it.
             wanted: says of a key whether the task gets it.
         """
+        names = {**SECRET_NAMES, **self.secret_names}
         for purpose, keys in SECRET_KEYS.items():
             if given := {key: key for key in keys if wanted(key)}:
-                kubernetes.use_secret_as_env(task, self.secret_names[purpose], given, optional=True)
+                kubernetes.use_secret_as_env(task, names[purpose], given, optional=True)
 
     def workspace(self) -> dsl.WorkspaceConfig:
         """The workspace as KFP's PipelineConfig takes it."""

@@ -152,7 +152,7 @@ def test_the_workspace_is_as_it_was_asked_for(tmp_path):
 
 
 def test_a_secret_has_the_name_that_was_asked_for_and_the_others_theirs(tmp_path):
-    compile_all(tmp_path, PipelineSettings(secret_names={**PipelineSettings().secret_names, "s3": "my-s3"}))
+    compile_all(tmp_path, PipelineSettings(secret_names={"s3": "my-s3"}))
 
     names = {
         secret["secretName"]
@@ -161,6 +161,11 @@ def test_a_secret_has_the_name_that_was_asked_for_and_the_others_theirs(tmp_path
     }
     others = {"kubernetes-credentials", "hf-token", "oci-pull-secret-model-download", "mlflow-credentials"}
     assert names == {"my-s3", *others}
+
+
+def test_a_secret_for_an_unknown_purpose_is_an_error():
+    with pytest.raises(InputError, match=r"secret_names has 'hub'; allowed: kubernetes, hugging_face, oci, s3, mlflow"):
+        PipelineSettings(secret_names={"hub": "mine"})
 
 
 def test_every_stage_runs_in_the_image_that_was_asked_for(tmp_path):

@@ -10,6 +10,7 @@ from kfp_osft.shared.parameters.checking import check_parameters
 from kfp_osft.shared.parameters.declarations import ALL_PARAMETERS
 from kfp_osft.shared.parameters.kubernetes_syntax import is_name
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.reporting.redaction import redacted
 
 CONSTANT, FALLING, GROWING = "constant", "falling", "growing"
 SCHEDULES = (CONSTANT, FALLING, GROWING)
@@ -145,6 +146,11 @@ def plan_of(content: Any, folder: Path | None = None, defaults: Mapping[str, Any
             problems += str(error).splitlines()
     names = [task.name for task in tasks]
     problems += [f"the name {name} is given to two tasks" for name in sorted({n for n in names if names.count(n) > 1})]
+    places = [place for task in tasks if (place := task.training.get("export_uri"))]
+    problems += [
+        f"export_uri={redacted(place)} is given to two tasks: each model needs a place of its own, so give it to one"
+        for place in sorted({place for place in places if places.count(place) > 1})
+    ]
     if problems:
         raise InputError("\n".join(problems))
     return Plan(_place(content["base_model"], folder), tuple(tasks))

@@ -89,6 +89,7 @@ def test_files_beside_tasks_yaml_are_found_from_anywhere_and_numbers_may_lack_th
         ({"unfreeze_rank_ratio": "much"}, "unfreeze_rank_ratio='much' is not a number"),
         ({"unfreeze_rank_ratio": 25}, "task 1: training_unfreeze_rank_ratio=25 is not allowed"),
         ({"tasks": [TASK, TASK]}, "the name first is given to two tasks"),
+        ({"training": {"export_uri": "s3://b/m"}}, "export_uri=s3://b/m is given to two tasks: each model"),
         ({"tasks": ["first"]}, "task 1 is not a mapping"),
         ({"tasks": [{"name": "A B", "dataset": "x"}]}, "task 1: name='A B' is not allowed"),
         ({"tasks": [{"name": "first"}]}, "task 1: dataset is missing"),

@@ -56,3 +56,13 @@ def test_the_page_says_what_the_log_says(tmp_path, capsys):
     for said in ("3 read, 3 to train on", "the training has only 1 step", "about 1 GiB"):
         assert said in text and said in logged
     assert "\na\nb\n" in text and "\n    a\n    b\n" in logged
+
+
+def test_a_secret_that_markdown_would_escape_is_not_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("S3_SECRET", "a*secret$with#marks")
+    page = SimpleNamespace(path=str(tmp_path / "page"), uri="x")
+    monkeypatch.setattr("kfp_osft.stages.preprocess.report_page.report_lines", lambda report: [])
+
+    publish({}, ["Warning: a*secret$with#marks is in the rows"], page)
+
+    assert "secret" not in (tmp_path / "page").read_text()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, check_names
+from kfp_osft.pipelines.command.options import Subcommands, add_output_dir, check_object_names
 from kfp_osft.pipelines.command.parameter_options import EVALUATION, PARAMETERS, options_of, value_of
 from kfp_osft.pipelines.did_you_mean import did_you_mean
 from kfp_osft.pipelines.osft.form import OWN_PARAMETERS
@@ -133,7 +133,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.package and not options.pip:
         raise InputError("--package and --no-pip exclude each other: the package would be installed with pip")
     secret_names = {purpose: name for purpose in SECRET_KEYS if (name := getattr(options, f"{purpose}_secret"))}
-    check_names(*secret_names.values(), options.storage_class)
+    check_object_names(*secret_names.values(), options.storage_class)
     evaluation = _evaluation_pod(options)
     settings = PipelineSettings(
         workspace_size=options.workspace_size,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kfp_osft.pipelines.command.options import Subcommands, check_names
+from kfp_osft.pipelines.command.options import Subcommands, check_object_names
 from kfp_osft.pipelines.osft.rights import ROLE, SERVICE_ACCOUNT
 from kfp_osft.shared.reporting.errors import InputError
 
@@ -41,5 +41,5 @@ def _run(options: argparse.Namespace) -> None:
             )
         print(evaluation_manifest(), end="")
         return
-    check_names(options.service_account, options.role)
+    check_object_names(options.service_account, options.role)
     print(manifest(options.service_account, options.role, options.with_role), end="")

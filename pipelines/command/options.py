@@ -39,7 +39,7 @@ def add_quiet(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def check_names(*names: str) -> None:
+def check_object_names(*names: str) -> None:
     """Raises InputError for a name that Kubernetes would not accept for an object; an empty one is left to defaults."""
     for name in filter(None, names):
         if not is_name(name):

@@ -1,6 +1,5 @@
 """Downloads into the workspace: room on the disk, and resuming after a kill."""
 
-import errno
 import json
 import os
 import shutil
@@ -40,18 +39,6 @@ def check_free(copy: Path, file: Path) -> None:
             f"dataset file {file}: the workspace's file system does not tell its name from another file's of the "
             "dataset; rename one of them"
         )
-
-
-@contextmanager
-def explaining_a_full_disk(workspace: Path) -> Iterator[None]:
-    """Turns the operating system's "no space left" into an InputError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = size_text(shutil.disk_usage(workspace).free)
-        raise InputError(f"pvc_path={workspace}: {error.strerror} ({free} free)") from None
 
 
 class PartialDownload:

@@ -1,14 +1,14 @@
 """export_model: publishes the trained model on the PVC and as an artifact, whole or not at all."""
 
 import contextlib
-import errno
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kfp_osft.shared.files.atomic import replacing_folder, restore_replaced, writable_folder
+from kfp_osft.shared.files.full_disk import explaining_a_full_disk
 from kfp_osft.shared.files.manifests import fingerprint
 from kfp_osft.shared.files.ownership import OWNER_FILE, owned, owner_file_of
 from kfp_osft.shared.model.folder import config_value, public_name
@@ -108,14 +108,15 @@ def _export(folder: Path, workspace: Path, output_model: ModelArtifact, export_u
 
     final_model = workspace / FINAL_MODEL
     model = workspace / MODELS / folder.absolute().name
-    with _told_when_full(workspace), replacing_folder(model) as unfinished:
+    what = f"{workspace}: the model does not fit there"
+    with explaining_a_full_disk(workspace, what), replacing_folder(model) as unfinished:
         write_model(checkpoint.folder, training.base, unfinished)
         write_published(unfinished, published)
         let_others_read(unfinished)
     share_weights(model, checkpoint.folder)
-    with _told_when_full(Path(output_model.path)):
+    with explaining_a_full_disk(Path(output_model.path), f"{output_model.path}: the model does not fit there"):
         fill_artifact(output_model, model)
-    with _told_when_full(workspace), owned(owner_file_of(final_model), "export_model"):
+    with explaining_a_full_disk(workspace, what), owned(owner_file_of(final_model), "export_model"):
         show_as(final_model, model)
     log(
         f"Model of checkpoint {checkpoint.description}, the {'best of' if losses else 'last of'} "
@@ -223,14 +224,3 @@ def _rows(path: str, source: Mapping[str, str], digests: list[str] | None) -> di
         **source,
         **({"digests": digests, "fingerprint": fingerprint(digests)} if digests else {}),
     }
-
-
-@contextlib.contextmanager
-def _told_when_full(place: Path) -> Iterator[None]:
-    """A full file system is the user's to mend."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(f"{place}: the model does not fit there: {error.strerror}") from None

@@ -141,7 +141,8 @@ def check_lr_scheduler(osft: dict[str, Any]) -> None:
 
 def _check_folder(model: BaseModel) -> None:
     if not model.folder.is_dir():
-        raise InputError(f"{_PARAMETER}={model.name}: no such folder")
+        found = "a file, not the folder of a model" if model.folder.exists() else "no such folder"
+        raise InputError(f"{_PARAMETER}={model.name}: {found}")
     if not (model.folder / "config.json").is_file():
         raise InputError(f"{_PARAMETER}={model.name}: not a model folder, it has no config.json")
     _check_weights(model)

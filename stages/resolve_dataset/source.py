@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kfp_osft.shared.files.atomic import replacing_folder, writable_folder
-from kfp_osft.shared.files.downloads import MANIFEST, check_free, check_room, explaining_a_full_disk
+from kfp_osft.shared.files.downloads import MANIFEST, check_free, check_room
+from kfp_osft.shared.files.full_disk import explaining_a_full_disk
 from kfp_osft.shared.files.manifests import file_digest, fingerprint, read_manifest, write_manifest
 from kfp_osft.shared.processes.pod import use_workspace
 from kfp_osft.shared.reporting.errors import InputError
@@ -92,7 +93,7 @@ def resolve(
         raise InputError(
             f"dataset_uri={redacted(dataset_uri)} and an upstream dataset are both given; give one of them"
         )
-    with explaining_a_full_disk(workspace):
+    with explaining_a_full_disk(workspace, f"pvc_path={workspace}"):
         if dataset is not None:
             path = _from_artifact(dataset, dataset_split, workspace)
         elif dataset_uri.strip():

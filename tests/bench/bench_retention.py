@@ -8,7 +8,7 @@ The model is the demo's, SmolLM2-135M-Instruct. It needs reasoning-gym (pip inst
 environment of its own), and a later call goes on where one was stopped.
 
 Run it: python tests/bench/bench_retention.py FOLDER           the whole: hours on two cores
-        python tests/bench/bench_retention.py FOLDER --short   one seed, one order, fewer rows: a smoke test
+        python tests/bench/bench_retention.py FOLDER --short   one seed, one order, fewer items: a smoke test
 """
 
 import argparse
@@ -276,7 +276,8 @@ def _print_table(base: Learnt, found: Mapping[str, Sequence[Retained]], joint: S
     _print_row("base", list(zip(_untaught(base), strict=True)))
     for arm, figures in found.items():
         _print_row(arm, list(zip(*figures, strict=True)))
-    _print_row(JOINT, list(zip(*map(_untaught, joint), strict=True)))
+    if joint:
+        _print_row(JOINT, list(zip(*map(_untaught, joint), strict=True)))
 
 
 def _untaught(model: Learnt) -> tuple[float | None, ...]:
@@ -299,20 +300,37 @@ def main() -> None:
     """Chooses the rates, learns the tasks with each arm, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="gets rows and results; a later call goes on with what is there")
-    parser.add_argument("--short", action="store_true", help="one seed and one order")
+    parser.add_argument("--short", action="store_true", help="fewer test items, one seed and one order")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N")
+    parser.add_argument("--orders", type=int, choices=range(1, len(WHOLE.orders) + 1), help="orders of the tasks")
+    parser.add_argument(
+        "--rate",
+        action="append",
+        type=_rate,
+        metavar="ARM=RATE",
+        help=f"an arm ({', '.join(ARMS)}) and its rate, as an earlier call chose it: no rates are tried, and only the "
+        "arms that are named are trained",
+    )
     arguments = parser.parse_args()
     size = SHORT if arguments.short else WHOLE
+    if arguments.seeds:
+        size = size._replace(seeds=range(1, arguments.seeds + 1))
+    if arguments.orders:
+        size = size._replace(orders=WHOLE.orders[: arguments.orders])
     bench = Bench(arguments.folder, size)
-    base, rates = bench.base(), bench.chosen_rates()
-    found = {
-        arm: [
-            retained(bench.sequence(arm, rates[arm], seed, order), order)
-            for seed in size.seeds
-            for order in size.orders
-        ]
-        for arm in ARMS
-    }
-    _print_table(base, found, [bench.joint(rates["plain"], seed) for seed in size.seeds])
+    base, rates = bench.base(), dict(arguments.rate or ()) or bench.chosen_rates()
+    runs = [(arm, seed, order) for seed in size.seeds for order in size.orders for arm in rates]
+    found: dict[str, list[Retained]] = {arm: [] for arm in rates}
+    for arm, seed, order in runs:
+        found[arm].append(retained(bench.sequence(arm, rates[arm], seed, order), order))
+    _print_table(base, found, [bench.joint(rates["plain"], seed) for seed in size.seeds if "plain" in rates])
+
+
+def _rate(text: str) -> tuple[str, float]:
+    arm, _, rate = text.partition("=")
+    if arm not in ARMS:
+        raise argparse.ArgumentTypeError(f"{text!r}: no such arm; allowed: {', '.join(ARMS)}")
+    return arm, float(rate)
 
 
 if __name__ == "__main__":

@@ -206,7 +206,7 @@ def test_other_code_than_was_compiled_is_not_imported_and_the_error_says_where_i
 
     done = run_alone(mounted, tmp_path, KFP_OSFT_FOLDER=str(other))
     assert done.returncode == 1 and done.stdout == ""
-    assert f"(another version is in {archive}) (another version is in {other})" in done.stderr
+    assert f"(another version is in {archive} and {other})" in done.stderr
 
 
 def test_an_archive_with_names_outside_its_folder_writes_nothing(mounted, tmp_path):

@@ -1,4 +1,3 @@
-import errno
 import multiprocessing
 import os
 import time
@@ -11,7 +10,6 @@ from kfp_osft.shared.files import downloads
 from kfp_osft.shared.files.downloads import (
     MANIFEST,
     check_room,
-    explaining_a_full_disk,
     partial_download,
 )
 from kfp_osft.shared.files.manifests import read_manifest
@@ -111,14 +109,3 @@ def test_what_does_not_fit_is_refused(tmp_path: Path):
     check_room(tmp_path, 1, "it")
     with pytest.raises(InputError, match=rf"^it: needs 4\.0 TiB, but pvc_path={tmp_path} has [\d.]+ .iB free$"):
         check_room(tmp_path, 4 << 40, "it")
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_disk_that_gets_full_is_told_and_other_errors_are_not_hidden(tmp_path: Path, number: int):
-    with (
-        pytest.raises(InputError, match=rf"^pvc_path={tmp_path}: {os.strerror(number)} \(.* free\)$"),
-        explaining_a_full_disk(tmp_path),
-    ):
-        raise OSError(number, os.strerror(number))
-    with pytest.raises(PermissionError), explaining_a_full_disk(tmp_path):
-        raise PermissionError(errno.EPERM, "x")

@@ -142,7 +142,9 @@ def test_a_folder_that_is_no_model_is_told(tmp_path: Path, files: dict[str, byte
 
 
 def test_a_file_is_no_model(model: Path):
-    assert error_of(checked, model / "config.json") == (f"training_base_model={model}/config.json: no such folder")
+    assert error_of(checked, model / "config.json") == (
+        f"training_base_model={model}/config.json: a file, not the folder of a model"
+    )
 
 
 def test_a_folder_without_a_tokenizer_is_told(model: Path):

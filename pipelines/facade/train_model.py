@@ -1,6 +1,7 @@
 """train_model: the facade with the signature of the single OSFT component."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from kfp import dsl
@@ -56,8 +57,9 @@ def train_model(
 
     Raises:
         TypeError: unknown, missing or positional arguments.
-        InputError: dataset and dataset_uri are both given; a field of kubernetes_config that KFP cannot express;
-            outside a pipeline, kubernetes_config, neither of the two, or a dataset that is not an artifact.
+        InputError: dataset and dataset_uri are both given; min_improvement without rows to hold out; a field of
+            kubernetes_config that KFP cannot express; outside a pipeline, kubernetes_config, neither dataset nor
+            dataset_uri, or a dataset that is not an artifact.
     """
     # The value of a pipeline's parameter, or of another task's output, is not known yet.
     has_uri = not isinstance(dataset_uri, str) or bool(dataset_uri.strip())
@@ -65,6 +67,8 @@ def train_model(
         raise InputError("dataset and dataset_uri are both given; give one of them")
     # None means: not given, so that the library's default applies.
     training = {name: value for name, value in training.items() if value is not None}
+    if evaluation is not None:
+        _check_held_out(evaluation, validation_uri, training.get("training_validation_split"))
     if pipeline := pipeline_context.Pipeline.get_default_pipeline():
         if dataset is None and not has_uri:
             # Not an error, since the contract's own example has none; resolve_dataset reports it.
@@ -95,6 +99,15 @@ def train_model(
         **training,
         **(evaluation or {}),
     )
+
+
+def _check_held_out(evaluation: Mapping[str, Any], *held_out: Any) -> None:
+    """Sees that there are rows to measure an improvement on; what is not known yet may bring some."""
+    wanted = evaluation.get("min_improvement")
+    if isinstance(wanted, int | float) and wanted > 0 and not any(held_out):
+        raise InputError(
+            f"min_improvement={wanted:g} needs held-out rows: give validation_uri, or training_validation_split"
+        )
 
 
 def _location(dataset: Any) -> str:

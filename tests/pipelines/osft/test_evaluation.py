@@ -103,6 +103,16 @@ def test_a_constant_that_is_not_allowed_fails_when_it_is_compiled(evaluation, pr
         compile_(callers)
 
 
+def test_an_improvement_that_nothing_can_show_fails_when_it_is_compiled():
+    def callers(**held_out):
+        train_model(pvc_path="/pvc", dataset=rows_artifact(), evaluation={"min_improvement": 0.5}, **held_out)
+
+    with pytest.raises(InputError, match=r"min_improvement=0\.5 needs held-out rows: give validation_uri"):
+        compile_(lambda: callers())
+    compile_(lambda: callers(training_validation_split=0.1))
+    compile_(lambda: callers(validation_uri="org/rows"))
+
+
 def test_a_constant_that_is_not_allowed_fails_when_the_pipeline_is_nested():
     pipeline = build_osft_pipeline(PipelineSettings(evaluation=EvaluationPod()))
 

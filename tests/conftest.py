@@ -17,6 +17,11 @@ from pytest_kfp_local import KfpLocal
 
 pytest_plugins = ["pytest_kfp_local", "helpers.fault_figures"]
 
+# As many test processes as cores: a second thread of each would only wait for its turn, and a step would take twice as
+# long. PyTorch and what the tests start take it from here.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 #: A training of the tiny model in seconds, by the contract's names.
 TINY_TRAINING = {
     "training_effective_batch_size": 8,

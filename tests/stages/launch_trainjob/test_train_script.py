@@ -194,7 +194,7 @@ def test_with_a_gpu_arguments_and_devices_stay_as_they_are(run, tmp_path):
         "nproc_per_node": "auto",
         "learning_rate": 0.1,
     }
-    assert seen["env"]["OSFT_ON_CPU"] == "0" and "OMP_NUM_THREADS" not in seen["env"]
+    assert seen["env"]["OSFT_ON_CPU"] == "0" and not {"OMP_NUM_THREADS", "NUMBA_DISABLE_JIT"} & seen["env"].keys()
 
 
 @pytest.mark.parametrize(("device", "gpus", "on_cpu"), [("auto", "0", "1"), ("cpu", "1", "1"), ("auto", "1", "0")])
@@ -251,6 +251,10 @@ def test_on_the_cpu_the_servers_number_of_processes_holds_when_none_was_given(ru
 def test_waiting_threads_leave_the_cores_to_others(run):
     _, seen = run()
     assert seen["env"]["GOMP_SPINCOUNT"] == "10000"
+
+
+def test_on_the_cpu_nothing_is_compiled_to_pack_a_batch(run):
+    assert run()[1]["env"]["NUMBA_DISABLE_JIT"] == "1"
 
 
 def test_the_users_number_of_threads_holds(run):

@@ -25,7 +25,7 @@ def arguments_for_cpu(osft_args: dict) -> dict:
     # GNU OpenMP's threads spin while they wait, so that beside other load a step takes several times as long.
     # Spinning a little costs nothing there and next to nothing on a quiet machine; not at all costs a quarter.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # mini-trainer packs a batch by a function that numba takes eight seconds to compile, and Python milliseconds to run.
+    # mini-trainer packs a batch by a function that numba takes eight seconds to compile and Python milliseconds to run.
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
     if int(osft_args.get("nnodes") or os.environ.get("PET_NNODES") or 1) == 1:
         # gloo looks up this host's name, which a laptop off its network or a sandbox cannot resolve.

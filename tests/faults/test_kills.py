@@ -1,4 +1,4 @@
-"""Each stage is killed at up to 20 of its file operations and run again, and stages run at once in one workspace: in
+"""Each stage is killed at up to 12 of its file operations and run again, and stages run at once in one workspace: in
 the end all is as if each had run alone and undisturbed."""
 
 import json
@@ -28,9 +28,9 @@ PAIRS = (
     ("collect_metrics", "export_model"),
     ("render_loss_chart", "export_model"),
 )
-KILLS, ROUNDS = 20, 2
+KILLS, ROUNDS = 12, 2
 # Of the stages that take seconds: one looks at the model's structure, the other starts a JavaScript engine.
-FEWER_KILLS = {"preprocess": 12, "render_loss_chart": 8}
+FEWER_KILLS = {"preprocess": 8, "render_loss_chart": 6}
 
 
 @pytest.fixture

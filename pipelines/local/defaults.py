@@ -21,9 +21,9 @@ _TOKENS_ON_CPU, _TOKENS_ON_GPU = 2048, 8192
 _LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
 # The longest rows by their characters are tokenized; what the chat template adds is left room for.
 _ROWS_TOKENIZED, _TEMPLATE = 32, 1.25
-# Up to this hidden size (models of about half a billion parameters) a model takes the demo's rate, whose effect on
-# what it knows was measured; larger ones take less.
-_SMALL, _RATE_OF_SMALL, _RATE = 1024, 1e-4, 2e-5
+# Up to this hidden size (models of about half a billion parameters) a model takes the rate at which the demo's model
+# learnt three tasks and kept most (stages/launch_trainjob/choosing.md); larger ones take less.
+_SMALL, _RATE_OF_SMALL, _RATE = 1024, 3e-5, 2e-5
 #: What is said of the base model then.
 EXAMPLE_MODEL = f"base model {MODEL_NAME}, the demo's small model, to try things out (--base-model takes yours)"
 _PIPELINE_DEFAULTS = {parameter.name: parameter.pipeline_default for parameter in ALL_PARAMETERS}

@@ -49,7 +49,7 @@ def test_the_written_config_is_the_run(rows, tiny_model, capsys):
         "base_model": str(tiny_model),
         "num_epochs": 2,
         "effective_batch_size": 16,
-        "learning_rate": 1e-4,
+        "learning_rate": 3e-5,
         "max_seq_len": 256,
         "max_tokens_per_gpu": 2048,
     }

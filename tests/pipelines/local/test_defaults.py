@@ -25,7 +25,7 @@ def test_two_hundred_rows_of_a_small_model_on_a_cpu(tmp_path, tiny_model):
         "training_effective_batch_size": 8,
         "training_max_seq_len": 256,
         "training_max_tokens_per_gpu": 2048,
-        "training_learning_rate": 1e-4,
+        "training_learning_rate": 3e-5,
     }
     assert chosen.lines[0] == "batch size 8, so that 200 rows make about 25 steps"
 

@@ -45,8 +45,10 @@ EVALUATION_PARAMETERS: tuple[Parameter, ...] = (
         "benchmarks",
         str,
         "",
-        "Tasks of lm-evaluation-harness (lm-eval, which must be installed) to run on both models.",
-        "names separated by commas, as arc_easy,hellaswag",
+        "Tasks of lm-evaluation-harness (lm-eval, which must be installed) to run on both models; with eval_hub_url "
+        "benchmarks of the Eval Hub.",
+        "names separated by commas, as arc_easy,hellaswag; of an Eval Hub also with their provider, as "
+        "lm_evaluation_harness/arc_easy",
         "evaluation",
     ),
     Parameter(
@@ -74,5 +76,13 @@ EVALUATION_PARAMETERS: tuple[Parameter, ...] = (
         "an integer of at least 0",
         "evaluation",
         lambda value: value >= 0,
+    ),
+    Parameter(
+        "eval_hub_url",
+        str,
+        "",
+        "An Eval Hub that runs the benchmarks, instead of lm-eval here; the stage serves it both models meanwhile.",
+        "https://host or https://host:port",
+        "evaluation",
     ),
 )

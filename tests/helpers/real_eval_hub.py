@@ -83,8 +83,8 @@ def real_eval_hub(folder: Path, providers: Mapping[str, Mapping[str, Any]]) -> I
             [program, "-local", "-configdir", settings],
             stdout=log,
             stderr=log,
-            # The SDK's name for what its callbacks trust.
-            env={**os.environ, "EVALHUB_CA_BUNDLE_PATH": str(hub.ca)},
+            # For the jobs, which report to the server: in local mode the SDK has no setting of its own for that.
+            env={**os.environ, "SSL_CERT_FILE": str(hub.ca)},
         )
     try:
         _wait(hub, process)

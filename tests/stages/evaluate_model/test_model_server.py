@@ -102,5 +102,5 @@ def test_requests_at_once_are_answered_one_by_one_and_the_place_is_free_afterwar
         for thread in threads:
             thread.join()
         assert len(answers) == 6 and all(answer == answers[0] for answer in answers)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="refused"):
         ask(f"{server.url}/models")

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,8 +30,9 @@ TOKENIZER = "EVAL_HUB_TOKENIZER"
 _JOBS = "/evaluations/jobs"
 _OVER = ("completed", "failed", "cancelled", "partially_failed")
 # Providers have hundreds of benchmarks.
-_PAGE = 50
-_BATCH = 8
+_PAGE, _MOST_PROVIDERS = 50, 5000
+# Prompts in a request, which Eval Hub's sidecar on a cluster gives 60 seconds.
+_BATCH, _BATCH_ON_CPU = 8, 1
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 # A job that neither asks the model nor gets into another state. One on a cluster waits for its image and its data.
 _IDLE_SECONDS = 3600.0
@@ -72,13 +73,13 @@ def hub_benchmarks(hub: EvalHub, names: Sequence[str]) -> list[HubBenchmark]:
     """
     listed = list(_providers(hub))
     # Those that users make have a UUID for an id; a name must not hide another's id.
-    providers = {provider.get("name"): provider for provider in listed}
-    providers |= {_object(provider.get("resource")).get("id"): provider for provider in listed}
+    providers = {str(provider.get("name")): provider for provider in listed}
+    providers |= {str(_object(provider.get("resource")).get("id")): provider for provider in listed}
     found = []
     for name in names:
         given, _, rest = name.partition("/")
         provider, benchmark = (given, rest) if rest and given in providers else (LM_EVAL, name)
-        entries = {entry.get("id"): entry for entry in _objects(providers.get(provider, {}).get("benchmarks"))}
+        entries = {str(entry.get("id")): entry for entry in _objects(providers.get(provider, {}).get("benchmarks"))}
         if benchmark not in entries:
             of = f"the provider {provider} there has {_some(entries)}" if entries else ""
             raise InputError(
@@ -145,7 +146,8 @@ def hub_score(
     Raises:
         InputError: the job fails, is cancelled, stands still for an hour or reports no number; the hub went away.
     """
-    parameters = {"batch_size": _BATCH, "num_few_shot": benchmark.few_shot, "tokenizer": tokenizer_name}
+    batch = _BATCH_ON_CPU if model.device.type == "cpu" else _BATCH
+    parameters = {"batch_size": batch, "num_few_shot": benchmark.few_shot, "tokenizer": tokenizer_name}
     with terminable(), served_model(model, tokenizer, name, hub.address_here()) as server:
         asked = {"id": benchmark.id, "provider_id": benchmark.provider}
         job = hub.post(
@@ -204,7 +206,8 @@ def _score(job: Mapping[str, Any], benchmark: HubBenchmark, said: str, server: M
         key.partition(",")[0]: float(value)
         for each in results
         for key, value in _object(each.get("metrics")).items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # A float is what Python reads of a number with a point; its integers have no end.
+        if (type(value) is int and abs(value) < 1 << 53) or (type(value) is float and math.isfinite(value))
     }
     first = next((metric for metric in benchmark.metrics if metric in numbers), None)
     first = first or next((metric for metric in numbers if not metric.endswith("_stderr")), None)
@@ -222,13 +225,11 @@ def _unreached(server: ModelServer) -> str:
 
 
 def _providers(hub: EvalHub) -> Iterator[dict[str, Any]]:
-    at = 0
-    while True:
+    for at in range(0, _MOST_PROVIDERS, _PAGE):
         page = hub.get(f"/evaluations/providers?limit={_PAGE}&offset={at}", _TRIES_TO_CHECK)
         if not isinstance(page.get("items"), list):
             raise InputError(f"{hub.said}: its list of providers is not that of an Eval Hub")
         yield from _objects(page["items"])
-        at += _PAGE
         if len(page["items"]) < _PAGE:
             return
 
@@ -250,8 +251,8 @@ def _benchmark(name: str, provider: Mapping[str, Any], entry: Mapping[str, Any])
     )
 
 
-def _some(names: Mapping[Any, Any]) -> str:
-    known = sorted(name for name in names if isinstance(name, str))
+def _some(names: Iterable[str]) -> str:
+    known = sorted(names)
     return short(", ".join(known[:20])) + (f" and {len(known) - 20} more" if len(known) > 20 else "") or "none"
 
 

@@ -132,10 +132,10 @@ class EvalHub:
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "kfp-osft"}
         # Read anew: Kubernetes replaces the file of a token.
-        if self._has_tls and (token := os.environ.get(TOKEN, "").strip() or _of_account("token")):
+        if self._has_tls and (token := _given(TOKEN) or _of_account("token")):
             keep_secret(token)
             headers["Authorization"] = f"Bearer {token}"
-        if tenant := os.environ.get(TENANT, "").strip() or _of_account("namespace"):
+        if tenant := _given(TENANT) or _of_account("namespace"):
             headers["X-Tenant"] = tenant
         return headers
 
@@ -213,6 +213,13 @@ def short(message: str) -> str:
     """Another's message in one line, not too long, and without secrets."""
     text = " ".join(shown(message).split())
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
+
+
+def _given(variable: str) -> str:
+    value = os.environ.get(variable, "").strip()
+    if not all("!" <= letter <= "~" for letter in value):
+        raise InputError(f"{variable} in the environment is not allowed; allowed: one line of ASCII without blanks")
+    return value
 
 
 def _of_account(name: str) -> str:

@@ -37,7 +37,7 @@ class LmEval(FrameworkAdapter):
                 "tokenizer": config.parameters["tokenizer"],
                 "tokenizer_backend": "huggingface",
                 "tokenized_requests": False,
-                "batch_size": config.parameters["batch_size"],
+                "batch_size": config.parameters.get("batch_size", 1),
             },
             tasks=[config.benchmark_id],
             task_manager=TaskManager(include_path=os.environ["TASKS"]),

@@ -64,7 +64,7 @@ def test_a_job_names_the_model_its_url_and_the_benchmark_and_its_primary_score_c
         {
             "id": "arc_easy",
             "provider_id": "lm_evaluation_harness",
-            "parameters": {"batch_size": 8, "num_few_shot": 5, "tokenizer": "org/base"},
+            "parameters": {"batch_size": 1, "num_few_shot": 5, "tokenizer": "org/base"},
         }
     ]
     assert [path for path, _ in fake.asked("GET")[1:]] == [JOB] * 3
@@ -115,7 +115,7 @@ def test_the_secret_in_the_models_url_does_not_come_back_in_an_error(fake, score
         score()
 
 
-@pytest.mark.parametrize("metrics", [{}, {"acc": "good"}, {"acc": None, "acc_stderr": 0.1}, [], None])
+@pytest.mark.parametrize("metrics", [{}, {"acc": "good"}, {"acc": 10**400}, {"acc": None, "acc_stderr": 0.1}, [], None])
 def test_a_job_without_a_number_is_an_error(fake, score, metrics):
     fake.metrics = metrics
     with pytest.raises(InputError, match="job job/1 of .*: completed, and reports no number"):
@@ -170,8 +170,16 @@ def test_an_unknown_benchmark_is_named_with_those_that_there_are(fake, name, pro
         hub_benchmarks(EvalHub(fake.url), ["arc_easy", name])
 
 
+def test_a_list_of_providers_without_an_end_is_given_up(fake, monkeypatch):
+    monkeypatch.setattr(eval_hub, "_MOST_PROVIDERS", 150)
+    fake.providers = [OWN] * 50
+    with pytest.raises(InputError, match="^benchmarks: arc_easy: not a benchmark of"):
+        hub_benchmarks(EvalHub(fake.url), ["arc_easy"])
+    assert len(fake.requests) == 3
+
+
 def test_without_the_usual_provider_the_others_are_named(fake):
-    fake.providers = [OWN, {"resource": None}, 3]
+    fake.providers = [OWN, {**OWN, "benchmarks": [{"id": []}, 3]}, 3]
     with pytest.raises(InputError, match="the providers there are 0b5f0b0e, mine$"):
         hub_benchmarks(EvalHub(fake.url), ["arc_easy"])
 

@@ -133,6 +133,14 @@ def test_with_tls_the_pods_token_and_namespace_are_sent_or_those_of_the_variable
     ]
 
 
+@pytest.mark.parametrize("variable", [TOKEN, TENANT])
+def test_a_variable_that_is_no_header_is_named_and_its_value_is_not(with_tls, monkeypatch, variable):
+    monkeypatch.setenv(variable, "geheim123\nX-User: admin")
+    with pytest.raises(InputError, match=f"^{variable} in the environment is not allowed; allowed: one") as refused:
+        EvalHub(with_tls.url).get("/evaluations/providers")
+    assert "geheim123" not in str(refused.value) and with_tls.requests == []
+
+
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [

@@ -88,6 +88,8 @@ def hub(tmp_path, tasks, tiny_model, monkeypatch):
     monkeypatch.setenv(TOKENIZER, str(tiny_model))
     # A program that ends without a word leaves its job pending.
     monkeypatch.setattr(eval_hub, "_IDLE_SECONDS", 120.0)
+    # As on a GPU.
+    monkeypatch.setattr(eval_hub, "_BATCH_ON_CPU", 3)
     (tmp_path / "hub").mkdir()
     with real_eval_hub(tmp_path / "hub", {"lm_evaluation_harness": lm_eval_provider(tasks, TASKS)}) as hub:
         monkeypatch.setenv("SSL_CERT_FILE", str(hub.ca))

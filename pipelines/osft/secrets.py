@@ -16,8 +16,8 @@ SECRET_KEYS = {
         "AWS_REGION",
     ),
     "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH"),
-    # Instead of the service account's token and the project; and a tokenizer for its jobs.
-    "eval_hub": ("EVAL_HUB_TOKEN", "EVAL_HUB_TENANT", "EVAL_HUB_TOKENIZER"),
+    # Instead of the service account's token; and a tokenizer for its jobs.
+    "eval_hub": ("EVAL_HUB_TOKEN", "EVAL_HUB_TOKENIZER"),
 }
 #: Purpose -> name of the Secret, which the present pipelines use.
 SECRET_NAMES = {

@@ -31,7 +31,7 @@ _JOBS = "/evaluations/jobs"
 _OVER = ("completed", "failed", "cancelled", "partially_failed")
 # Providers have hundreds of benchmarks.
 _PAGE, _MOST_PROVIDERS = 50, 5000
-# Prompts in a request, which Eval Hub's sidecar on a cluster gives 60 seconds.
+# Prompts in a request, which the sidecar of a job on a cluster gives 30 seconds.
 _BATCH, _BATCH_ON_CPU = 8, 1
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 # A job that neither asks the model nor gets into another state. One on a cluster waits for its image and its data.

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -122,7 +122,7 @@ def hub_runs(hub: EvalHub, benchmarks: Sequence[HubBenchmark], name: str, tokeni
     return [
         BenchmarkRun(
             each.name,
-            ["eval hub", hub.url, each.provider, each.id, each.few_shot, each.runtime, tokenizer_name],
+            ["eval hub", hub.url, asdict(each), tokenizer_name],
             partial(hub_score, hub, each, name, tokenizer_name),
         )
         for each in benchmarks
@@ -167,8 +167,8 @@ def hub_score(
         try:
             job = _end_of(hub, path, said, server)
         except BaseException:
+            log(f"{said} is no longer wanted: cancelling it")
             hub.delete(path)
-            log(f"{said} is cancelled")
             raise
     return _score(job, benchmark, said, server)
 
@@ -206,7 +206,7 @@ def _score(job: Mapping[str, Any], benchmark: HubBenchmark, said: str, server: M
         key.partition(",")[0]: float(value)
         for each in results
         for key, value in _object(each.get("metrics")).items()
-        # A float is what Python reads of a number with a point; its integers have no end.
+        # No booleans; and Python's integers are larger than any float.
         if (type(value) is int and abs(value) < 1 << 53) or (type(value) is float and math.isfinite(value))
     }
     first = next((metric for metric in benchmark.metrics if metric in numbers), None)

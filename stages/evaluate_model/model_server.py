@@ -66,9 +66,7 @@ def served_model(model: Any, tokenizer: Any, name: str, host: str) -> Iterator[M
     finally:
         server.http.shutdown()
         server.http.server_close()
-        # An answer that is being computed is the last one: the model is released after this.
-        with server.turn:
-            thread.join()
+        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -145,7 +145,7 @@ def test_a_job_is_cancelled_if_the_stage_is_ended(fake, score, capsys):
         score()
     timer.join()
     assert fake.asked("DELETE") == [(JOB, None)]
-    assert "job job/1" in capsys.readouterr().out
+    assert "is no longer wanted: cancelling it" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("answer", [{}, {"resource": None}, {"resource": {"id": 3}}, {"resource": {"id": ""}}])
@@ -261,6 +261,10 @@ def test_both_models_are_measured_once_and_again_if_the_provider_runs_something_
     assert run()[1] == []
     fake.providers = [{**PROVIDER, "runtime": {"k8s": {"image": "quay.io/example/adapter:2"}}}]
     assert run()[1] == names
+    # Base and tuned model are compared by the same metric.
+    fake.providers = [{**PROVIDER, "benchmarks": [{"id": "arc_easy", "primary_score": {"metric": "acc"}}]}]
+    result, jobs = run()
+    assert jobs == names and result.metrics()["arc_easy_acc_before"] == 0.5
 
 
 def _page(handler, items):

@@ -98,7 +98,8 @@ def _run_with(settings: RunSettings, options: argparse.Namespace) -> None:
     if settings.evaluation is not None:
         from kfp_osft.pipelines.local.evaluation import check_evaluation
 
-        check_evaluation(settings.evaluation, settings.holds_out_rows)
+        base_model = str(settings.training.get("training_base_model", "of the example"))
+        check_evaluation(settings.evaluation, settings.holds_out_rows, base_model)
     settings.tell_without_effect()
     is_new = options.run_file is None
     example = None

@@ -32,6 +32,7 @@ _ENV_STAGES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     # Not AWS_CA_BUNDLE: what one client trusts, all do.
     (re.compile(r"AWS_(?!CA_BUNDLE$).*|S3_.*"), ("resolve_dataset", *_PUSH_STAGES)),
     (re.compile(r"OSFT_MODELCAR_BASE"), _PUSH_STAGES),
+    (re.compile(r"EVAL_HUB_.*"), ("evaluate_model",)),
     # preprocess only says whether it will be used.
     (re.compile(r"MLFLOW_TRACKING_URI"), ("preprocess", *_MLFLOW_STAGES)),
     (re.compile(r"MLFLOW_.*"), _MLFLOW_STAGES),

@@ -6,6 +6,7 @@ from typing import Any
 
 from kfp_osft.pipelines.run_folders import last_model
 from kfp_osft.shared.files.atomic import writable_folder
+from kfp_osft.shared.model.folder import public_name
 from kfp_osft.stages.evaluate_model import comparison
 from kfp_osft.stages.evaluate_model.comparison import ALL_TEXTS, Compared
 from kfp_osft.stages.evaluate_model.evaluation import (
@@ -25,17 +26,18 @@ from kfp_osft.stages.evaluate_model.result import Evaluation
 _ROWS = 64
 
 
-def check_evaluation(evaluation: Mapping[str, Any], holds_out_rows: bool) -> None:
+def check_evaluation(evaluation: Mapping[str, Any], holds_out_rows: bool, base_model: str) -> None:
     """Sees before the training that the evaluation after it is possible.
 
     Args:
         evaluation: EVALUATION_PARAMETERS by name.
         holds_out_rows: whether the run has rows that it does not train on.
+        base_model: folder or id on the Hugging Face Hub.
 
     Raises:
         InputError: a value that is not allowed; rows or benchmarks that do not exist.
     """
-    check_possible(checked_options(evaluation), holds_out_rows)
+    check_possible(checked_options(evaluation), holds_out_rows, public_name(base_model))
 
 
 def evaluate_models(

@@ -16,6 +16,8 @@ SECRET_KEYS = {
         "AWS_REGION",
     ),
     "mlflow": ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_AUTH"),
+    # Instead of the service account's token; and a tokenizer for its jobs.
+    "eval_hub": ("EVAL_HUB_TOKEN", "EVAL_HUB_TOKENIZER"),
 }
 #: Purpose -> name of the Secret, which the present pipelines use.
 SECRET_NAMES = {
@@ -24,4 +26,5 @@ SECRET_NAMES = {
     "oci": "oci-pull-secret-model-download",
     "s3": "s3-secret",
     "mlflow": "mlflow-credentials",
+    "eval_hub": "eval-hub-credentials",
 }

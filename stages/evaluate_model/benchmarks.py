@@ -1,12 +1,15 @@
 """Benchmarks by lm-evaluation-harness (PyPI lm-eval), which is imported only where one is asked for."""
 
 import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from kfp_osft.shared.files.manifests import file_digest
 from kfp_osft.shared.reporting.errors import InputError
+from kfp_osft.shared.training.versions import installed_versions
 
 _BATCH = 16
 
@@ -26,6 +29,22 @@ class Benchmark:
     value: float
     higher_is_better: bool
     samples: int
+
+
+class BenchmarkRun(NamedTuple):
+    """A benchmark that is to be run: what its score depends on beside the model, and what computes it from a model of
+    transformers and its tokenizer."""
+
+    name: str
+    made_from: Any
+    score: Callable[[Any, Any], Benchmark]
+
+
+def lm_eval_runs(names: Sequence[str], folder: Path | None) -> list[BenchmarkRun]:
+    """The tasks, to run in this process; names and folder as in check_benchmarks."""
+    files = sorted(folder.rglob("*")) if names and folder else []
+    made_from = [{str(file): file_digest(file) for file in files if file.is_file()}, installed_versions(("lm-eval",))]
+    return [BenchmarkRun(name, [name, *made_from], partial(benchmark_score, name, folder)) for name in names]
 
 
 def check_benchmarks(names: list[str], folder: Path | None) -> None:

@@ -24,6 +24,7 @@ def evaluate_model(
     benchmarks_path: str = "",
     evaluation_rows: int = 200,
     evaluation_answer_tokens: int = 32,
+    eval_hub_url: str = "",
     export_uri: str = "",
 ) -> NamedTuple("Outputs", [("passed", bool), ("evaluation_path", str)]):
     """Measures what a model learnt and what it kept of its base model.
@@ -40,10 +41,11 @@ def evaluate_model(
         min_improvement: How much lower the loss on the held-out rows must be, relative.
         gate: Fail if the model does not pass.
         earlier_tasks: Held-out rows of earlier tasks, name=path,name=path.
-        benchmarks: Tasks of lm-evaluation-harness, separated by commas.
+        benchmarks: Tasks of lm-evaluation-harness, or benchmarks of the Eval Hub, separated by commas.
         benchmarks_path: Folder with further tasks of that.
         evaluation_rows: How many rows of each task are measured.
         evaluation_answer_tokens: Answers of at most so many tokens are compared with the model's own.
+        eval_hub_url: An Eval Hub that runs the benchmarks, instead of lm-eval here.
         export_uri: Where to push the model afterwards: s3://bucket/prefix, hf://org/name or
             oci://registry/repository:tag. With gate, only if it passed. Empty for nowhere.
         output_report: The page: what was learnt, what was kept, examples.

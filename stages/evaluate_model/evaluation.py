@@ -1,6 +1,6 @@
 """evaluate_model: base and tuned model side by side, a report, and whether the tuned one passes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,10 @@ from kfp_osft.shared.rows.files import dataset_files
 from kfp_osft.shared.tracking.mlflow_run import tracked_run
 from kfp_osft.shared.training.run_file import MODELS, RUN_FILE, read_run, required_run
 from kfp_osft.stages.evaluate_model import comparison
-from kfp_osft.stages.evaluate_model.benchmarks import check_benchmarks
+from kfp_osft.stages.evaluate_model.benchmarks import BenchmarkRun, check_benchmarks, lm_eval_runs
 from kfp_osft.stages.evaluate_model.card_section import add_to_card
+from kfp_osft.stages.evaluate_model.eval_hub import hub_benchmarks, hub_runs, tokenizer_of
+from kfp_osft.stages.evaluate_model.hub_api import EvalHub
 from kfp_osft.stages.evaluate_model.measuring import HeldOutRows, measure
 from kfp_osft.stages.evaluate_model.options import TASK_NAME, Options, checked_options
 from kfp_osft.stages.evaluate_model.report import write_report
@@ -114,7 +116,7 @@ def evaluate(models: Models, rows: Path | None, options: Options, folder: Path, 
     Raises:
         InputError: see evaluate_model.
     """
-    check_possible(options, rows is not None)
+    runs = check_possible(options, rows is not None, models.base_name)
     if rows:
         dataset_files(rows)
     held_out: list[HeldOutRows] = [options.held_out(TASK_NAME, rows)] if rows else []
@@ -123,13 +125,15 @@ def evaluate(models: Models, rows: Path | None, options: Options, folder: Path, 
         measure(
             model,
             held_out,
-            benchmarks=options.benchmarks,
-            benchmarks_path=options.benchmarks_path,
+            benchmarks=runs(name),
             cache=cache,
             trust_remote_code=models.trust_remote_code,
             label=label,
         )
-        for model, label in ((models.base, "Base model"), (models.tuned, "Tuned model"))
+        for model, name, label in (
+            (models.base, models.base_name, "Base model"),
+            (models.tuned, models.tuned_name, "Tuned model"),
+        )
     )
     figures = comparison.compared(before, after, TASK_NAME)
     for line in comparison.table(figures):
@@ -148,15 +152,20 @@ def evaluate(models: Models, rows: Path | None, options: Options, folder: Path, 
     return result
 
 
-def check_possible(options: Options, has_rows: bool) -> None:
+def check_possible(options: Options, has_rows: bool, base_name: str) -> Callable[[str], list[BenchmarkRun]]:
     """Sees that what an evaluation needs is there, before a model is loaded, or trained.
 
     Args:
         options: of the evaluation.
         has_rows: whether there are held-out rows of the task.
+        base_name: of the base model: an id on the Hub, or what Models.base_name is.
+
+    Returns:
+        The benchmarks to run on the model of a name.
 
     Raises:
-        InputError: rows or benchmarks that do not exist, or no rows to see an improvement by.
+        InputError: rows or benchmarks that do not exist, no rows to see an improvement by, or an Eval Hub that does not
+            answer.
     """
     if options.limits.min_improvement > 0 and not has_rows:
         raise InputError(
@@ -165,8 +174,24 @@ def check_possible(options: Options, has_rows: bool) -> None:
         )
     for path in options.earlier_tasks.values():
         dataset_files(path)
+    if options.eval_hub_url:
+        return _hub_runs(options, base_name)
     if options.benchmarks:
         check_benchmarks(list(options.benchmarks), options.benchmarks_path)
+    return lambda _: lm_eval_runs(options.benchmarks, options.benchmarks_path)
+
+
+def _hub_runs(options: Options, base_name: str) -> Callable[[str], list[BenchmarkRun]]:
+    if not options.benchmarks:
+        raise InputError(f"eval_hub_url={options.eval_hub_url} needs benchmarks: name those that it is to run")
+    if options.benchmarks_path:
+        raise InputError(
+            f"benchmarks_path={options.benchmarks_path} is not allowed with eval_hub_url: an Eval Hub has its own tasks"
+        )
+    hub = EvalHub(options.eval_hub_url)
+    found = hub_benchmarks(hub, options.benchmarks)
+    tokenizer = tokenizer_of(base_name, found)
+    return lambda name: hub_runs(hub, found, name, tokenizer)
 
 
 def check_gate(result: Evaluation, report: Path, export_uri: str = "") -> None:

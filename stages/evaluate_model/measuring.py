@@ -16,7 +16,7 @@ from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.rows.chat_tokens import Sample
 from kfp_osft.shared.rows.files import dataset_files
 from kfp_osft.shared.training.versions import installed_versions
-from kfp_osft.stages.evaluate_model.benchmarks import Benchmark, benchmark_score
+from kfp_osft.stages.evaluate_model.benchmarks import Benchmark, BenchmarkRun
 from kfp_osft.stages.evaluate_model.general_texts import general_texts
 from kfp_osft.stages.evaluate_model.greedy_answers import greedy_answers
 from kfp_osft.stages.evaluate_model.held_out_rows import held_out_samples, last_answer
@@ -89,8 +89,7 @@ def measure(
     rows: Sequence[HeldOutRows] = (),
     *,
     texts: Mapping[str, Sequence[str]] | None = None,
-    benchmarks: Sequence[str] = (),
-    benchmarks_path: Path | None = None,
+    benchmarks: Sequence[BenchmarkRun] = (),
     cache: Path | None = None,
     trust_remote_code: bool = False,
     label: str = "",
@@ -101,14 +100,13 @@ def measure(
         model_dir: folder in transformers' format, with safetensors.
         rows: of one task each, with different names.
         texts: general texts by kind; those of general_texts unless given.
-        benchmarks: names of lm-evaluation-harness's tasks.
-        benchmarks_path: folder with further tasks of that, as YAML files.
+        benchmarks: see lm_eval_runs and hub_runs.
         cache: folder of earlier measurements; what is found there for the same model is not measured again.
         trust_remote_code: whether code in the model's folder may run.
         label: what the log calls the model.
 
     Raises:
-        InputError: rows that cannot be read; a benchmark that does not exist, or lm-eval is not installed.
+        InputError: rows that cannot be read; a benchmark that cannot be run.
     """
     if not any(model_dir.glob("*.safetensors")):
         # Nothing tells such a model from another.
@@ -121,16 +119,7 @@ def measure(
             for kind, passages in by_kind.items()
         ),
         *(_Job(measures.rows, each.name, Measure, _made_from_rows(each), partial(_rows, each)) for each in rows),
-        *(
-            _Job(
-                measures.benchmarks,
-                name,
-                Benchmark,
-                [name, _folder_digest(benchmarks_path), installed_versions(("lm-eval",))],
-                partial(benchmark_score, name, benchmarks_path),
-            )
-            for name in benchmarks
-        ),
+        *(_Job(measures.benchmarks, each.name, Benchmark, each.made_from, each.score) for each in benchmarks),
     ]
     model_made_from = _made_from(model_dir) if cache else None
     missing = []
@@ -222,8 +211,3 @@ def _made_from(model_dir: Path) -> dict[str, Any]:
         "files": {name: file_digest(model_dir / name) for name in small if (model_dir / name).is_file()},
         "libraries": installed_versions(_LIBRARIES),
     }
-
-
-def _folder_digest(folder: Path | None) -> dict[str, str]:
-    files = sorted(folder.rglob("*")) if folder else []
-    return {str(file): file_digest(file) for file in files if file.is_file()}

@@ -10,6 +10,7 @@ from kfp_osft.shared.parameters.evaluation_parameters import EVALUATION_PARAMETE
 from kfp_osft.shared.parameters.key_values import parse_key_values
 from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.stages.evaluate_model.comparison import Limits
+from kfp_osft.stages.evaluate_model.hub_api import check_hub_url
 from kfp_osft.stages.evaluate_model.measuring import HeldOutRows
 
 #: Name of the rows of the task that was trained.
@@ -27,6 +28,7 @@ class Options:
     benchmarks_path: Path | None = None
     rows: int = 200
     answer_tokens: int = 32
+    eval_hub_url: str = ""
 
     def held_out(self, name: str, path: Path) -> HeldOutRows:
         """Rows of one task, as many as these options say."""
@@ -54,6 +56,12 @@ def checked_options(given: Mapping[str, Any]) -> Options:
         problems.append(str(error))
     if TASK_NAME in earlier:
         problems.append(f"earlier_tasks: a task cannot be named {TASK_NAME!r}")
+    hub_url = str(values.get("eval_hub_url", "")).strip()
+    try:
+        if hub_url:
+            check_hub_url(hub_url)
+    except InputError as error:
+        problems.append(str(error))
     if problems:
         raise InputError("\n".join(problems))
     return Options(
@@ -64,4 +72,5 @@ def checked_options(given: Mapping[str, Any]) -> Options:
         Path(values["benchmarks_path"]).expanduser() if values["benchmarks_path"] else None,
         values["evaluation_rows"],
         values["evaluation_answer_tokens"],
+        hub_url,
     )

@@ -119,6 +119,8 @@ ENVIRONMENT = {
     "OSFT_LAUNCHER": LAUNCH,
     "OCI_PULL_SECRET_MODEL_DOWNLOAD": ["preprocess", "export-model"],
     "OSFT_MODELCAR_BASE": ["preprocess", "export-model"],
+    # Of evaluate_model, where there is one.
+    "EVAL_HUB_TOKEN": [],
     "HF_TOKEN": HUB,
     "HF_ENDPOINT": HUB,
     "HUGGING_FACE_HUB_TOKEN": HUB,

@@ -47,6 +47,9 @@ def test_two_models_are_evaluated_and_the_gate_decides_about_the_exit_code(
         (["--min-improvement", "0.5"], "--min-improvement=0.5 needs held-out rows"),
         (["--earlier-tasks", "first=/no/rows"], "dataset /no/rows"),
         (["--benchmarks", "arc_easy", "--benchmarks-path", "/no/tasks"], "--benchmarks-path=/no/tasks is not a direc"),
+        (["--benchmarks", "arc_easy", "--eval-hub-url", "hub:8080"], "--eval-hub-url=hub:8080 is not allowed"),
+        (["--benchmarks", "arc_easy", "--eval-hub-url", "https://hub.invalid"], "its host name cannot be resolved"),
+        (["--eval-hub-url", "https://hub.invalid"], "--eval-hub-url=https://hub.invalid needs benchmarks"),
     ],
 )
 def test_an_evaluation_that_is_impossible_is_refused_before_the_run(

@@ -42,8 +42,8 @@ def test_with_it_the_model_is_published_after_the_evaluation_and_without_it_by_e
     assert documents_of(osft_pipeline).tasks["export-model"]["inputs"]["parameters"]["export_uri"] == given
 
 
-@pytest.mark.parametrize("key", ["AWS_S3_ENDPOINT", "HF_TOKEN", "OCI_PULL_SECRET_MODEL_DOWNLOAD"])
-def test_it_has_the_credentials_to_publish_with(evaluated, key):
+@pytest.mark.parametrize("key", ["AWS_S3_ENDPOINT", "HF_TOKEN", "OCI_PULL_SECRET_MODEL_DOWNLOAD", "EVAL_HUB_TOKEN"])
+def test_it_has_the_credentials_to_publish_with_and_those_of_an_eval_hub(evaluated, key):
     secrets = evaluated.kubernetes("evaluate-model")["secretAsEnv"]
     assert key in {entry["envVar"] for secret in secrets for entry in secret["keyToEnv"]}
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from kfp_osft.shared.reporting.errors import InputError
-from kfp_osft.stages.evaluate_model.benchmarks import check_benchmarks
+from kfp_osft.stages.evaluate_model.benchmarks import check_benchmarks, lm_eval_runs
 from kfp_osft.stages.evaluate_model.measuring import measure
 
 CAPITALS = {"Peru": "Lima", "Norway": "Oslo", "Ghana": "Accra", "Austria": "Vienna"}
@@ -43,7 +43,9 @@ def tasks(tmp_path):
 
 
 def test_without_lm_eval_a_benchmark_is_refused_before_a_model_is_loaded(monkeypatch):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    # Another test of this process may have imported it.
+    for module in ("lm_eval", "lm_eval.tasks"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match="benchmarks need lm-evaluation-harness, which is not installed here"):
         check_benchmarks(["arc_easy"], None)
 
@@ -59,7 +61,7 @@ def test_a_task_of_ones_own_runs_and_an_unknown_one_is_refused(tiny_model, tasks
     with pytest.raises(InputError, match=f"benchmarks: capitals: not a task of lm-eval or of {tasks}"):
         check_benchmarks(["capitals_choice", "arc_easy", "capitals"], tasks)
 
-    found = measure(tiny_model, texts={}, benchmarks=["capitals_choice"], benchmarks_path=tasks)
+    found = measure(tiny_model, texts={}, benchmarks=lm_eval_runs(["capitals_choice"], tasks))
 
     score = found.benchmarks["capitals_choice"]
     assert (score.metric, score.higher_is_better, score.samples) == ("acc", True, 4)

@@ -26,7 +26,7 @@ def find_package(version, digest, archive, archive_digest, config_map, manifest)
     global package_copy
     spec = importlib.util.find_spec("kfp_osft")
     installed = spec and spec.origin and pathlib.Path(spec.origin).parent
-    others = []
+    others = ""
     # Mounted, installed, or that of the process that runs kfp.local.
     for place in (archive, installed, os.environ.get("KFP_OSFT_FOLDER")):
         files = package_files(pathlib.Path(place)) if place else {}
@@ -41,9 +41,9 @@ def find_package(version, digest, archive, archive_digest, config_map, manifest)
                     file.write_bytes(source.encode())
                 sys.path.insert(0, package_copy.name)
             return
-        others += [str(place)] if files else []
-    found = f" (another version is in {' and '.join(others)})" if others else ""
+        others += f"{others and ' and '}{place}" if files else ""
+    others = others and f" (another version is in {others})"
     sys.exit(
-        f"Error: this stage's code, kfp-osft {version}, is missing{found}; 'oc apply' the {manifest} that 'kfp-osft "
+        f"Error: this stage's code, kfp-osft {version}, is missing{others}; 'oc apply' the {manifest} that 'kfp-osft "
         f"compile' writes (ConfigMap {config_map}), install that version in the image, or compile with --package."
     )

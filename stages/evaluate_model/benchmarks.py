@@ -1,5 +1,6 @@
 """Benchmarks by lm-evaluation-harness (PyPI lm-eval), which is imported only where one is asked for."""
 
+import copy
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,12 +86,18 @@ def benchmark_score(name: str, folder: Path | None, model: Any, tokenizer: Any) 
     harness: Any = importlib.import_module("lm_eval")
     model_class: Any = importlib.import_module("lm_eval.models.huggingface").HFLM
     evaluated = model_class(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH)
+    own = model.generation_config
+    model.generation_config = copy.deepcopy(own)
+    # lm-eval limits an answer by max_length, which transformers ignores where a model's own settings have this.
+    model.generation_config.max_new_tokens = None
     try:
         found = harness.simple_evaluate(
             evaluated, tasks=[name], task_manager=_task_manager(folder), log_samples=False, bootstrap_iters=0
         )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"benchmarks: lm-eval cannot run {name}: {' '.join(str(error).split())[:400]}") from error
+    finally:
+        model.generation_config = own
     for key, value in found["results"][name].items():
         metric = key.partition(",")[0]
         if isinstance(value, int | float) and not metric.endswith("_stderr") and metric != "sample_len":

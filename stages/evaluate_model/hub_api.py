@@ -20,8 +20,8 @@ from kfp_osft.shared.reporting.errors import InputError
 from kfp_osft.shared.reporting.log import log
 from kfp_osft.shared.reporting.redaction import keep_secret, redacted, shown
 
-#: Environment variables: the bearer token, and the tenant (X-Tenant); in a pod its service account's and namespace are
-#: the defaults.
+#: Environment variables: the bearer token, and the tenant (X-Tenant). In a pod the defaults are its service account's
+#: token, for a hub of the same cluster, and its namespace.
 TOKEN, TENANT = "EVAL_HUB_TOKEN", "EVAL_HUB_TENANT"
 # Where Kubernetes mounts them, and OpenShift the authority of its services' certificates.
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -41,7 +41,8 @@ class EvalHub:
     """An Eval Hub by URL.
 
     https is verified with the authorities of this system, those of the certificate variables, and in a pod of OpenShift
-    the one of its services; nothing switches that off. Without TLS no token is sent.
+    the one of its services; nothing switches that off. Without TLS no token is sent, and the service account's only to
+    a service of the cluster (host ending in .svc or .svc.cluster.local).
 
     Attributes:
         url: without a slash at the end.
@@ -57,7 +58,10 @@ class EvalHub:
         self.url = url.strip().rstrip("/")
         self.said = f"eval_hub_url={self.url}"
         self._has_tls = self.url.lower().startswith("https:")
-        if not self._has_tls and not _is_this_computer(urlsplit(self.url).hostname or ""):
+        host = urlsplit(self.url).hostname or ""
+        # The cluster's own token opens more than a hub: it goes to nobody outside.
+        self._is_near = _is_this_computer(host) or host.endswith((".svc", ".svc.cluster.local"))
+        if not self._has_tls and not _is_this_computer(host):
             log(f"Warning: {self.said} has no TLS: anybody on the way can read and change what the Eval Hub answers")
 
     def get(self, path: str, tries: int = _TRIES) -> dict[str, Any]:
@@ -132,7 +136,7 @@ class EvalHub:
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "kfp-osft"}
         # Read anew: Kubernetes replaces the file of a token.
-        if self._has_tls and (token := _given(TOKEN) or _of_account("token")):
+        if self._has_tls and (token := _given(TOKEN) or (self._is_near and _of_account("token"))):
             keep_secret(token)
             headers["Authorization"] = f"Bearer {token}"
         if tenant := _given(TENANT) or _of_account("namespace"):

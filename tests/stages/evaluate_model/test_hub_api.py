@@ -86,6 +86,17 @@ def test_a_token_is_never_sent_without_tls(monkeypatch, in_a_pod):
     assert "Authorization" not in headers and headers["X-Tenant"] == "my-project"
 
 
+@pytest.mark.parametrize(
+    ("host", "is_sent"),
+    [("hub.project.svc:8443", True), ("hub.project.svc.cluster.local", True), ("hub.example.org", False)],
+)
+def test_the_pods_token_goes_to_services_of_the_cluster_alone(in_a_pod, monkeypatch, host, is_sent):
+    hub = EvalHub(f"https://{host}")
+    assert ("Authorization" in hub._headers()) is is_sent
+    monkeypatch.setenv(TOKEN, SECRET)
+    assert hub._headers()["Authorization"] == f"Bearer {SECRET}"
+
+
 def test_plain_http_to_another_computer_is_warned_of_and_to_this_one_is_not(capsys):
     EvalHub("http://localhost:8080")
     EvalHub("http://127.0.0.1:8080")

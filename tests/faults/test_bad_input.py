@@ -92,7 +92,7 @@ PARAMETERS: dict[str, list[tuple[object, str]]] = {
     "base_model": [
         ("{tmp}/no", "no such folder"),
         ("{tmp}/nothing", "not a model folder, it has no config.json"),
-        ("{tmp}/rows.txt", "no such folder"),
+        ("{tmp}/rows.txt", "a file, not the folder of a model"),
         ("", "'' is not allowed; allowed: a Hugging Face model id"),
         ("oci://", "allowed: oci://registry/repository:tag"),
         ("oci://127.0.0.1:1/model:latest", "the registry cannot be reached"),

@@ -490,7 +490,7 @@ def test_each_secret_of_the_pipeline_has_an_option_for_its_name(tmp_path):
     from kfp_osft.pipelines.osft.secrets import SECRET_KEYS
 
     options = [f"--{purpose.replace('_', '-')}-secret={purpose.replace('_', '-')}-of-mine" for purpose in SECRET_KEYS]
-    assert main(["compile", "--output-dir", str(tmp_path), *options]) == 0
+    assert main(["compile", "--evaluate", "--output-dir", str(tmp_path), *options]) == 0
     text = (tmp_path / "osft_pipeline.yaml").read_text()
     for purpose in SECRET_KEYS:
         assert f"secretName: {purpose.replace('_', '-')}-of-mine" in text

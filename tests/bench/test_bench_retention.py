@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from bench import bench_retention
 from bench.bench_retention import Learnt, relative_change, retained
 from bench.retention_tasks import TASKS
 
@@ -33,3 +34,11 @@ def test_the_change_of_the_weights_is_that_of_the_projections_alone(tmp_path: Pa
         save_file(tensors, folder / "model.safetensors")
 
     assert relative_change(base, model) == pytest.approx(0.1)
+
+
+def test_an_arm_that_there_is_not_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench_retention.py", str(tmp_path / "new"), "--rate", "LoRA=1e-4"])
+    with pytest.raises(SystemExit, match="2"):
+        bench_retention.main()
+    assert "'LoRA=1e-4': no such arm; allowed: OSFT 0.25, OSFT 0.1, plain" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

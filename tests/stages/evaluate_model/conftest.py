@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from helpers.tiny_model import change_weights
+from kfp_osft.shared.model.loss import loaded_model
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,13 @@ def changed(tiny_model, tmp_path_factory):
     (folder / "osft_run.json").write_text(json.dumps(run))
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# tiny-osft\n\n## Use it\n\ncode\n\n## Metrics\n\nx\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(changed):
+    """It, as transformers has loaded it, and its tokenizer."""
+    with loaded_model(changed) as (model, tokenizer):
+        yield model, tokenizer
 
 
 @pytest.fixture

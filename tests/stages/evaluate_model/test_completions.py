@@ -2,17 +2,10 @@
 
 import pytest
 
-from kfp_osft.shared.model.loss import loaded_model
 from kfp_osft.stages.evaluate_model.completions import Completions, Refused
 from kfp_osft.stages.evaluate_model.greedy_answers import greedy_answers
 
 TEXTS = ["The capital of Peru is Lima", "Oslo", "What is the capital of Finland? Tell me at once, and take the train."]
-
-
-@pytest.fixture(scope="module")
-def loaded(changed):
-    with loaded_model(changed) as (model, tokenizer):
-        yield model, tokenizer
 
 
 @pytest.fixture

@@ -8,15 +8,8 @@ import urllib.request
 
 import pytest
 
-from kfp_osft.shared.model.loss import loaded_model
 from kfp_osft.shared.reporting.redaction import shown
 from kfp_osft.stages.evaluate_model.model_server import served_model
-
-
-@pytest.fixture(scope="module")
-def loaded(changed):
-    with loaded_model(changed) as (model, tokenizer):
-        yield model, tokenizer
 
 
 @pytest.fixture
